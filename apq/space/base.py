@@ -1,0 +1,660 @@
+"""The search space: a value that says what can be chosen, and the arrays that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.errors import SpaceError, side_by_side
+from apq.space.candidate import Bits, Block, Candidate
+from apq.space.layer import Layer, LayerArray, layer_array, out_side, to_layer
+
+Genes = NDArray[np.int16]
+
+ARCHITECTURE = ("kernel", "width")
+BIT_FIELDS = ("pw_w", "pw_a", "dw_w", "dw_a")
+BIT_ATTRIBUTES = tuple(f"{name}_bits" for name in BIT_FIELDS)
+ATTRIBUTES = ARCHITECTURE + BIT_ATTRIBUTES
+"""What is chosen in every block slot, in the order of the genes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of block slots with one output width.
+
+    Attributes:
+        channels: Output channels of every block of the stage.
+        stride: Stride of the first block; the others have 1.
+        depth: How many leading blocks may be kept. The largest is the number of slots.
+        kernel: Depthwise kernel sizes to choose from (odd).
+        expand: With ``width_step``: lowest and highest hidden width as multiples of a block's
+            input channels. Without: the multiples to choose from.
+        width_step: Distance between hidden widths, in channels; 0 means ``expand`` is a list.
+    """
+
+    channels: int
+    stride: int
+    depth: tuple[int, ...]
+    kernel: tuple[int, ...]
+    expand: tuple[float, ...]
+    width_step: int = 8
+
+    def widths(self, in_channels: int) -> tuple[int, ...]:
+        """Hidden widths of a block with ``in_channels`` inputs, ascending."""
+        if not self.width_step:
+            return tuple(_divisible(round(in_channels * e)) for e in self.expand)
+        low, high = self.expand[0] * in_channels, self.expand[-1] * in_channels
+        count = int((high - low) / self.width_step + 1e-9)
+        return tuple(round(low) + i * self.width_step for i in range(count + 1))
+
+
+@dataclass(frozen=True)
+class BitChoices:
+    """Bitwidths a block may use for pointwise/depthwise weights and activations."""
+
+    pw_w: tuple[int, ...] = (4, 6, 8)
+    pw_a: tuple[int, ...] = (4, 6, 8)
+    dw_w: tuple[int, ...] = (4, 6, 8)
+    dw_a: tuple[int, ...] = (4, 6, 8)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One gene: its column name, what may be chosen, and the slot it belongs to (None: depth)."""
+
+    name: str
+    attribute: str
+    choices: tuple[int, ...]
+    stage: int
+    slot: int | None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for a block: its fixed geometry and its choices in the order of ATTRIBUTES."""
+
+    index: int
+    stage: int
+    position: int
+    in_channels: int
+    out_channels: int
+    stride: int
+    side: int
+    choices: tuple[tuple[int, ...], ...]
+
+    @property
+    def shortcut(self) -> bool:
+        """Whether the block adds its input to its output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+
+def _divisible(value: float, step: int = 8) -> int:
+    """Round to a multiple of ``step``, never more than 10 % down (MobileNet's rule)."""
+    rounded = max(step, int(value + step / 2) // step * step)
+    return rounded + step if rounded < 0.9 * value else rounded
+
+
+@dataclass(frozen=True)
+class Space:
+    """What can be searched: MobileNetV2-type networks as data.
+
+    The network is: 3x3 stem, one fixed depthwise-separable block, the stages, a 1x1 head
+    convolution, global average pooling, a linear classifier. The fixed layers use ``fixed_bits``.
+
+    Attributes:
+        name: Short name.
+        resolution: Input side in pixels.
+        in_channels: Image channels.
+        classes: Outputs of the classifier.
+        stem_channels, stem_stride: The 3x3 stem convolution.
+        first_channels: Output channels of the fixed first block (depthwise 3x3, then 1x1).
+        head_channels: Output channels of the 1x1 convolution before pooling.
+        stages: The searchable stages.
+        bits: Bitwidth choices of the searchable blocks.
+        fixed_bits: Bitwidth of everything that is not searched.
+        exclude: Combinations no block may have, e.g. ``({"kernel": 7, "dw_a_bits": 4},)``.
+
+    Raises:
+        SpaceError: the numbers contradict themselves; the message names the field.
+    """
+
+    name: str
+    resolution: int
+    classes: int
+    stages: tuple[Stage, ...]
+    in_channels: int = 3
+    stem_channels: int = 16
+    stem_stride: int = 1
+    first_channels: int = 16
+    head_channels: int = 320
+    bits: BitChoices = BitChoices()
+    fixed_bits: int = 8
+    exclude: tuple[Mapping[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    # ---- structure -------------------------------------------------------------------------
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every place for a block, active or not, in network order."""
+        bit_choices = tuple(getattr(self.bits, name) for name in BIT_FIELDS)
+        slots: list[Slot] = []
+        channels = self.first_channels
+        side = int(out_side(self.resolution, self.stem_stride))
+        for s, stage in enumerate(self.stages):
+            for position in range(max(stage.depth)):
+                stride = stage.stride if position == 0 else 1
+                choices = (stage.kernel, stage.widths(channels), *bit_choices)
+                slots.append(
+                    Slot(len(slots), s, position, channels, stage.channels, stride, side, choices)
+                )
+                channels, side = stage.channels, int(out_side(side, stride))
+        return tuple(slots)
+
+    @cached_property
+    def axes(self) -> tuple[Axis, ...]:
+        """The genes: ``depth_0 …``, then per slot ``b00_kernel, b00_width, b00_pw_w_bits …``."""
+        axes = [
+            Axis(f"depth_{s}", "depth", stage.depth, s, None) for s, stage in enumerate(self.stages)
+        ]
+        for slot in self.slots:
+            for attribute, choices in zip(ATTRIBUTES, slot.choices, strict=True):
+                name = f"b{slot.index:02d}_{attribute}"
+                axes.append(Axis(name, attribute, choices, slot.stage, slot.index))
+        return tuple(axes)
+
+    @cached_property
+    def cardinalities(self) -> NDArray[np.int16]:
+        """Number of choices per axis, shape ``(len(axes),)``."""
+        return np.array([len(axis.choices) for axis in self.axes], dtype=np.int16)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the canonical form (its name aside), 16 hex digits."""
+        data = {k: v for k, v in self.to_dict().items() if k != "name"}
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def count(self) -> int:
+        """Exact number of distinct candidates."""
+        total = 1
+        for s, stage in enumerate(self.stages):
+            per_slot = []
+            for slot in (slot for slot in self.slots if slot.stage == s):
+                free = math.prod(
+                    len(c)
+                    for a, c in zip(ATTRIBUTES, slot.choices, strict=True)
+                    if a not in self._excluded_attributes
+                )
+                per_slot.append(free * len(self._valid[slot.index]))
+            total *= sum(math.prod(per_slot[:depth]) for depth in stage.depth)
+        return total
+
+    # ---- genes -----------------------------------------------------------------------------
+
+    def block_genes(self, genes: Genes) -> Genes:
+        """View of the block part of ``genes`` as ``(n, slots, len(ATTRIBUTES))``."""
+        return genes[:, len(self.stages) :].reshape(len(genes), len(self.slots), len(ATTRIBUTES))
+
+    def depths(self, genes: Genes) -> NDArray[np.int64]:
+        """Depth of every stage, shape ``(n, stages)``."""
+        tables = [np.array(stage.depth, dtype=np.int64) for stage in self.stages]
+        return np.stack([t[genes[:, s]] for s, t in enumerate(tables)], axis=1)
+
+    def active(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which slots run, shape ``(n, slots)``: the leading ``depth`` of each stage."""
+        return self.depths(genes)[:, self._slot_stage] > self._slot_position
+
+    def canonical(self, genes: Genes) -> Genes:
+        """Copy with the genes of skipped slots set to 0, so equal subnets are equal rows."""
+        out = genes.copy()
+        self.block_genes(out)[~self.active(out)] = 0
+        return out
+
+    def repair(self, genes: Genes) -> Genes:
+        """Copy in which no block has an excluded combination.
+
+        A forbidden block becomes the allowed one that changes the fewest genes, then the smallest
+        number of steps, then keeps the highest choices (deterministic; ours).
+        """
+        if not self.exclude:
+            return genes.copy()
+        out = genes.copy()
+        blocks = self.block_genes(out)
+        for slot in self.slots:
+            table = self._nearest_valid[slot.index]
+            cols = self._excluded_columns
+            blocks[:, slot.index, cols] = table[tuple(blocks[:, slot.index, c] for c in cols)]
+        return out
+
+    def is_valid(self, genes: Genes) -> NDArray[np.bool_]:
+        """Per row: in range and no active block has an excluded combination, shape ``(n,)``."""
+        ok: NDArray[np.bool_] = np.all((genes >= 0) & (genes < self.cardinalities), axis=1)
+        safe = np.where(ok[:, None], genes, 0).astype(genes.dtype)
+        changed = np.any(self.block_genes(self.repair(safe)) != self.block_genes(safe), axis=2)
+        return ok & ~np.any(changed & self.active(safe), axis=1)
+
+    def sample(self, count: int, rng: np.random.Generator) -> Genes:
+        """Draw ``count`` candidates, every gene uniform and independent, blocks only from the
+        allowed combinations; canonical rows, shape ``(count, len(axes))``. Repeats may occur."""
+        genes = (rng.random((count, len(self.axes))) * self.cardinalities).astype(np.int16)
+        if self.exclude:
+            blocks = self.block_genes(genes)
+            for slot in self.slots:
+                valid = self._valid[slot.index]
+                pick = valid[rng.integers(len(valid), size=count)]
+                blocks[:, slot.index, self._excluded_columns] = pick
+        return self.canonical(genes)
+
+    def every_candidate(self, limit: int = 2_000_000) -> Genes:
+        """All canonical rows of a small space.
+
+        Raises:
+            SpaceError: there are more than ``limit``.
+        """
+        if self.count() > limit:
+            raise SpaceError(f"space {self.name!r} has {self.count():.3g} candidates, over {limit}")
+        first = len(self.stages)
+        rows: list[NDArray[np.int16]] = []
+        for depth_genes in itertools.product(*(range(len(s.depth)) for s in self.stages)):
+            depths = [self.stages[s].depth[g] for s, g in enumerate(depth_genes)]
+            options = []
+            for slot in self.slots:
+                used = slot.position < depths[slot.stage]
+                sizes = [range(len(c)) if used else range(1) for c in slot.choices]
+                options.append(np.array(list(itertools.product(*sizes)), dtype=np.int16))
+            index = np.indices([len(o) for o in options]).reshape(len(options), -1)
+            genes = np.zeros((index.shape[1], len(self.axes)), dtype=np.int16)
+            genes[:, :first] = depth_genes
+            for i, (option, pick) in enumerate(zip(options, index, strict=True)):
+                self.block_genes(genes)[:, i] = option[pick]
+            rows.append(genes[self.is_valid(genes)])
+        return np.concatenate(rows)
+
+    # ---- candidates ------------------------------------------------------------------------
+
+    def build(self, row: Sequence[int] | NDArray[np.integer[Any]]) -> Candidate:
+        """The candidate that one row of genes describes."""
+        genes = np.asarray(row, dtype=np.int16)[None]
+        depths = self.depths(genes)[0]
+        blocks = self.block_genes(genes)[0]
+        stages: list[list[Block]] = [[] for _ in self.stages]
+        for slot in self.slots:
+            if slot.position < depths[slot.stage]:
+                values = [c[g] for c, g in zip(slot.choices, blocks[slot.index], strict=True)]
+                stages[slot.stage].append(Block(values[0], values[1], Bits(*values[2:])))
+        return Candidate(self.resolution, tuple(tuple(stage) for stage in stages))
+
+    def genes(self, candidates: Sequence[Candidate]) -> Genes:
+        """Canonical rows of candidates, shape ``(len(candidates), len(axes))``.
+
+        Raises:
+            SpaceError: a candidate does not belong to this space; the message names the field.
+        """
+        out = np.zeros((len(candidates), len(self.axes)), dtype=np.int16)
+        for i, candidate in enumerate(candidates):
+            if len(candidate.stages) != len(self.stages):
+                raise SpaceError(
+                    f"candidate has {len(candidate.stages)} stages, "
+                    f"space {self.name!r} has {len(self.stages)}"
+                )
+            if candidate.resolution != self.resolution:
+                raise SpaceError(
+                    f"candidate is for {candidate.resolution} px, "
+                    f"space {self.name!r} for {self.resolution} px"
+                )
+            blocks = self.block_genes(out[i : i + 1])[0]
+            for s, stage in enumerate(candidate.stages):
+                out[i, s] = self._index(self.stages[s].depth, len(stage), f"depth_{s}")
+            for slot in self.slots:
+                stage = candidate.stages[slot.stage]
+                if slot.position < len(stage):
+                    block = stage[slot.position]
+                    values = (block.kernel, block.width, *(getattr(block.bits, b) for b in BIT_FIELDS))
+                    for a, value in enumerate(values):
+                        name = f"b{slot.index:02d}_{ATTRIBUTES[a]}"
+                        blocks[slot.index, a] = self._index(slot.choices[a], value, name)
+        return out
+
+    def _index(self, choices: tuple[int, ...], value: int, name: str) -> int:
+        try:
+            return choices.index(value)
+        except ValueError:
+            raise SpaceError(
+                f"{name} = {value} is not in space {self.name!r}; allowed: {list(choices)}"
+            ) from None
+
+    def values(self, genes: Genes) -> dict[str, NDArray[np.float64]]:
+        """Columns by axis name: the chosen values, NaN where the slot is skipped."""
+        active = self.active(genes)
+        columns = {}
+        for j, axis in enumerate(self.axes):
+            column = np.array(axis.choices, dtype=np.float64)[genes[:, j]]
+            if axis.slot is not None:
+                column[~active[:, axis.slot]] = np.nan
+            columns[axis.name] = column
+        return columns
+
+    def from_values(self, columns: Mapping[str, NDArray[Any]]) -> Genes:
+        """Inverse of :meth:`values`. A missing or NaN bit column means the highest choice.
+
+        Raises:
+            SpaceError: a column is missing or holds a value the axis does not offer.
+        """
+        missing = [
+            a.name for a in self.axes if a.name not in columns and a.attribute not in BIT_ATTRIBUTES
+        ]
+        if missing:
+            raise SpaceError(
+                f"columns missing for space {self.name!r}: {', '.join(missing[:6])}"
+                + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+            )
+        n = len(columns[self.axes[0].name])
+        genes = np.zeros((n, len(self.axes)), dtype=np.int16)
+        for j, axis in enumerate(self.axes):
+            if axis.slot == 0 and axis.attribute == ATTRIBUTES[0]:
+                active = self.active(genes)  # depth genes are filled by now
+            if axis.name not in columns:
+                genes[:, j] = len(axis.choices) - 1
+                continue
+            column = np.asarray(columns[axis.name], dtype=np.float64)
+            order = np.argsort(axis.choices)
+            ordered = np.array(axis.choices, dtype=np.float64)[order]
+            position = np.minimum(np.searchsorted(ordered, np.nan_to_num(column)), len(order) - 1)
+            genes[:, j] = order[position]
+            wrong = ordered[position] != column
+            if axis.attribute in BIT_ATTRIBUTES:
+                absent = np.isnan(column)
+                genes[absent, j] = len(axis.choices) - 1
+                wrong &= ~absent
+            if axis.slot is not None:
+                wrong &= active[:, axis.slot]
+            if np.any(wrong):
+                i = int(np.flatnonzero(wrong)[0])
+                raise SpaceError(
+                    f"row {i}: {axis.name} = {column[i]:g} is not in space {self.name!r}; "
+                    f"allowed: {list(axis.choices)}"
+                )
+        return self.canonical(genes)
+
+    # ---- encoding --------------------------------------------------------------------------
+
+    @cached_property
+    def architecture_dims(self) -> int:
+        """Columns of the encoding that describe kernels and widths; bit columns follow."""
+        return sum(len(a.choices) for a in self.axes if a.attribute in ARCHITECTURE)
+
+    @cached_property
+    def encoding_dims(self) -> int:
+        """Columns of the whole encoding."""
+        return sum(len(a.choices) for a in self.axes if a.slot is not None)
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        offsets = np.zeros((len(self.slots), len(ATTRIBUTES)), dtype=np.int64)
+        total = 0
+        for a in range(len(ATTRIBUTES)):
+            for slot in self.slots:
+                offsets[slot.index, a] = total
+                total += len(slot.choices[a])
+        return offsets
+
+    def hot_columns(self, genes: Genes) -> NDArray[np.int64]:
+        """Columns of the encoding that are 1, shape ``(n, slots, len(ATTRIBUTES))``; -1 where a
+        slot is skipped. Attribute 0 and 1 are architecture, the rest bits."""
+        columns: NDArray[np.int64] = self._offsets + self.block_genes(genes)
+        columns[~self.active(genes)] = -1
+        return columns
+
+    def encode(self, genes: Genes) -> NDArray[np.float32]:
+        """One-hot code of APQ (CVPR 2020, section 3.2), shape ``(n, encoding_dims)``.
+
+        Grouped by attribute: kernels of all slots, widths of all slots, then the four bit
+        attributes. A skipped block is all zeros; depth has no columns of its own.
+        """
+        hot = self.hot_columns(genes).reshape(len(genes), -1)
+        out = np.zeros((len(genes), self.encoding_dims + 1), dtype=np.float32)
+        np.put_along_axis(out, hot, 1.0, axis=1)  # -1 lands in the spare last column
+        return out[:, :-1]
+
+    # ---- geometry: the only place where shapes are computed ----------------------------------
+
+    @cached_property
+    def fixed_layers(self) -> dict[str, Layer]:
+        """Layers every candidate has: ``stem``, ``first_dw``, ``first_pw``, ``head``,
+        ``classifier``."""
+        side = int(out_side(self.resolution, self.stem_stride))
+        last = self.slots[-1]
+        end = int(out_side(last.side, last.stride))
+        bits = {"weight_bits": self.fixed_bits, "activation_bits": self.fixed_bits}
+        stem = self.stem_channels
+        return {
+            "stem": Layer(
+                "conv", self.in_channels, stem, self.resolution, self.resolution, 3,
+                self.stem_stride, 1, **bits,
+            ),
+            "first_dw": Layer("conv", stem, stem, side, side, 3, 1, stem, **bits),
+            "first_pw": Layer("conv", stem, self.first_channels, side, side, **bits),
+            "head": Layer("conv", last.out_channels, self.head_channels, end, end, **bits),
+            "classifier": Layer("linear", self.head_channels, self.classes, 1, 1, **bits),
+        }  # fmt: skip
+
+    def block_layers(
+        self, slot: Slot, kernel: Any, width: Any, pw_w: Any, pw_a: Any, dw_w: Any, dw_a: Any
+    ) -> tuple[LayerArray, LayerArray, LayerArray]:
+        """Expand, depthwise and project layers of a block; arguments broadcast."""
+        end = int(out_side(slot.side, slot.stride))
+        expand = layer_array(
+            op="conv", in_channels=slot.in_channels, out_channels=width,
+            height=slot.side, width=slot.side, weight_bits=pw_w, activation_bits=pw_a,
+        )  # fmt: skip
+        depthwise = layer_array(
+            op="conv", in_channels=width, out_channels=width, height=slot.side, width=slot.side,
+            kernel=kernel, stride=slot.stride, groups=width,
+            weight_bits=dw_w, activation_bits=dw_a,
+        )  # fmt: skip
+        project = layer_array(
+            op="conv", in_channels=width, out_channels=slot.out_channels,
+            height=end, width=end, weight_bits=pw_w, activation_bits=pw_a,
+        )  # fmt: skip
+        return expand, depthwise, project
+
+    def whole_block(
+        self, slot: Slot, kernel: Any, width: Any, pw_w: Any, pw_a: Any, dw_w: Any, dw_a: Any
+    ) -> LayerArray:
+        """The same block as one ``mbconv`` row, for tables of measured blocks."""
+        return layer_array(
+            op="mbconv", in_channels=slot.in_channels, out_channels=slot.out_channels,
+            height=slot.side, width=slot.side, kernel=kernel, stride=slot.stride,
+            weight_bits=pw_w, activation_bits=pw_a, mid_channels=width,
+            dw_weight_bits=dw_w, dw_activation_bits=dw_a,
+        )  # fmt: skip
+
+    def slot_grid(self, slot: Slot) -> tuple[NDArray[np.int64], ...]:
+        """A slot's choices as open-mesh arrays, one axis per attribute: broadcasting them gives
+        every combination, in the shape of the dense price tables."""
+        return np.ix_(*(np.array(c, dtype=np.int64) for c in slot.choices))
+
+    def layers(self, candidate: Candidate) -> tuple[Layer, ...]:
+        """Layers of one candidate in the order they run."""
+        fixed = self.fixed_layers
+        out = [fixed["stem"], fixed["first_dw"], fixed["first_pw"]]
+        for slot in self.slots:
+            stage = candidate.stages[slot.stage]
+            if slot.position < len(stage):
+                block = stage[slot.position]
+                bits = [getattr(block.bits, name) for name in BIT_FIELDS]
+                rows = self.block_layers(slot, block.kernel, block.width, *bits)
+                out.extend(to_layer(row[()]) for row in rows)
+        return (*out, fixed["head"], fixed["classifier"])
+
+    # ---- data ------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with the field names of the TOML form; inverse of :meth:`from_dict`."""
+        return {
+            "name": self.name,
+            **{
+                f.name: getattr(self, f.name)
+                for f in fields(self)
+                if f.name not in ("name", "stages", "bits", "exclude")
+            },
+            "bits": {name: list(getattr(self.bits, name)) for name in BIT_FIELDS},
+            "stages": [
+                {
+                    "channels": s.channels,
+                    "stride": s.stride,
+                    "depth": list(s.depth),
+                    "kernel": list(s.kernel),
+                    "expand": [float(e) for e in s.expand],
+                    "width_step": s.width_step,
+                }
+                for s in self.stages
+            ],
+            "exclude": [dict(sorted(rule.items())) for rule in self.exclude],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Space:
+        """Build a space from plain data (TOML, JSON, Parquet metadata).
+
+        Raises:
+            SpaceError: a field is unknown, missing, or of the wrong type or range.
+        """
+        from apq.space.files import space_from_dict
+
+        return space_from_dict(data)
+
+    def require_same(self, other: Space, mine: str, theirs: str) -> None:
+        """Raise unless ``other`` is this space.
+
+        Raises:
+            SpaceError: they differ; the message sets the two side by side, field by field.
+        """
+        if self.fingerprint == other.fingerprint:
+            return
+        table = side_by_side(_flat(self), _flat(other), (mine, theirs))
+        raise SpaceError(
+            f"{mine} and {theirs} are for different spaces "
+            f"({self.fingerprint} and {other.fingerprint}):\n{table}"
+        )
+
+    # ---- exclusions --------------------------------------------------------------------------
+
+    @cached_property
+    def _slot_stage(self) -> NDArray[np.int64]:
+        return np.array([slot.stage for slot in self.slots])
+
+    @cached_property
+    def _slot_position(self) -> NDArray[np.int64]:
+        return np.array([slot.position for slot in self.slots])
+
+    @cached_property
+    def _excluded_attributes(self) -> tuple[str, ...]:
+        return tuple(a for a in ATTRIBUTES if any(a in rule for rule in self.exclude))
+
+    @cached_property
+    def _excluded_columns(self) -> list[int]:
+        return [ATTRIBUTES.index(a) for a in self._excluded_attributes]
+
+    @cached_property
+    def _valid(self) -> list[NDArray[np.int16]]:
+        """Per slot the allowed index combinations of the attributes that rules mention."""
+        out = []
+        for slot in self.slots:
+            choices = [slot.choices[c] for c in self._excluded_columns]
+            rows = [
+                index
+                for index in itertools.product(*(range(len(c)) for c in choices))
+                if not any(
+                    all(
+                        choices[self._excluded_attributes.index(a)][
+                            index[self._excluded_attributes.index(a)]
+                        ]
+                        == value
+                        for a, value in rule.items()
+                    )
+                    for rule in self.exclude
+                )
+            ]
+            if not rows:
+                raise SpaceError(
+                    f"space {self.name!r}: exclude leaves nothing to choose in slot b{slot.index:02d}"
+                )
+            out.append(np.array(rows, dtype=np.int16).reshape(len(rows), len(choices)))
+        return out
+
+    @cached_property
+    def _nearest_valid(self) -> list[NDArray[np.int16]]:
+        """Per slot a table from index combination to the nearest allowed one."""
+        out = []
+        for slot, valid in zip(self.slots, self._valid, strict=True):
+            shape = [len(slot.choices[c]) for c in self._excluded_columns]
+            table = np.zeros((*shape, len(shape)), dtype=np.int16)
+            for index in np.ndindex(*shape):
+                step = np.abs(valid - np.array(index))
+                key = np.lexsort((-valid.sum(1), step.sum(1), (step > 0).sum(1)))
+                table[index] = valid[key[0]]
+            out.append(table)
+        return out
+
+
+def _flat(space: Space) -> dict[str, object]:
+    data = space.to_dict()
+    flat: dict[str, object] = {k: v for k, v in data.items() if k not in ("stages", "bits")}
+    flat |= {f"bits.{k}": v for k, v in data["bits"].items()}
+    for s, stage in enumerate(data["stages"]):
+        flat |= {f"stages[{s}].{k}": v for k, v in stage.items()}
+    return flat
+
+
+def _check(space: Space) -> None:
+    """Refuse numbers that contradict themselves."""
+
+    def need(ok: bool, field: str, value: object, rule: str) -> None:
+        if not ok:
+            raise SpaceError(f"space {space.name!r}: {field} = {value} must be {rule}")
+
+    for field in ("resolution", "classes", "in_channels", "stem_channels", "stem_stride",
+                  "first_channels", "head_channels"):  # fmt: skip
+        value = getattr(space, field)
+        need(1 <= value <= 65536, field, value, "between 1 and 65536")
+    need(1 <= space.fixed_bits <= 32, "fixed_bits", space.fixed_bits, "1..32")
+    need(len(space.stages) > 0, "stages", "[]", "a list with at least one stage")
+    for name in BIT_FIELDS:
+        bits = getattr(space.bits, name)
+        ok = bits and all(1 <= b <= 32 for b in bits) and tuple(sorted(set(bits))) == tuple(bits)
+        need(bool(ok), f"bits.{name}", list(bits), "ascending widths in 1..32")
+    for s, stage in enumerate(space.stages):
+        where = f"stages[{s}]"
+        need(1 <= stage.channels <= 65536, f"{where}.channels", stage.channels, "1..65536")
+        need(1 <= stage.stride <= 8, f"{where}.stride", stage.stride, "1..8")
+        for field in ("depth", "kernel", "expand"):
+            values = getattr(stage, field)
+            ok = values and min(values) > 0 and tuple(sorted(set(values))) == tuple(values)
+            need(bool(ok), f"{where}.{field}", list(values), "ascending and positive")
+        need(max(stage.depth) <= 64, f"{where}.depth", list(stage.depth), "at most 64")
+        odd = all(k % 2 == 1 and k <= 31 for k in stage.kernel)
+        need(odd, f"{where}.kernel", list(stage.kernel), "odd sizes up to 31")
+        need(stage.width_step >= 0, f"{where}.width_step", stage.width_step, "0 or more")
+    for slot in space.slots:
+        widths = slot.choices[1]
+        need(
+            len(set(widths)) == len(widths) and max(widths) <= 65536 and len(widths) <= 4096,
+            f"hidden widths of slot b{slot.index:02d}", list(widths)[:8], "distinct and sane",
+        )  # fmt: skip
+    for rule in space.exclude:
+        unknown = [a for a in rule if a not in ATTRIBUTES]
+        need(bool(rule) and not unknown, "exclude", dict(rule), f"over {', '.join(ATTRIBUTES)}")
+    _ = space._valid  # an exclusion that leaves nothing is refused now, not in a search

@@ -1,0 +1,78 @@
+"""Named spaces. Each is a function whose numbers can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from apq.space.base import BitChoices, Space, Stage
+
+
+def digits() -> Space:
+    """scikit-learn's 8x8 digits: three small stages, trained in seconds on a laptop."""
+    def stage(channels: int, stride: int) -> Stage:
+        return Stage(channels, stride, depth=(1, 2), kernel=(3, 5), expand=(2, 4), width_step=8)
+
+    return Space(
+        name="digits",
+        resolution=8,
+        in_channels=1,
+        classes=10,
+        stem_channels=16,
+        first_channels=16,
+        head_channels=96,
+        stages=(stage(16, 1), stage(24, 2), stage(32, 2)),
+        bits=BitChoices((2, 4, 8), (2, 4, 8), (2, 4, 8), (2, 4, 8)),
+    )
+
+
+def cifar10() -> Space:
+    """CIFAR-10 at 32 px: three stages of two or three blocks, the paper's choices per block."""
+    def stage(channels: int, stride: int) -> Stage:
+        return Stage(channels, stride, depth=(2, 3), kernel=(3, 5, 7), expand=(4, 6), width_step=8)
+
+    return Space(
+        name="cifar10",
+        resolution=32,
+        classes=10,
+        stem_channels=16,
+        stem_stride=1,
+        first_channels=16,
+        head_channels=320,
+        stages=(stage(24, 2), stage(40, 2), stage(80, 2)),
+    )
+
+
+def apq_imagenet() -> Space:
+    """The space of APQ (CVPR 2020, section 3 and its released code): 21 block slots, 772 columns.
+
+    A 7x7 kernel with 4-bit depthwise activations has no price in the paper's table, so it is
+    excluded here as it is there.
+    """
+    def stage(channels: int, stride: int, depth: tuple[int, ...] = (2, 3, 4)) -> Stage:
+        return Stage(channels, stride, depth, kernel=(3, 5, 7), expand=(4, 6), width_step=8)
+
+    return Space(
+        name="apq-imagenet",
+        resolution=224,
+        classes=1000,
+        stem_channels=32,
+        stem_stride=2,
+        first_channels=16,
+        head_channels=1280,
+        stages=(
+            stage(24, 2),
+            stage(40, 2),
+            stage(80, 2),
+            stage(96, 1),
+            stage(192, 2),
+            stage(320, 1, depth=(1,)),
+        ),
+        exclude=({"kernel": 7, "dw_a_bits": 4},),
+    )
+
+
+PRESETS: dict[str, Callable[[], Space]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "apq-imagenet": apq_imagenet,
+}
