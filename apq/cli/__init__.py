@@ -1,0 +1,50 @@
+"""The command line: one module per command; each parses, calls the library, says what comes next.
+
+Command modules import the library inside their functions, so ``apq --help`` loads no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from apq import __version__
+from apq.cli.common import err
+from apq.errors import ApqError
+
+app = typer.Typer(
+    name="apq",
+    help="Search efficient neural networks: architecture, pruning and quantization at once.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"apq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; an ApqError is shown in words with exit code 1."""
+    try:
+        app()
+    except ApqError as error:
+        err.print(f"[bold red]error:[/bold red] {error}", markup=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was finished is saved, the same command continues")
+        sys.exit(130)

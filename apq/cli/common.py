@@ -1,0 +1,76 @@
+"""What the commands share: the live line, JSON output, parsing of common options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+out = Console(highlight=False, soft_wrap=True)
+"""Results, on standard output."""
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Progress and errors, on standard error, so that ``--json`` output stays clean."""
+
+OnProgress = Callable[[int, int, Mapping[str, float]], None]
+"""Called by long library functions: done, total, and figures worth watching (name -> value)."""
+
+
+@contextmanager
+def live_line(what: str) -> Iterator[OnProgress]:
+    """One live line: what, a bar, done/total, rate, the latest figures, time left.
+
+    Without a terminal nothing is drawn until the end, which prints one line.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("[bold]{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=err,
+        refresh_per_second=4,
+    ) as bar:
+        task = bar.add_task(what, total=None, rate="", figures="")
+
+        def report(done: int, total: int, figures: Mapping[str, float] = {}) -> None:
+            speed = bar.tasks[task].speed
+            bar.update(
+                task,
+                completed=done,
+                total=total,
+                rate=f"{speed:,.1f}/s" if speed else "",
+                figures="  ".join(f"{k} {v:.4g}" for k, v in figures.items()),
+            )
+
+        yield report
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Write one JSON document to standard output (NaN and infinity become null)."""
+    sys.stdout.write(json.dumps(_clean(data), indent=2) + "\n")
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    elif hasattr(value, "tolist"):
+        return _clean(value.tolist())
+    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+        return None
+    return value
+
+
+def next_step(command: str) -> None:
+    """The last line of a command: what a user would do now."""
+    err.print(f"[dim]next:[/dim] {command}")
