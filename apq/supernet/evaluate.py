@@ -1,0 +1,119 @@
+"""Accuracy of subnets: normalisation, batch-norm recalibration, folding, validation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from apq.images import ImageSet
+from apq.supernet.elastic import ConvBN
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Images ``(n, h, w, c)`` as a uint8 tensor ``(n, c, h, w)`` in channels-last memory."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 ``(n, c, h, w)`` to float32: ``(x / 255 - mean) / std`` per channel."""
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
+    return images.float().mul_(scale).add_(shift)
+
+
+@dataclass(frozen=True)
+class EvalImages:
+    """Decoded, normalised tensors one process needs to measure candidates.
+
+    Attributes:
+        calibration: Images for batch-norm statistics and quantizer ranges, ``(n, c, h, w)``.
+        images, labels: What accuracy is measured on.
+    """
+
+    calibration: Tensor
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        images: ImageSet,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        split: str = "validation",
+        limit: int | None = None,
+        calibration: int = 1000,
+    ) -> EvalImages:
+        """Take the first ``limit`` images of a split and ``calibration`` calibration images."""
+        pixels, labels = images.splits[split]
+        held = images.splits["calibration"][0][:calibration]
+        return cls(
+            normalise(to_tensor(held), mean, std),
+            normalise(to_tensor(pixels[:limit]), mean, std),
+            torch.from_numpy(labels[:limit]),
+        )
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Slices that cover ``range(count)``."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+@torch.no_grad()
+def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> None:
+    """Replace batch-norm statistics by averages over ``images`` (OFA; SPOS section 3.4).
+
+    The images are split into equal batches of at most ``batch`` so that each counts the same.
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    net.train()
+    pieces = max(1, -(-len(images) // batch))
+    for part in torch.tensor_split(images, pieces):
+        net(part)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.eval()
+
+
+@torch.no_grad()
+def fold(net: nn.Module) -> nn.Module:
+    """A copy in which batch norm is folded into its convolution, for fast evaluation."""
+    out = copy.deepcopy(net).eval()
+    for part in out.modules():
+        if isinstance(part, ConvBN):
+            part.conv = nn.utils.fuse_conv_bn_eval(part.conv, part.bn)
+            part.bn = nn.Identity()  # type: ignore[assignment]
+    return out.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+@torch.inference_mode()
+def accuracy(
+    net: nn.Module, images: Tensor, labels: Tensor, batch: int = 250
+) -> tuple[float, float]:
+    """Top-1 accuracy as a fraction, and mean cross-entropy in nats."""
+    net.eval()
+    correct, loss = 0, 0.0
+    for part in batches(len(labels), batch):
+        logits = net(images[part])
+        correct += int((logits.argmax(1) == labels[part]).sum())
+        loss += float(F.cross_entropy(logits, labels[part], reduction="sum"))
+    return correct / len(labels), loss / len(labels)
+
+
+def measure(subnet: nn.Module, data: EvalImages) -> tuple[float, float]:
+    """Accuracy and loss of an extracted fp32 subnet after recalibration, folded for speed."""
+    subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    recalibrate(subnet, data.calibration)
+    return accuracy(fold(subnet), data.images, data.labels)
