@@ -11,6 +11,7 @@ import typer
 
 from apq import __version__
 from apq.cli.common import err
+from apq.cli.train_supernet import train_supernet
 from apq.errors import ApqError
 
 app = typer.Typer(
@@ -36,6 +37,9 @@ def _root(
     ),
 ) -> None:
     pass
+
+
+app.command("train-supernet")(train_supernet)
 
 
 def main() -> None:

@@ -107,10 +107,3 @@ class ElasticBlock(nn.Module):
             for tensor in tensors:
                 assert tensor is not None
                 tensor.copy_(tensor[order])
-
-    def hidden_tensors(self) -> list[tuple[Tensor, int]]:
-        """Every parameter indexed by hidden channel, with that dimension (for optimiser state)."""
-        return [
-            (self.project.conv.weight, 1),
-            *((t, 0) for p in (self.expand, self.depthwise) for t in (p.conv.weight, p.bn.weight, p.bn.bias)),
-        ]

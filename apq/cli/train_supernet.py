@@ -1,0 +1,58 @@
+"""``apq train-supernet``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apq.cli.common import err, live_line, next_step, out, print_json
+
+
+def train_supernet(
+    space: Annotated[str, typer.Option(help="Preset name, or a .toml file of your own.")] = "cifar10",
+    images: Annotated[
+        str, typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory.")
+    ] = "digits",
+    out_path: Annotated[
+        Path, typer.Option("--out", help="Where to write the supernet (.safetensors).")
+    ] = Path("data/supernet.safetensors"),
+    epochs: Annotated[float, typer.Option(min=0.001, help="Passes over the training images.")] = 10.0,
+    batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
+    lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Decides weights, batches and sampled subnets.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train one weight-shared supernet that holds every candidate of a space.
+
+    Interrupt it at any time: the same command continues from the checkpoint beside --out.
+
+    Examples:
+
+      apq train-supernet --space digits --images digits --epochs 30 --out data/digits/supernet.safetensors
+
+      apq train-supernet --space cifar10 --images photos/ --epochs 40 --out data/mine/supernet.safetensors
+    """
+    from apq.images import load_images
+    from apq.space import load_space
+    from apq.supernet import save_supernet
+    from apq.supernet.training import Recipe
+    from apq.supernet.training import train_supernet as train
+
+    chosen = load_space(space)
+    found = load_images(images, chosen.resolution, chosen.in_channels, chosen.classes)
+    err.print(found.describe())
+    recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed)
+    checkpoint = out_path.with_name(out_path.stem + ".checkpoint.safetensors")
+    with live_line(f"supernet {chosen.name}") as report:
+        network, metadata = train(chosen, found, recipe, checkpoint, on_progress=report)
+    save_supernet(out_path, network, metadata)
+    checkpoint.unlink(missing_ok=True)
+    if json:
+        print_json({"out": out_path.as_posix()} | metadata)
+    else:
+        for name, score in metadata["validation_accuracy"].items():
+            out.print(f"{name:>9} subnet   validation accuracy {score:.2%}")
+        out.print(f"wrote {out_path}")
+    next_step(f"apq collect --supernet {out_path} --images {images} --count 2000 --out data/fp32")

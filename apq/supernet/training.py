@@ -1,0 +1,311 @@
+"""Supernet training: progressive shrinking with distillation from the live largest network."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apq.errors import ModelError
+from apq.images import ImageSet
+from apq.space import Candidate, Space
+from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
+from apq.supernet.network import Supernet, largest, load_tensors, save_tensors, smallest
+
+OnProgress = Callable[[int, int, Mapping[str, float]], None]
+
+PHASES: tuple[tuple[str, float], ...] = (
+    ("largest", 0.40), ("kernel", 0.15), ("depth", 0.15), ("width", 0.30),
+)  # fmt: skip
+"""What opens when, and each phase's share of all steps. A phase keeps what earlier ones opened."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the trained weights, besides space and images.
+
+    Attributes:
+        epochs: Passes over the training images, all phases together.
+        batch: Images per step; after the first phase two subnets learn from each batch.
+        lr: Peak learning rate of SGD with Nesterov momentum 0.9 (linear warm-up, then cosine).
+        weight_decay: On convolution and classifier weights only.
+        smoothing: Label smoothing of the cross-entropy.
+        seed: Decides initial weights, batches, augmentation and sampled subnets.
+    """
+
+    epochs: float = 10.0
+    batch: int = 128
+    lr: float = 0.1
+    weight_decay: float = 2e-4
+    smoothing: float = 0.05
+    seed: int = 0
+
+
+def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
+    """Random shift by up to an eighth of the side (zero padded) and, if allowed, mirroring.
+
+    uint8 ``(n, c, h, w)`` in and out, one shift per image.
+    """
+    n, c, h, w = images.shape
+    edge = max(1, h // 8)
+    padded = F.pad(images, (edge, edge, edge, edge))
+    shift = torch.from_numpy(rng.integers(0, 2 * edge + 1, size=(2, n)))
+    columns = torch.arange(w).expand(n, w)
+    if flip:
+        mirrored = torch.from_numpy(rng.random(n) < 0.5)[:, None]
+        columns = torch.where(mirrored, w - 1 - columns, columns)
+    rows = (torch.arange(h) + shift[0][:, None])[:, None, :, None]
+    cols = (columns + shift[1][:, None])[:, None, None, :]
+    index = torch.arange(n)[:, None, None, None]
+    channel = torch.arange(c)[None, :, None, None]
+    out = padded[index, channel, rows, cols]
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def phase_of(step: int, total: int) -> str:
+    """Name of the phase that ``step`` of ``total`` belongs to."""
+    reached = 0.0
+    for name, share in PHASES:
+        reached += share
+        if step < round(reached * total):
+            return name
+    return PHASES[-1][0]
+
+
+def sample_open(space: Space, phase: str, rng: np.random.Generator) -> Candidate:
+    """A random candidate over the axes open in ``phase``; the others stay at their largest."""
+    return space.build(_close(space, phase, space.sample(1, rng)[0]))
+
+
+def _close(space: Space, phase: str, row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    order = [name for name, _ in PHASES]
+    opened = order[1 : order.index(phase) + 1]
+    top = space.cardinalities - 1
+    closed = [axis.attribute not in opened for axis in space.axes]
+    return np.where(closed, top, row)
+
+
+def _smallest_open(space: Space, phase: str) -> Candidate:
+    return space.build(_close(space, phase, np.zeros(len(space.axes), dtype=np.int16)))
+
+
+def _learning_rate(recipe: Recipe, step: int, total: int) -> float:
+    warm = max(1, total // 20)
+    if step < warm:
+        return recipe.lr * (step + 1) / warm
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def _optimiser(network: Supernet, recipe: Recipe) -> torch.optim.SGD:
+    decayed = [p for n, p in network.named_parameters() if p.dim() > 1 and "transforms" not in n]
+    plain = [p for n, p in network.named_parameters() if p.dim() <= 1 or "transforms" in n]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
+
+
+def train_supernet(
+    space: Space,
+    images: ImageSet,
+    recipe: Recipe = Recipe(),
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_progress: OnProgress | None = None,
+) -> tuple[Supernet, dict[str, Any]]:
+    """Train a supernet on the training split, or continue an interrupted training.
+
+    Progressive shrinking (OFA, arXiv:1908.09791): first the largest network alone; then kernels,
+    depths and widths open one after the other, hidden channels being sorted by importance before
+    widths do. Ours: in every later step two subnets learn (one of them, a quarter of the time each,
+    the largest or the smallest open one: the sandwich rule of BigNAS), distilled from the *current*
+    largest network's soft labels, and one cosine schedule spans all phases. Batch statistics are
+    used throughout; at the end the stored ones are those of the largest network.
+
+    Args:
+        space: What to train.
+        images: Its image set (sizes must fit the space).
+        recipe: Hyper-parameters.
+        checkpoint: File to save progress in and to continue from. Same machine and thread count:
+            a continued run ends with the same weights as an uninterrupted one.
+        checkpoint_seconds: How often to save.
+        on_progress: Called every step with steps done, all steps, and loss and accuracy so far.
+
+    Returns:
+        The network in eval mode and metadata: recipe, normalisation, steps, validation accuracies.
+
+    Raises:
+        ModelError: the loss is no longer finite, or the checkpoint belongs to another training.
+    """
+    torch.manual_seed(recipe.seed)
+    network = Supernet(space).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = _optimiser(network, recipe)
+    pixels, numbers = images.splits["train"]
+    data, labels = to_tensor(pixels), torch.from_numpy(numbers)
+    per_epoch = max(1, len(labels) // recipe.batch)
+    total = max(1, round(recipe.epochs * per_epoch))
+    identity = {
+        "recipe": asdict(recipe), "fingerprint": space.fingerprint, "images": images.digest(),
+    }  # fmt: skip
+    start, spent = 0, 0.0
+    if checkpoint is not None and checkpoint.exists():
+        start, spent = _load_checkpoint(checkpoint, network, optimiser, identity)
+    network.train()
+    saved = began = time.monotonic()
+    loss_mean, hit_mean = float("nan"), float("nan")
+    order = np.empty(0)
+    try:
+        for step in range(start, total):
+            epoch, position = divmod(step, per_epoch)
+            if position == 0 or step == start:
+                shuffle = np.random.default_rng([recipe.seed, 1, epoch])
+                order = shuffle.permutation(len(labels))
+            rng = np.random.default_rng([recipe.seed, 2, step])
+            if step > 0 and phase_of(step, total) == "width" != phase_of(step - 1, total):
+                network.sort_channels()
+                optimiser.state.clear()  # momentum belongs to the old channel order
+            pick = torch.from_numpy(order[position * recipe.batch :][: recipe.batch])
+            x = normalise(augment(data[pick], images.flip, rng), images.mean, images.std)
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(recipe, step, total)
+            loss, hit = _train_step(network, optimiser, x, labels[pick], recipe, phase_of(step, total), rng)
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"training diverged at step {step} (loss {loss}). Lower --lr (it was {recipe.lr})."
+                )
+            loss_mean = loss if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * loss
+            hit_mean = hit if math.isnan(hit_mean) else 0.98 * hit_mean + 0.02 * hit
+            start = step + 1
+            if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
+                _save_checkpoint(checkpoint, network, optimiser, identity, start,
+                                 spent + time.monotonic() - began)  # fmt: skip
+                saved = time.monotonic()
+            if on_progress is not None:
+                phase = [name for name, _ in PHASES].index(phase_of(step, total)) + 1
+                on_progress(start, total, {"phase": phase, "loss": loss_mean, "train_acc": hit_mean})
+    finally:
+        if checkpoint is not None and start > 0:
+            _save_checkpoint(checkpoint, network, optimiser, identity, start,
+                             spent + time.monotonic() - began)  # fmt: skip
+    seconds = spent + time.monotonic() - began
+    scores = _finish(network, images)
+    return network, identity | {
+        "mean": images.mean,
+        "std": images.std,
+        "image_set": images.name,
+        "steps": total,
+        "seconds": round(seconds, 1),
+        "validation_accuracy": scores,
+    }
+
+
+def _train_step(
+    network: Supernet,
+    optimiser: torch.optim.SGD,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    phase: str,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """One update; returns the mean loss and the largest network's accuracy on the batch."""
+    space = network.space
+    top = largest(space)
+    optimiser.zero_grad(set_to_none=True)
+    if phase == "largest":
+        logits = network(x, top)
+        loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
+        loss.backward()
+        optimiser.step()
+        return float(loss.detach()), float((logits.argmax(1) == y).float().mean())
+    with torch.no_grad():
+        teacher = network(x, top)
+        soft = teacher.softmax(1)
+    draw = rng.random()
+    first = (
+        top if draw < 0.25
+        else _smallest_open(space, phase) if draw < 0.5
+        else sample_open(space, phase, rng)
+    )  # fmt: skip
+    total = 0.0
+    for candidate in (first, sample_open(space, phase, rng)):
+        logits = network(x, candidate)
+        loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
+        if candidate is not top:
+            loss = loss + F.cross_entropy(logits, soft)
+        (loss / 2).backward()
+        total += float(loss.detach()) / 2
+    optimiser.step()
+    return total, float((teacher.argmax(1) == y).float().mean())
+
+
+def _finish(network: Supernet, images: ImageSet) -> dict[str, float]:
+    """Set the stored statistics to the largest network's and measure both ends on validation."""
+    data = EvalImages.of(images, images.mean, images.std, calibration=2000)
+    scores: dict[str, float] = {}
+    for name, candidate in (
+        ("smallest", smallest(network.space)), ("largest", largest(network.space)),
+    ):  # fmt: skip
+        subnet = network.subnet(candidate)
+        recalibrate(subnet, data.calibration)
+        scores[name] = accuracy(subnet, data.images, data.labels)[0]
+        if name == "largest":
+            _copy_statistics(network, subnet)
+    network.eval()
+    return scores
+
+
+def _copy_statistics(network: Supernet, subnet: torch.nn.Module) -> None:
+    """Store the largest subnet's batch-norm statistics in the supernet (same layout of names)."""
+    own = network.state_dict()
+    for key, value in subnet.state_dict().items():
+        if "running_" in key:
+            own[key].copy_(value)
+
+
+def _save_checkpoint(
+    path: Path,
+    network: Supernet,
+    optimiser: torch.optim.SGD,
+    identity: dict[str, Any],
+    step: int,
+    seconds: float,
+) -> None:
+    tensors = {f"model.{k}": v for k, v in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer
+    kind = {"kind": "supernet checkpoint", "step": step, "seconds": seconds}
+    save_tensors(path, tensors, kind | identity)
+
+
+def _load_checkpoint(
+    path: Path, network: Supernet, optimiser: torch.optim.SGD, identity: dict[str, Any]
+) -> tuple[int, float]:
+    tensors, metadata = load_tensors(path, "supernet checkpoint")
+    for key, value in identity.items():
+        if metadata.get(key) != value:
+            raise ModelError(
+                f"{path} is the checkpoint of another training: its {key} is {metadata.get(key)}, "
+                f"this command's is {value}. Use the same options, or delete it to start over."
+            )
+    network.load_state_dict(
+        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    )
+    for name, parameter in network.named_parameters():
+        buffer = tensors.get(f"momentum.{name}")
+        if buffer is not None:
+            optimiser.state[parameter]["momentum_buffer"] = buffer.to(
+                memory_format=torch.channels_last if buffer.dim() == 4 else torch.preserve_format
+            )
+    return int(metadata["step"]), float(metadata["seconds"])
