@@ -124,7 +124,7 @@ def _split(
         cut = len(order) // 5
         test = images[order[:cut]], labels[order[:cut]]
         order = order[cut:]
-    count = min(5000, max(1, len(order) // (6 if len(order) < 5000 else 10)))
+    count = min(5000, max(len(order) // 10, min(len(order) // 4, 1000), 1))
     held, rest = np.sort(order[:count]), np.sort(order[count:])
     calibration = np.sort(rng.permutation(rest)[: min(2000, max(1, len(rest) // 4))])
     if len(rest) < 2 or len(test[1]) < 1:

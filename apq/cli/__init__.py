@@ -10,6 +10,7 @@ import sys
 import typer
 
 from apq import __version__
+from apq.cli.collect import collect
 from apq.cli.common import err
 from apq.cli.train_supernet import train_supernet
 from apq.errors import ApqError
@@ -40,6 +41,7 @@ def _root(
 
 
 app.command("train-supernet")(train_supernet)
+app.command("collect")(collect)
 
 
 def main() -> None:

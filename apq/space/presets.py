@@ -10,17 +10,17 @@ from apq.space.base import BitChoices, Space, Stage
 def digits() -> Space:
     """scikit-learn's 8x8 digits: three small stages, trained in seconds on a laptop."""
     def stage(channels: int, stride: int) -> Stage:
-        return Stage(channels, stride, depth=(1, 2), kernel=(3, 5), expand=(2, 4), width_step=8)
+        return Stage(channels, stride, depth=(1, 2), kernel=(3, 5), expand=(1, 4), width_step=8)
 
     return Space(
         name="digits",
         resolution=8,
         in_channels=1,
         classes=10,
-        stem_channels=16,
-        first_channels=16,
-        head_channels=96,
-        stages=(stage(16, 1), stage(24, 2), stage(32, 2)),
+        stem_channels=8,
+        first_channels=8,
+        head_channels=64,
+        stages=(stage(8, 1), stage(16, 2), stage(24, 2)),
         bits=BitChoices((2, 4, 8), (2, 4, 8), (2, 4, 8), (2, 4, 8)),
     )
 

@@ -1,0 +1,90 @@
+"""``apq collect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apq.cli.common import err, live_line, next_step, out, print_json
+
+
+def collect(
+    supernet: Annotated[
+        Path, typer.Option(help="Trained supernet; its space is the samples' space.")
+    ] = Path("data/cifar10/supernet.safetensors"),
+    images: Annotated[
+        str, typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory.")
+    ] = "digits",
+    count: Annotated[int, typer.Option(min=1, help="Samples the folder should hold in the end.")] = 2000,
+    out_path: Annotated[
+        Path, typer.Option("--out", help="Samples folder (a Parquet dataset).")
+    ] = Path("data/samples/fp32"),
+    quantized: Annotated[
+        bool, typer.Option("--quantized", help="Quantize and briefly fine-tune each candidate.")
+    ] = False,
+    finetune_steps: Annotated[int, typer.Option(min=0, help="Fine-tuning steps per quantized sample.")] = 40,
+    scheme: Annotated[str, typer.Option(help="Quantization scheme.")] = "uniform",
+    weight_range: Annotated[
+        str, typer.Option(help="Weight ranges: 'mse' per channel, or 'kl' as in the paper.")
+    ] = "mse",
+    validation_images: Annotated[
+        int | None, typer.Option(min=1, help="Measure on so many validation images (default: all).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides which candidates are evaluated.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Measure sub-networks of a supernet and store one row per measurement.
+
+    Kill it at any time and run it again: it continues where it was, never twice the same. Several
+    processes, also on several machines with a shared folder, may fill one folder.
+
+    Examples:
+
+      apq collect --supernet data/mine/supernet.safetensors --images photos/ --count 2000 --out data/mine/fp32
+
+      apq collect --quantized --finetune-steps 40 --count 200 --images photos/ --supernet data/mine/supernet.safetensors --out data/mine/quantized
+    """
+    from apq.collect import Quantization
+    from apq.collect import collect as run
+    from apq.images import load_images
+    from apq.samples import read_samples
+    from apq.supernet import load_supernet
+
+    loaded = load_supernet(supernet)
+    space = loaded.network.space
+    found = load_images(images, space.resolution, space.in_channels, space.classes)
+    err.print(found.describe())
+    how = Quantization(scheme, weight_range, finetune_steps) if quantized else None
+    kind = "quantized" if quantized else "fp32"
+    with live_line(f"{kind} samples") as report:
+        before = run(
+            loaded, found, out_path, count, how, seed, validation_images, jobs=jobs, on_progress=report
+        )
+    samples = read_samples(out_path)
+    accuracy = samples.accuracy
+    figures = {
+        "out": out_path.as_posix(),
+        "samples": len(samples),
+        "new": len(samples) - before,
+        "accuracy_min": accuracy.min(),
+        "accuracy_median": samples.frame["accuracy"].median(),
+        "accuracy_max": accuracy.max(),
+        "seconds_per_sample": samples.frame["seconds"].mean(),
+    }
+    if json:
+        print_json(figures)
+    else:
+        out.print(
+            f"{len(samples):,} {kind} samples in {out_path} ({figures['new']:,} new), accuracy "
+            f"{accuracy.min():.2%} … {accuracy.max():.2%}, {figures['seconds_per_sample']:.2f} s each"
+        )
+    if quantized:
+        next_step(f"apq train-predictor --samples FP32_FOLDER --quantized-samples {out_path} --transfer")
+    else:
+        next_step(
+            f"apq collect --quantized --supernet {supernet} --images {images} --count 200 "
+            f"--out {out_path.parent / 'quantized'}"
+        )

@@ -1,0 +1,239 @@
+"""The table of samples: one measured accuracy of one candidate per row, in Parquet.
+
+A samples folder is a Parquet dataset of immutable part files, so ``pd.read_parquet(folder)`` reads
+it whole. Parts are written under a temporary name and renamed; readers never see half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from apq import __version__
+from apq.errors import SamplesError, SpaceError, side_by_side
+from apq.space import BIT_ATTRIBUTES, Genes, Space
+from apq.space.layer import bitops, channel_count, macs, size_bits, to_array, weight_count
+
+MEASURED: tuple[tuple[str, pa.DataType], ...] = (
+    ("accuracy", pa.float64()),  # fraction of the images that were right
+    ("loss", pa.float64()),  # mean cross-entropy, nats
+    ("precision", pa.string()),  # "fp32" or "quantized"
+    ("scheme", pa.string()),  # how it was quantized; null for fp32
+    ("finetune_steps", pa.int32()),  # training steps after cutting it out
+    ("images", pa.int32()),  # how many images the accuracy is over
+    ("seed", pa.int64()),
+    ("seconds", pa.float64()),  # time this sample took
+    ("macs", pa.int64()),  # multiply-accumulates of one image
+    ("params", pa.int64()),  # weights, biases and batch-norm scales
+    ("bitops", pa.int64()),  # MACs x weight bits x activation bits
+    ("size_bytes", pa.int64()),  # weights at their bits plus a bias and a scale per channel
+)
+"""Columns that come before the candidate's own (``depth_0 …, b00_kernel …``)."""
+
+
+def schema(space: Space) -> pa.Schema:
+    """The Parquet schema of a space's samples; a skipped slot's columns are null."""
+    genes = [(axis.name, pa.int16()) for axis in space.axes]
+    return pa.schema([*MEASURED, *genes])
+
+
+def table_columns(space: Space, genes: Genes, precision: str) -> dict[str, list[Any]]:
+    """Counted and gene columns for n candidates; fp32 rows have no bits."""
+    columns: dict[str, list[Any]] = {n: [] for n in ("macs", "params", "bitops", "size_bytes")}
+    for row in genes:
+        layers = to_array(list(space.layers(space.build(row))))
+        work = int(macs(layers).sum())
+        channels = int(channel_count(layers).sum())
+        weights = int(weight_count(layers).sum())
+        columns["macs"].append(work)
+        columns["params"].append(weights + 2 * channels - space.classes)  # the classifier has no norm
+        if precision == "fp32":
+            columns["bitops"].append(work * 32 * 32)
+            columns["size_bytes"].append(4 * (weights + channels))
+        else:
+            columns["bitops"].append(int(bitops(layers).sum()))
+            columns["size_bytes"].append(int(-(-size_bits(layers) // 8).sum()))
+    for name, values in space.values(genes).items():
+        bits = any(name.endswith(b) for b in BIT_ATTRIBUTES)
+        absent = np.isnan(values) | (bits and precision == "fp32")
+        columns[name] = [None if a else int(v) for a, v in zip(absent, values, strict=True)]
+    return columns
+
+
+def write_part(
+    path: Path,
+    space: Space,
+    genes: Genes,
+    measured: Mapping[str, Sequence[Any]],
+    precision: str,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write one part file whole.
+
+    Args:
+        path: Final name; its folder is created.
+        space: The space of the candidates.
+        genes: Canonical rows, shape ``(n, len(space.axes))``.
+        measured: ``accuracy``, ``loss``, ``scheme``, ``finetune_steps``, ``images``, ``seed`` and
+            ``seconds``, each of length n.
+        precision: ``"fp32"`` or ``"quantized"``.
+        metadata: What made them; space, fingerprint and apq version are added.
+
+    Raises:
+        SamplesError: the disk refused; nothing of an older file is lost.
+    """
+    columns = table_columns(space, genes, precision) | {k: list(v) for k, v in measured.items()}
+    columns["precision"] = [precision] * len(genes)
+    made = {
+        "apq_version": __version__,
+        "space": space.to_dict(),
+        "fingerprint": space.fingerprint,
+        **metadata,
+    }
+    described = schema(space).with_metadata({"apq": json.dumps(made, sort_keys=True)})
+    table = pa.table({name: columns[name] for name in described.names}, schema=described)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, temporary, compression="zstd")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SamplesError(
+            f"cannot write {path}: {error.strerror or error}. Parts written so far are intact; "
+            "make room and run the same command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one space.
+
+    Attributes:
+        space: The space, as the files carry it.
+        frame: All columns, one row per sample, in file order.
+        metadata: What made the first part (supernet hash, image set, split, seed, …).
+    """
+
+    space: Space
+    frame: pd.DataFrame = field(repr=False)
+    metadata: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def genes(self) -> Genes:
+        """Canonical rows, shape ``(n, len(space.axes))``; fp32 rows hold the highest bits."""
+        columns = {a.name: self.frame[a.name].to_numpy(np.float64) for a in self.space.axes}
+        return self.space.from_values(columns)
+
+    @property
+    def accuracy(self) -> NDArray[np.float64]:
+        """Measured accuracies as fractions, shape ``(n,)``."""
+        return self.frame["accuracy"].to_numpy(np.float64)
+
+    @property
+    def precision(self) -> NDArray[np.object_]:
+        """``"fp32"`` or ``"quantized"`` per row."""
+        return self.frame["precision"].to_numpy(object)
+
+    @property
+    def supernet(self) -> str:
+        """Hash of the supernet they were measured on."""
+        return str(self.metadata.get("supernet", ""))
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Finished part files of a folder, sorted by name."""
+    return sorted(p for p in folder.glob("*.parquet") if not p.name.startswith((".", "_")))
+
+
+def part_metadata(path: Path) -> dict[str, Any]:
+    """What a part file says about its making.
+
+    Raises:
+        SamplesError: unreadable, truncated, or not written by apq.
+    """
+    try:
+        raw = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise SamplesError(
+            f"{path} is not a readable Parquet file ({error}). Delete it and run apq collect again: "
+            "only the rows of that part are collected anew."
+        ) from error
+    if b"apq" not in raw:
+        raise SamplesError(
+            f"{path} carries no apq metadata, so its space is unknown. "
+            "Tables measured elsewhere are read by apq train-predictor --columns."
+        )
+    loaded: dict[str, Any] = json.loads(raw[b"apq"])
+    return loaded
+
+
+def read_samples(path: Path | str, space: Space | None = None) -> Samples:
+    """Read a samples folder or a single part.
+
+    Args:
+        path: Folder of part files, or one file.
+        space: If given, the samples must be of this space.
+
+    Raises:
+        SamplesError: nothing there, a truncated part, missing columns, parts that do not belong
+            together, accuracies that are missing or outside 0..1.
+        SpaceError: samples of another space; the message shows both.
+    """
+    path = Path(path)
+    files = part_files(path) if path.is_dir() else [path] if path.exists() else []
+    if not files:
+        raise SamplesError(f"no samples at {path}. Collect some: apq collect --out {path}")
+    first = part_metadata(files[0])
+    try:
+        own = Space.from_dict(first["space"])
+    except (KeyError, SpaceError) as error:
+        raise SamplesError(f"{files[0]} carries no readable space: {error}") from error
+    if space is not None:
+        space.require_same(own, "the command's space", str(path))
+    frames = []
+    wanted = schema(own).names
+    for file in files:
+        made = part_metadata(file)
+        for key in ("fingerprint", "supernet", "images"):
+            if made.get(key) != first.get(key):
+                raise SamplesError(
+                    f"{file.name} and {files[0].name} in {path} do not belong together:\n"
+                    + side_by_side({key: made.get(key)}, {key: first.get(key)}, (file.name, files[0].name))
+                )
+        try:
+            table = pq.read_table(file)
+        except (pa.ArrowException, OSError) as error:
+            raise SamplesError(f"{file} is damaged ({error}). Delete it and collect again.") from error
+        missing = [name for name in wanted if name not in table.column_names]
+        if missing:
+            raise SamplesError(
+                f"{file} lacks {len(missing)} column(s): {', '.join(missing[:6])}. "
+                f"Samples of {own.name!r} have: {', '.join(wanted[:14])}, …"
+            )
+        frames.append(table.select(wanted).to_pandas())
+    frame = pd.concat(frames, ignore_index=True)
+    values = frame["accuracy"].to_numpy(np.float64)
+    wrong = ~((values >= 0) & (values <= 1))
+    if wrong.any():
+        i = int(np.flatnonzero(wrong)[0])
+        raise SamplesError(
+            f"{path}: row {i} has accuracy {values[i]}, must be a fraction in 0..1 "
+            f"({int(wrong.sum())} such row(s))"
+        )
+    return Samples(own, frame, first)
