@@ -1,0 +1,25 @@
+"""How tensors are quantized: schemes, quantized subnets, and the short fine-tuning (torch).
+
+A scheme is one file with a class of the shape of :class:`apq.quantize.base.Scheme`, and one line
+in :data:`SCHEMES`; the contract tests in ``tests/quantize`` meet it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from apq.quantize.base import LayerBits, Scheme, layer_plan
+from apq.quantize.finetune import finetune
+from apq.quantize.network import QuantizedSubnet, quantize_subnet
+from apq.quantize.uniform import Uniform
+
+SCHEMES: dict[str, Callable[[], Scheme]] = {
+    "uniform": Uniform,
+    "uniform-lsq": lambda: Uniform(activation_rule="lsq", learn_weight_step=True),
+    "haq": lambda: Uniform(weight_range="kl", activation_rule="pact-kl"),
+}
+
+__all__ = [
+    "SCHEMES", "LayerBits", "QuantizedSubnet", "Scheme", "Uniform", "finetune", "layer_plan",
+    "quantize_subnet",
+]  # fmt: skip

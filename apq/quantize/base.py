@@ -1,0 +1,127 @@
+"""What every quantization scheme offers, and the plan of which layer gets which bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from apq.errors import ApqError
+from apq.space import Candidate
+
+
+class Quantizer(Protocol):
+    """What a scheme builds; also an ``nn.Module``."""
+
+    def fit(self, x: Tensor) -> None:
+        """Set the ranges from a tensor. Raises ApqError if it holds NaN or infinity."""
+        ...
+
+    def levels(self) -> Tensor:
+        """Values the output can take, ``(channels, levels)`` ascending."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rounded ``x``, same shape."""
+        ...
+
+
+class Scheme(Protocol):
+    """A way to quantize tensors: it builds :class:`Quantizer` modules for weights and activations.
+
+    The modules keep their ranges as buffers (fixed) or parameters (trained), so a state dict holds
+    everything.
+
+    Implemented without inheriting; a frozen dataclass will do.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name."""
+        ...
+
+    @property
+    def weight_bits(self) -> tuple[int, ...]:
+        """Bitwidths weights may have, ascending."""
+        ...
+
+    @property
+    def activation_bits(self) -> tuple[int, ...]:
+        """Bitwidths activations may have, ascending."""
+        ...
+
+    @property
+    def operand(self) -> str:
+        """What a multiplier sees, for pricing: ``"fixed"`` (integers times a step), ``"po2"``
+        (shifts), ``"ternary"``, ``"binary"`` (-1, 1), ``"binary01"`` (0, 1) or ``"float"``."""
+        ...
+
+    def weights(self, weight: Tensor, bits: int) -> nn.Module:
+        """Quantizer for a weight ``(out, in / groups, k, k)`` or ``(out, in)``, fitted to it."""
+        ...
+
+    def activations(self, sample: Tensor, bits: int, signed: bool) -> nn.Module:
+        """Quantizer for the activations that ``sample`` stands for, fitted to it."""
+        ...
+
+    def storage_bits(self, weight: Tensor, bits: int) -> int:
+        """Bits the quantized weight takes on disk, tables and scales that belong to it included."""
+        ...
+
+
+def require_bits(scheme: Scheme, bits: int, allowed: tuple[int, ...], what: str) -> None:
+    """Refuse bitwidths a scheme does not have.
+
+    Raises:
+        ApqError: ``bits`` is not in ``allowed``; the message says what is and which scheme has it.
+    """
+    if bits not in allowed:
+        near = min(allowed, key=lambda b: abs(b - bits))
+        raise ApqError(
+            f"scheme {scheme.name!r} cannot hold {what} in {bits} bits; it offers "
+            f"{', '.join(map(str, allowed))} (nearest: {near}). Change the bits of the space, or "
+            "choose another scheme."
+        )
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """How one layer of a subnet is quantized.
+
+    Attributes:
+        name: Path of the module in the subnet, e.g. ``blocks.0.expand``.
+        weight: Weight bits.
+        activation: Bits of the layer's input; None leaves it alone (the image has 8 bits already).
+        signed: Whether the input can be negative: it comes from a linear bottleneck, not a ReLU6.
+        searched: Whether the bits were chosen by the search (fixed layers stay uniform).
+    """
+
+    name: str
+    weight: int
+    activation: int | None
+    signed: bool = False
+    searched: bool = False
+
+
+def layer_plan(candidate: Candidate, fixed_bits: int) -> tuple[LayerBits, ...]:
+    """Bits of every layer in the order they run, as HAQ and APQ assign them.
+
+    Stem, first block, head and classifier get ``fixed_bits``; a block's two 1x1 convolutions share
+    its pointwise bits.
+    """
+    plan = [
+        LayerBits("stem", fixed_bits, None),
+        LayerBits("first.0", fixed_bits, fixed_bits),
+        LayerBits("first.1", fixed_bits, fixed_bits),
+    ]
+    for i, block in enumerate(block for stage in candidate.stages for block in stage):
+        b = block.bits
+        plan += [
+            LayerBits(f"blocks.{i}.expand", b.pw_w, b.pw_a, signed=True, searched=True),
+            LayerBits(f"blocks.{i}.depthwise", b.dw_w, b.dw_a, searched=True),
+            LayerBits(f"blocks.{i}.project", b.pw_w, b.pw_a, searched=True),
+        ]
+    plan.append(LayerBits("head", fixed_bits, fixed_bits, signed=True))
+    plan.append(LayerBits("classifier", fixed_bits, fixed_bits))
+    return tuple(plan)

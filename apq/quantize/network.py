@@ -1,0 +1,167 @@
+"""A subnet whose weights and activations are rounded as a candidate says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apq.errors import ApqError
+from apq.quantize.base import LayerBits, Scheme, layer_plan
+from apq.quantize.uniform import Uniform
+from apq.space import Candidate
+
+_SAMPLE = 2**16
+"""Activations of one layer that a range is fitted to; more change the range by well under 1 %."""
+
+
+class QuantizedConv(nn.Module):
+    """Rounded input, rounded weight, convolution, batch norm, activation.
+
+    Batch norm stays apart while training and is folded into the step at export, so the integers on
+    disk are those that were trained.
+    """
+
+    def __init__(self, part: nn.Module, weights: nn.Module, inputs: nn.Module | None) -> None:
+        super().__init__()
+        self.conv: nn.Conv2d = part.conv  # type: ignore[assignment]
+        self.bn: nn.BatchNorm2d = part.bn  # type: ignore[assignment]
+        self.act: nn.Module = part.act  # type: ignore[assignment]
+        self.weights = weights
+        self.inputs = inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shapes as the float layer's."""
+        if self.inputs is not None:
+            x = self.inputs(x)
+        c = self.conv
+        weight = self.weights(c.weight)
+        y = F.conv2d(x, weight, None, c.stride, c.padding, c.dilation, c.groups)
+        out: Tensor = self.act(self.bn(y))
+        return out
+
+
+class QuantizedLinear(nn.Module):
+    """Rounded input and weight; the bias stays float (it is added in the accumulator)."""
+
+    def __init__(self, linear: nn.Linear, weights: nn.Module, inputs: nn.Module | None) -> None:
+        super().__init__()
+        self.linear = linear
+        self.weights = weights
+        self.inputs = inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, in) -> (n, out)``."""
+        if self.inputs is not None:
+            x = self.inputs(x)
+        return F.linear(x, self.weights(self.linear.weight), self.linear.bias)
+
+
+class QuantizedSubnet(nn.Module):
+    """A subnet with quantized layers; takes normalised images, gives logits.
+
+    Attributes:
+        subnet: The network; its layers are :class:`QuantizedConv` and :class:`QuantizedLinear`.
+        candidate: What was built.
+        plan: Bits per layer, in the order they run.
+        scheme: Name of the scheme of the searched layers.
+    """
+
+    def __init__(
+        self, subnet: nn.Module, candidate: Candidate, plan: tuple[LayerBits, ...], scheme: str
+    ) -> None:
+        super().__init__()
+        self.subnet = subnet
+        self.candidate = candidate
+        self.plan = plan
+        self.scheme = scheme
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(n, classes)``."""
+        out: Tensor = self.subnet(x)
+        return out
+
+
+def quantize_subnet(
+    subnet: nn.Module,
+    candidate: Candidate,
+    fixed_bits: int,
+    calibration_images: Tensor | None,
+    scheme: str | Scheme = "uniform",
+) -> QuantizedSubnet:
+    """Quantize a copy of a float subnet, every range fitted.
+
+    Weight ranges come from the weights, activation ranges from what the float network does with
+    the calibration images. Recalibrate batch norm afterwards, and fine-tune: low bits need it.
+
+    Args:
+        subnet: ``Subnet`` of the candidate; left as it is.
+        candidate: Gives the bits of the searched layers.
+        fixed_bits: Bits of stem, first block, head and classifier (uniform in every scheme); the
+            image itself is not rounded.
+        calibration_images: Normalised, ``(n, c, h, w)``; a hundred do. None leaves placeholder
+            ranges, for a state dict to be loaded.
+        scheme: Key of ``SCHEMES`` or a scheme, for the searched layers.
+
+    Raises:
+        ApqError: unknown scheme, bits it does not offer, or weights or images with NaN.
+    """
+    chosen = _scheme(scheme)
+    plan = layer_plan(candidate, fixed_bits)
+    net = copy.deepcopy(subnet).eval()
+    samples = _inputs(net, [layer.name for layer in plan], calibration_images)
+    fixed = chosen if isinstance(chosen, Uniform) else Uniform()
+    for layer in plan:
+        part = net.get_submodule(layer.name)
+        rule = chosen if layer.searched else fixed
+        inner: Any = part if isinstance(part, nn.Linear) else part.conv
+        try:
+            weights = rule.weights(inner.weight, layer.weight)
+            inputs = None
+            if layer.activation is not None:
+                inputs = rule.activations(samples[layer.name], layer.activation, layer.signed)
+        except ApqError as error:
+            raise ApqError(f"{layer.name}: {error}") from error
+        build: Callable[..., nn.Module] = (
+            QuantizedLinear if isinstance(part, nn.Linear) else QuantizedConv
+        )
+        parent, _, leaf = layer.name.rpartition(".")
+        setattr(net.get_submodule(parent), leaf, build(part, weights, inputs))
+    return QuantizedSubnet(net, candidate, plan, chosen.name)
+
+
+def _scheme(scheme: str | Scheme) -> Scheme:
+    from apq.errors import choose
+    from apq.quantize import SCHEMES
+
+    return SCHEMES[choose(scheme, SCHEMES, "scheme")]() if isinstance(scheme, str) else scheme
+
+
+@torch.no_grad()
+def _inputs(net: nn.Module, names: list[str], images: Tensor | None) -> dict[str, Tensor]:
+    """A sample of every named layer's input, with the extremes kept."""
+    if images is None:
+        return {name: torch.ones(1) for name in names}
+    samples: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0].permute(0, 2, 3, 1) if args[0].dim() == 4 else args[0]
+            flat = x.reshape(-1)
+            if len(flat) > _SAMPLE:
+                seeded = torch.Generator().manual_seed(0)
+                picked = flat[torch.randint(len(flat), (_SAMPLE,), generator=seeded)]
+                flat = torch.cat([picked, flat.max()[None], flat.min()[None]])
+            samples[name] = flat
+
+        return hook
+
+    handles = [net.get_submodule(n).register_forward_pre_hook(keep(n)) for n in names]
+    net(images)
+    for handle in handles:
+        handle.remove()
+    return samples
