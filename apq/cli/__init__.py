@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 
 import typer
+from rich.markup import escape
 
 from apq import __version__
 from apq.cli.collect import collect
 from apq.cli.common import err
+from apq.cli.lut import app as lut
 from apq.cli.train_supernet import train_supernet
 from apq.errors import ApqError
 
@@ -42,6 +44,7 @@ def _root(
 
 app.command("train-supernet")(train_supernet)
 app.command("collect")(collect)
+app.add_typer(lut, name="lut")
 
 
 def main() -> None:
@@ -49,7 +52,7 @@ def main() -> None:
     try:
         app()
     except ApqError as error:
-        err.print(f"[bold red]error:[/bold red] {error}", markup=True)
+        err.print(f"[bold red]error:[/bold red] {escape(str(error))}", markup=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted; what was finished is saved, the same command continues")

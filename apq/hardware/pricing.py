@@ -189,7 +189,7 @@ def _price_device(
     for metric, values in prices.items():
         if np.isnan(values).any():
             raise TableError(device.explain(rows[np.isnan(values)]))
-        fixed[metric + suffix] = float(values.sum())
+        fixed[metric + suffix] = float(values.sum()) + device.overhead.get(metric, 0.0)
     for slot in space.slots:
         shape = tuple(len(c) for c in slot.choices)
         grid = space.slot_grid(slot)

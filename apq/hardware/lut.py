@@ -1,0 +1,402 @@
+"""Lookup tables: the prices of layers or whole blocks, as CSV or Parquet with provenance.
+
+A CSV starts with ``# key: value`` lines (device, source, granularity, leaves_out, command, ...);
+Parquet keeps the same pairs in its schema metadata.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq import __version__
+from apq.errors import TableError
+from apq.hardware.base import CostModel, Prices, list_layers
+from apq.hardware.pricing import allowed_combinations
+from apq.space import Space
+from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_array, to_layer
+
+METRICS = ("latency_ms", "energy_mj")
+BLOCK_COLUMNS = ("mid_channels", "dw_weight_bits", "dw_activation_bits")
+"""Layer columns that only block rows use; a table of layers leaves them out."""
+LAYER_COLUMNS = tuple(name for name in LAYER_DTYPE.names or () if name not in BLOCK_COLUMNS)
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """A cost model that knows exactly the rows it holds.
+
+    Attributes:
+        name: The device.
+        source: Where the figures come from.
+        granularity: ``"layer"`` or ``"block"``.
+        leaves_out: Fixed layers the device's figures do not include.
+        layers: What is priced, one row each, shape (n,).
+        prices: ``latency_ms`` and/or ``energy_mj``, each (n,), not negative.
+        overhead: Cost of every network beside its rows, per metric (an affine calibration's
+            constant).
+        header: Further provenance, written back as it was read.
+        path: Where it was read from, for messages.
+
+    Raises:
+        TableError: the same layer has two rows, a price is negative or not a number.
+    """
+
+    name: str
+    source: str
+    layers: LayerArray
+    prices: Prices
+    granularity: str = "layer"
+    leaves_out: tuple[str, ...] = ()
+    overhead: Mapping[str, float] = field(default_factory=dict)
+    header: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.path or self.name
+        if not len(self.layers):
+            raise TableError(f"{where} has no rows")
+        if not self.prices:
+            raise TableError(f"{where} has neither {' nor '.join(METRICS)}")
+        for metric, values in self.prices.items():
+            bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+            if len(bad):
+                raise TableError(
+                    f"{where}: {metric} of {list_layers(self.layers[bad])} is {values[bad[0]]:g}; "
+                    f"prices are finite and not negative ({len(bad)} such rows)"
+                )
+        if len(self._index) < len(self.layers):
+            seen: set[tuple[int, ...]] = set()
+            for row in self.layers:
+                if row.item() in seen:
+                    raise TableError(f"{where} prices {to_layer(row)} twice; keep one row")
+                seen.add(row.item())
+
+    @cached_property
+    def _index(self) -> dict[tuple[int, ...], int]:
+        return {row: i for i, row in enumerate(self.layers.tolist())}
+
+    def find(self, layers: LayerArray) -> NDArray[np.int64]:
+        """Row number of each layer, -1 where the table has none; shape as ``layers``."""
+        rows = [self._index.get(row, -1) for row in layers.reshape(-1).tolist()]
+        return np.array(rows, dtype=np.int64).reshape(layers.shape)
+
+    def price(self, layers: LayerArray) -> Prices:
+        """The table's figures; NaN where it has no row."""
+        at = self.find(layers)
+        return {m: np.where(at >= 0, values[at], np.nan) for m, values in self.prices.items()}
+
+    def explain(self, layers: LayerArray) -> str:
+        """The layers without a row, the nearest rows, and what would add them."""
+        where = self.path or f"the table of {self.name}"
+        near = [str(to_layer(row)) for row in self.nearest(layers.reshape(-1)[0])]
+        made = self.header.get("command")
+        add = f"This table was made by `{made}`; run it for" if made else "Add them with `apq lut import`, or build a table for"
+        return (
+            f"{where} has no row for {list_layers(layers)}.\n"
+            f"Nearest rows: {', '.join(near)}.\n"
+            f"{add} your space, or narrow the space to what the table covers."
+        )
+
+    def nearest(self, layer: np.void, most: int = 3) -> LayerArray:
+        """The rows most like ``layer``: same kind first, then shape, then bits (ours)."""
+        apart = np.zeros(len(self.layers))
+        for name in LAYER_DTYPE.names or ():
+            mine, its = self.layers[name].astype(float), float(layer[name])
+            if name == "op":
+                apart += 100.0 * (mine != its)
+            elif name == "groups":
+                apart += 50.0 * ((mine > 1) != (its > 1))
+            else:
+                weight = 1.0 if name.endswith("bits") else 4.0
+                apart += weight * np.abs(np.log2(np.maximum(mine, 1) / max(its, 1)))
+        nearest: LayerArray = self.layers[np.argsort(apart, kind="stable")[:most]]
+        return nearest
+
+    def describe(self) -> dict[str, str]:
+        """Everything the file's header says."""
+        known = {
+            "device": self.name,
+            "source": self.source,
+            "granularity": self.granularity,
+            "leaves_out": ", ".join(self.leaves_out),
+            **{f"overhead_{metric}": repr(value) for metric, value in self.overhead.items()},
+        }
+        return known | {k: v for k, v in self.header.items() if k not in known}
+
+    def write(self, path: Path) -> None:
+        """Write CSV or, if the name ends in ``.parquet``, Parquet; whole or not at all."""
+        columns = self._columns()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        if path.suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            table = pa.table(columns).replace_schema_metadata(self.describe())
+            pq.write_table(table, part)
+        else:
+            text = io.StringIO()
+            for key, value in self.describe().items():
+                if value:
+                    text.write(f"# {key}: {' '.join(value.split())}\n")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*(_cells(c) for c in columns.values()), strict=True))
+            part.write_text(text.getvalue(), encoding="utf-8")
+        os.replace(part, path)
+
+    def _columns(self) -> dict[str, Any]:
+        names = list(LAYER_COLUMNS) + (list(BLOCK_COLUMNS) if self.granularity == "block" else [])
+        columns: dict[str, Any] = {name: self.layers[name] for name in names}
+        columns["op"] = [OPS[i] for i in self.layers["op"]]
+        return columns | dict(self.prices)
+
+    @classmethod
+    def read(cls, path: Path | str) -> LookupTable:
+        """Read a table that apq wrote, or a CSV/Parquet file with the same columns in any order.
+
+        Raises:
+            TableError: the file is missing or malformed; says which row and column.
+        """
+        path = Path(path)
+        header, columns = read_columns(path)
+        return from_columns(header, columns, str(path))
+
+
+def _cells(column: Any) -> list[Any]:
+    if isinstance(column, np.ndarray) and column.dtype.kind == "f":
+        return [f"{value:.10g}" for value in column.tolist()]
+    return list(column)
+
+
+def read_columns(path: Path, encoding: str = "utf-8") -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Header pairs and columns (as text) of a CSV or Parquet table.
+
+    Raises:
+        TableError: missing, not text, ragged, without rows, or with a column twice.
+    """
+    if not path.is_file():
+        raise TableError(
+            f"no table at {path}. Build one: apq lut build --model bitfusion-apq --space SPACE "
+            f"--out {path}"
+        )
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(f"{path} is not a Parquet file: {error}") from error
+        pairs = (table.schema.metadata or {}).items()
+        header = {k.decode(): v.decode() for k, v in pairs if not k.startswith(b"ARROW")}
+        columns = {n: [str(v) for v in table[n].to_pylist()] for n in table.column_names}
+    else:
+        header, columns = _read_csv(path, encoding)
+    if not columns or not len(next(iter(columns.values()))):
+        raise TableError(f"{path} has no rows")
+    return header, columns
+
+
+def _read_csv(path: Path, encoding: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    raw = path.read_bytes()
+    if raw.startswith(b"\xef\xbb\xbf") and encoding == "utf-8":
+        raise TableError(
+            f"{path} starts with a byte-order mark; save it as UTF-8 without BOM, "
+            "or import it with --encoding utf-8-sig"
+        )
+    try:
+        text = raw.decode(encoding)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise TableError(f"{path} is not {encoding} text: {error}") from error
+    lines = text.splitlines()
+    header: dict[str, str] = {}
+    start = 0
+    for start, line in enumerate(lines):  # noqa: B007  (where the columns begin is used below)
+        if not line.startswith("#"):
+            break
+        key, colon, value = line.lstrip("# ").partition(":")
+        if colon:
+            header[key.strip()] = value.strip()
+    rows = list(csv.reader(lines[start:]))
+    if not rows:
+        raise TableError(f"{path} has no rows")
+    names = [name.strip() for name in rows[0]]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TableError(f"{path} has column {', '.join(twice)} twice")
+    body = [row for row in rows[1:] if row]
+    for i, row in enumerate(body):
+        if len(row) != len(names):
+            raise TableError(
+                f"{path}, row {i + 1} has {len(row)} cells where the header has {len(names)}"
+            )
+    return header, {name: [row[j].strip() for row in body] for j, name in enumerate(names)}
+
+
+def from_columns(
+    header: Mapping[str, str], columns: Mapping[str, Sequence[str]], where: str
+) -> LookupTable:
+    """A table from header pairs and text columns named as in the file format.
+
+    Raises:
+        TableError: a column is missing or unknown, or a cell is not what it should be.
+    """
+    granularity = header.get("granularity", "block" if "mid_channels" in columns else "layer")
+    if granularity not in ("layer", "block"):
+        raise TableError(f"{where}: granularity is {granularity!r}; allowed: layer, block")
+    need = LAYER_COLUMNS + (BLOCK_COLUMNS if granularity == "block" else ())
+    missing = [name for name in need if name not in columns]
+    if missing:
+        raise TableError(f"{where} lacks column {', '.join(missing)}; it has {', '.join(columns)}")
+    metrics = [m for m in METRICS if m in columns]
+    odd = [n for n in columns if n not in (*LAYER_COLUMNS, *BLOCK_COLUMNS, *METRICS)]
+    if odd or not metrics:
+        problem = f"unknown column {', '.join(odd)}" if odd else "no price column"
+        raise TableError(
+            f"{where}: {problem}. Prices are latency_ms and energy_mj; for other names, units or "
+            "notes use `apq lut import --column NAME=NAME --unit NAME=UNIT`"
+        )
+    layers = np.zeros(len(columns["op"]), dtype=LAYER_DTYPE)
+    for name in need:
+        layers[name] = _parse_layer_column(columns[name], name, where)
+    if granularity == "layer" and np.any(layers["op"] == OPS.index("mbconv")):
+        raise TableError(f"{where} has mbconv rows; its header must say `# granularity: block`")
+    prices = {m: _parse_prices(columns[m], m, where) for m in metrics}
+    overhead = {
+        m: float(_parse_prices([header[f"overhead_{m}"]], f"overhead_{m}", where, signed=True)[0])
+        for m in METRICS
+        if f"overhead_{m}" in header
+    }
+    leaves_out = tuple(n.strip() for n in header.get("leaves_out", "").split(",") if n.strip())
+    known = {"device", "source", "granularity", "leaves_out", *(f"overhead_{m}" for m in METRICS)}
+    return LookupTable(
+        name=header.get("device", Path(where).stem),
+        source=header.get("source", "not stated"),
+        layers=layers,
+        prices=prices,
+        granularity=granularity,
+        leaves_out=leaves_out,
+        overhead=overhead,
+        header={k: v for k, v in header.items() if k not in known},
+        path=where,
+    )
+
+
+def _parse_layer_column(cells: Sequence[str], name: str, where: str) -> NDArray[np.int64]:
+    low = 0 if name in BLOCK_COLUMNS else 1
+    out = np.zeros(len(cells), dtype=np.int64)
+    for i, cell in enumerate(cells):
+        if name == "op":
+            if cell not in OPS:
+                raise TableError(f"{where}, row {i + 1}: op is {cell!r}; allowed: {', '.join(OPS)}")
+            out[i] = OPS.index(cell)
+            continue
+        try:
+            number = float(cell)
+        except ValueError:
+            number = -1.0
+        if not (low <= number <= 2**31 - 1 and number == int(number)):
+            raise TableError(
+                f"{where}, row {i + 1}: {name} is {cell!r}; it must be a whole number from {low}"
+            )
+        out[i] = int(number)
+    return out
+
+
+def _parse_prices(
+    cells: Sequence[str], name: str, where: str, signed: bool = False
+) -> NDArray[np.float64]:
+    out = np.zeros(len(cells))
+    for i, cell in enumerate(cells):
+        try:
+            out[i] = float(cell)
+        except ValueError:
+            out[i] = np.nan
+        if not np.isfinite(out[i]) or (out[i] < 0 and not signed):
+            raise TableError(
+                f"{where}, row {i + 1}: {name} is {cell!r}; prices are finite and not negative"
+            )
+    return out
+
+
+def needed_layers(space: Space, model: CostModel) -> LayerArray:
+    """Every distinct layer (or block) a space can need from a device, shape (n,).
+
+    Excluded combinations are left out; a layer that also serves an allowed one stays.
+    """
+    fixed = [layer for n, layer in space.fixed_layers.items() if n not in model.leaves_out]
+    rows = dict.fromkeys(to_array(fixed).tolist())
+    for slot in space.slots:
+        grid = space.slot_grid(slot)
+        allowed = allowed_combinations(space, slot)
+        whole = model.granularity == "block"
+        parts = [space.whole_block(slot, *grid)] if whole else list(space.block_layers(slot, *grid))
+        for part in parts:
+            axes = tuple(i for i, n in enumerate(part.shape) if n == 1 and allowed.shape[i] > 1)
+            used = allowed.any(axis=axes, keepdims=True) if axes else allowed
+            rows |= dict.fromkeys(part[np.broadcast_to(used, part.shape)].tolist())
+    return np.array(list(rows), dtype=LAYER_DTYPE)
+
+
+def build_table(space: Space, model: CostModel, command: str = "") -> LookupTable:
+    """Price every layer of a space on a model.
+
+    A layer whose operands fit no buffer is priced with the next wider activations (then weights)
+    that do, as a compiler would run it; the header counts such rows (ours).
+
+    Args:
+        space: The space.
+        model: Any cost model.
+        command: The command line that was run, for the header.
+
+    Raises:
+        TableError: a layer cannot be priced even at 8 bits.
+    """
+    layers = needed_layers(space, model)
+    prices = {m: values.copy() for m, values in model.price(layers).items()}
+    bits = ("activation_bits", "weight_bits")
+    if model.granularity == "block":
+        bits += ("dw_activation_bits", "dw_weight_bits")
+    wider = layers.copy()
+    widened = np.zeros(len(layers), dtype=bool)
+    for name in bits:
+        for _ in range(3):
+            todo = np.isnan(np.stack(list(prices.values()))).any(axis=0)
+            if not todo.any():
+                break
+            wider[name][todo] = np.minimum(8, 2 * wider[name][todo])
+            widened |= todo
+            for metric, values in model.price(wider[todo]).items():
+                prices[metric][todo] = values
+    todo = np.isnan(np.stack(list(prices.values()))).any(axis=0)
+    if todo.any():
+        raise TableError(model.explain(layers[todo]))
+    header = {"space": f"{space.name} {space.fingerprint}", "apq": __version__}
+    if widened.any():
+        header["widened"] = (
+            f"{int(widened.sum())} rows ({list_layers(layers[widened])}) fit no buffer at their "
+            "bits and are priced at the next wider ones"
+        )
+    if command:
+        header["command"] = command
+    return LookupTable(
+        name=model.name,
+        source=model.source,
+        layers=layers,
+        prices=prices,
+        granularity=model.granularity,
+        leaves_out=model.leaves_out,
+        overhead=dict(model.overhead),
+        header=header,
+    )
