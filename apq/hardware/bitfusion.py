@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ from apq.hardware.base import NOTHING, Prices, list_layers
 from apq.space.layer import OPS, LayerArray, out_side, to_layer
 
 Ints = NDArray[np.int64]
-
-INFEASIBLE = np.int64(2**62)
-"""Cycles of a tile that does not fit; larger than anything a real layer needs."""
 
 _LOOPS = ("B", "OW", "OH", "IC", "OC")
 _DEPENDS = {
@@ -159,7 +156,8 @@ class BitFusion:
     def products(self, weight_bits: Ints, activation_bits: Ints) -> Ints:
         """P: products per unit and cycle; bits are rounded up to a power of two of bricks."""
         w, a = (np.maximum(power_of_two(b), self.min_bits) for b in (weight_bits, activation_bits))
-        return (self.max_bits // w) * (self.max_bits // a)
+        rate: Ints = (self.max_bits // w) * (self.max_bits // a)
+        return rate
 
     def _map(self, layers: LayerArray) -> tuple[Ints, Ints]:
         """Dense convolutions that run each layer: rows (K, S, O, IC, OC, w, a, im2col), and how
@@ -287,27 +285,23 @@ def _simulate_alike(
     once = true["output"] * tiles // trips["IC"]
     operands = _operand_energy_nj(model, tile, tiles, compute, (k, side, ic, oc, w, a))
 
-    best: dict[str, Ints] = {}
-    best_energy = np.full(fits.shape, np.inf)
+    best: dict[str, NDArray[Any]] = {}
+    best_rank = [np.full(fits.shape, np.inf), np.full(fits.shape, np.inf)]
     for order in model._orders:
         moved, kept = {}, {}
         for name in true:
-            moved[name], kept[name] = _promote(order, name, true[name], held[name], half[name], trips)
+            sizes = true[name], held[name], half[name]
+            moved[name], kept[name] = _promote(order, name, sizes, trips)
         cycles, traffic = _cycles(model, moved, kept, once, compute, a)
         energy = operands + _movement_energy_nj(model, moved, traffic, cycles, compute)
-        cycles = np.where(fits, cycles, INFEASIBLE)
-        energy = np.where(fits, energy, np.inf)
-        if best:
-            better = _better(model, cycles, energy, best["cycles"], best_energy)
-        else:
-            better = np.ones(fits.shape, dtype=bool)
-            best = {name: np.zeros(fits.shape, dtype=np.int64) for name in ("cycles", *moved)}
-        for name, values in (("cycles", cycles), *moved.items()):
-            best[name] = np.where(better, values, best[name])
-        best_energy = np.where(better, energy, best_energy)
+        cycles, energy = np.where(fits, cycles, np.inf), np.where(fits, energy, np.inf)
+        rank = (cycles, energy) if model.objective == "cycles" else (energy, cycles)
+        better = (rank[0] < best_rank[0]) | ((rank[0] == best_rank[0]) & (rank[1] < best_rank[1]))
+        best_rank = [np.where(better, new, old) for new, old in zip(rank, best_rank, strict=True)]
+        for name, values in (("cycles", cycles), ("energy", energy), *moved.items()):
+            best[name] = np.where(better, values, best.get(name, 0))
 
-    rank = (best["cycles"].astype(np.float64), best_energy)
-    major, minor = rank if model.objective == "cycles" else rank[::-1]
+    major, minor = best_rank
     ties = major == major.min(axis=1, keepdims=True)
     pick = np.where(ties, minor, np.inf).argmin(axis=1)[:, None]
 
@@ -322,29 +316,23 @@ def _simulate_alike(
         "input_bits": at(best["input"]),
         "weight_bits": at(best["weight"]),
         "output_bits": at(best["output"]),
-        "energy_nj": at(best_energy),
+        "energy_nj": at(best["energy"]),
         "tile_side": at(o),
         "tile_in": at(i),
         "tile_out": at(c),
     }
 
 
-def _better(
-    model: BitFusion, cycles: Ints, energy: NDArray[np.float64], than: Ints, than_energy: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    if model.objective == "cycles":
-        return (cycles < than) | ((cycles == than) & (energy < than_energy))
-    return (energy < than_energy) | ((energy == than_energy) & (cycles < than))
-
-
 def _promote(
-    order: tuple[str, ...], tensor: str, size: Ints, held: Ints, limit: int, trips: dict[str, Ints]
+    order: tuple[str, ...], tensor: str, sizes: tuple[Ints, Ints, int], trips: dict[str, Ints]
 ) -> tuple[Ints, Ints]:
     """Walk the loops outwards: DRAM bits a tensor moves one way, and bits that stay resident.
 
     While a tensor is resident, loops it does not depend on cost nothing and the others enlarge it;
-    once it outgrows half its buffer, every further loop moves it again.
+    once it outgrows half its buffer, every further loop moves it again. ``sizes``: bits of a tile
+    as moved and as held in the buffer, and the bits that may be held.
     """
+    size, held, limit = sizes
     moved, kept = size, size
     resident: NDArray[np.bool_] = np.ones(np.broadcast_shapes(size.shape, held.shape), dtype=bool)
     for loop in order:
@@ -400,10 +388,12 @@ def _operand_energy_nj(
     if energy.shared_reads:
         weights = np.minimum(macs * w, model.rows * model.columns * 8 * compute)
         inputs = k * k * side * side * ic * -(-oc // model.columns) * model.batch * a
-        return (weights * energy.weight_pj[0] + inputs * energy.input_pj[0]) / 1e3
+        shared: NDArray[np.float64] = weights * energy.weight_pj[0] + inputs * energy.input_pj[0]
+        return shared / 1e3
     reads = tile["products"] * tiles * (a * energy.input_pj[0] + w * energy.weight_pj[0])
     sums = tile["outputs"] * tiles * model.psum_bits * sum(energy.output_pj)
-    return (reads + sums) / 1e3
+    nano: NDArray[np.float64] = (reads + sums) / 1e3
+    return nano
 
 
 def _movement_energy_nj(

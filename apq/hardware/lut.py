@@ -82,7 +82,7 @@ class LookupTable:
                 seen.add(row.item())
 
     @cached_property
-    def _index(self) -> dict[tuple[int, ...], int]:
+    def _index(self) -> dict[Any, int]:
         return {row: i for i, row in enumerate(self.layers.tolist())}
 
     def find(self, layers: LayerArray) -> NDArray[np.int64]:
@@ -100,7 +100,9 @@ class LookupTable:
         where = self.path or f"the table of {self.name}"
         near = [str(to_layer(row)) for row in self.nearest(layers.reshape(-1)[0])]
         made = self.header.get("command")
-        add = f"This table was made by `{made}`; run it for" if made else "Add them with `apq lut import`, or build a table for"
+        add = "Add them with `apq lut import`, or build a table for"
+        if made:
+            add = f"This table was made by `{made}`; run it for"
         return (
             f"{where} has no row for {list_layers(layers)}.\n"
             f"Nearest rows: {', '.join(near)}.\n"
@@ -179,7 +181,9 @@ def _cells(column: Any) -> list[Any]:
     return list(column)
 
 
-def read_columns(path: Path, encoding: str = "utf-8") -> tuple[dict[str, str], dict[str, list[str]]]:
+def read_columns(
+    path: Path, encoding: str = "utf-8"
+) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Header pairs and columns (as text) of a CSV or Parquet table.
 
     Raises:
@@ -365,7 +369,7 @@ def build_table(space: Space, model: CostModel, command: str = "") -> LookupTabl
     """
     layers = needed_layers(space, model)
     prices = {m: values.copy() for m, values in model.price(layers).items()}
-    bits = ("activation_bits", "weight_bits")
+    bits: tuple[str, ...] = ("activation_bits", "weight_bits")
     if model.granularity == "block":
         bits += ("dw_activation_bits", "dw_weight_bits")
     wider = layers.copy()
