@@ -14,6 +14,7 @@ from apq import __version__
 from apq.cli.collect import collect
 from apq.cli.common import err
 from apq.cli.lut import app as lut
+from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet
 from apq.errors import ApqError
 
@@ -44,6 +45,7 @@ def _root(
 
 app.command("train-supernet")(train_supernet)
 app.command("collect")(collect)
+app.command("train-predictor")(train_predictor)
 app.add_typer(lut, name="lut")
 
 
