@@ -25,6 +25,12 @@ from apq.space.layer import OPS, LayerArray, out_side, to_layer
 
 Ints = NDArray[np.int64]
 
+FIGURES = (
+    "cycles", "compute_cycles", "input_bits", "weight_bits", "output_bits", "energy_nj",
+    "tile_side", "tile_in", "tile_out",
+)  # fmt: skip
+"""What a simulated layer reports; bits are DRAM traffic, outputs one way."""
+
 _LOOPS = ("B", "OW", "OH", "IC", "OC")
 _DEPENDS = {
     "input": {"B", "OW", "OH", "IC"},
@@ -136,9 +142,8 @@ class BitFusion:
         """Simulate layers, each figure in the shape of ``layers``, NaN where infeasible.
 
         Returns:
-            ``cycles``, ``compute_cycles``, ``input_bits``, ``weight_bits``, ``output_bits`` (DRAM
-            traffic; outputs one way), ``energy_nj``, ``tile_side``, ``tile_in``, ``tile_out``; all
-            summed over the convolutions that a depthwise layer is mapped to.
+            A column per name of FIGURES, summed over the convolutions that a depthwise layer is
+            mapped to.
         """
         flat = layers.reshape(-1)
         shape, count = self._map(flat)
@@ -217,18 +222,18 @@ def simulate(
         chunk: Tiles looked at together; bounds memory.
 
     Returns:
-        Figures of :meth:`BitFusion.run`, each of shape (L,); NaN where no tile fits.
+        A column per name of FIGURES, each of shape (L,); NaN where no tile fits.
     """
     _, _, side, ic, oc, _, _, im2col = shapes.T
     first = np.where(im2col > 0, 1, model.columns)
     steps = np.stack([_doublings(side, 1), _doublings(ic, 1), _doublings(oc, first)], axis=1)
-    out: dict[str, NDArray[np.float64]] = {}
+    out = {name: np.full(len(shapes), np.nan) for name in FIGURES}
     for many in np.unique(steps, axis=0):
         rows = np.flatnonzero((steps == many).all(axis=1))
         at_once = max(1, chunk // int(np.prod(many + 1)))
         for part in np.split(rows, range(at_once, len(rows), at_once)):
             for name, values in _simulate_alike(model, shapes[part], many).items():
-                out.setdefault(name, np.full(len(shapes), np.nan))[part] = values
+                out[name][part] = values
     return out
 
 
