@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,14 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from apq.errors import SamplesError, side_by_side
 from apq.images import ImageSet
+from apq.quantize import finetune, quantize_subnet
 from apq.samples import part_files, part_metadata, write_part
-from apq.space import BIT_ATTRIBUTES, Genes, Space
-from apq.supernet.network import SupernetFile
+from apq.space import BIT_ATTRIBUTES, Candidate, Genes, Space
+from apq.supernet.evaluate import (
+    EvalImages,
+    accuracy,
+    measure,
+    normalise,
+    recalibrate,
+    to_tensor,
+)
+from apq.supernet.network import Subnet, SupernetFile
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -37,18 +46,17 @@ class Quantization:
     """How a quantized sample is made; see :mod:`apq.quantize`.
 
     Attributes:
-        scheme: Name in ``SCHEMES``.
-        weight_range: How weight ranges are chosen: ``"mse"`` or ``"kl"`` (the paper's).
+        scheme: Name in ``SCHEMES``: ``"uniform"`` starts from least squared error, ``"haq"`` from
+            the paper's KL rule.
         finetune_steps: Training steps after quantization, on training images.
         batch: Images per step.
         lr: Peak learning rate of the fine-tune.
     """
 
     scheme: str = "uniform"
-    weight_range: str = "mse"
     finetune_steps: int = 40
     batch: int = 64
-    lr: float = 0.01
+    lr: float = 0.02
 
 
 def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
@@ -65,7 +73,8 @@ def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
     if count > total:
         kind = "candidates" if quantized else "architectures"
         raise SamplesError(
-            f"space {space.name!r} has only {total:,} different {kind}; --count {count:,} is too many"
+            f"space {space.name!r} has only {total:,} different {kind}, "
+            f"--count {count:,} is too many"
         )
     seen: set[bytes] = set()
     rows: list[NDArray[np.int16]] = []
@@ -179,7 +188,8 @@ def collect(
         raise SamplesError(f"--count {count} must be at least 1")
     genes = plan(space, count, seed, quantization is not None)
     limit = validation_images or len(images.splits["validation"][1])
-    pixels, labels = (a[:limit] for a in images.splits["validation"])
+    pixels, labels = images.splits["validation"]
+    pixels, labels = pixels[:limit], labels[:limit]
     calibration = images.splits["calibration"][0][:calibration_images]
     train = images.splits["train"] if quantization else None
     metadata: dict[str, Any] = {
@@ -238,8 +248,6 @@ def _run(jobs_todo: list[_Job], jobs: int) -> Iterator[float | None]:
 
 def _work_alone(job: _Job) -> float | None:
     """A worker process has one core to itself."""
-    import torch
-
     torch.set_num_threads(1)
     return _work(job)
 
@@ -271,8 +279,8 @@ def _check_folder(folder: Path, metadata: Mapping[str, Any]) -> None:
         mine = json.loads(json.dumps(metadata))
         if theirs != mine:
             raise SamplesError(
-                f"{folder} already holds samples made differently; use another --out folder, or the "
-                f"same options:\n{side_by_side(mine, theirs, ('this command', path.name))}"
+                f"{folder} already holds samples made differently; use another --out folder, "
+                f"or the same options:\n{side_by_side(mine, theirs, ('this command', path.name))}"
             )
 
 
@@ -300,11 +308,7 @@ def _chunk_lock(job: _Job) -> Iterator[None]:
 
 
 def _evaluate(job: _Job, first: int) -> float:
-    from apq.supernet.evaluate import EvalImages, measure, normalise, to_tensor
-
     mean, std = job.supernet.mean, job.supernet.std
-    import torch
-
     data = EvalImages(
         normalise(to_tensor(job.calibration), mean, std),
         normalise(to_tensor(job.images), mean, std),
@@ -321,17 +325,22 @@ def _evaluate(job: _Job, first: int) -> float:
         candidate = space.build(row)
         subnet = job.supernet.network.subnet(candidate)
         if job.quantization is None:
-            accuracy, loss = measure(subnet, data)
+            score, loss = measure(subnet, data)
         else:
             assert job.train is not None
-            accuracy, loss = measure_quantized(
-                subnet, candidate, space, data, job.train, job.flip, (mean, std), job.quantization,
-                seed=[job.seed, job.start + first + offset],
+            seed = int(
+                np.random.SeedSequence([job.seed, job.start + first + offset]).generate_state(1)[0]
+            )
+            score, loss = measure_quantized(
+                subnet, candidate, space.fixed_bits, data, job.train, job.flip, (mean, std),
+                job.quantization, seed,
             )  # fmt: skip
-        measured["accuracy"].append(accuracy)
+        measured["accuracy"].append(score)
         measured["loss"].append(loss)
         measured["scheme"].append(job.quantization.scheme if job.quantization else None)
-        measured["finetune_steps"].append(job.quantization.finetune_steps if job.quantization else 0)
+        measured["finetune_steps"].append(
+            job.quantization.finetune_steps if job.quantization else 0
+        )
         measured["images"].append(len(job.labels))
         measured["seed"].append(job.seed)
         measured["seconds"].append(round(time.perf_counter() - began, 4))
@@ -339,3 +348,40 @@ def _evaluate(job: _Job, first: int) -> float:
     path = job.folder / f"part-{start:06d}-{stop:06d}.parquet"
     write_part(path, space, rows, measured, job.metadata["precision"], job.metadata)
     return float(max(measured["accuracy"]))
+
+
+RANGE_IMAGES = 128
+"""Calibration images that quantizer ranges are fitted to (batch norm uses all of them)."""
+
+
+def measure_quantized(
+    subnet: Subnet,
+    candidate: Candidate,
+    fixed_bits: int,
+    data: EvalImages,
+    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    flip: bool,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+    how: Quantization,
+    seed: int,
+) -> tuple[float, float]:
+    """Accuracy and loss of a candidate after quantization and a short fine-tune.
+
+    Batch norm is recalibrated before the ranges are fitted and again after the fine-tune.
+    """
+    recalibrate(subnet, data.calibration)
+    model = quantize_subnet(
+        subnet, candidate, fixed_bits, data.calibration[:RANGE_IMAGES], how.scheme
+    )
+    if how.finetune_steps:
+        rng = np.random.default_rng(seed)
+        pick = np.sort(rng.permutation(len(train[1]))[: how.finetune_steps * how.batch])
+        mean, std = normalisation
+        side = data.images.shape[-1]
+        finetune(
+            model, to_tensor(train[0][pick]), torch.from_numpy(train[1][pick]), mean=mean, std=std,
+            steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed,
+            pad=max(1, side // 8), flip=flip,
+        )  # fmt: skip
+    recalibrate(model, data.calibration)
+    return accuracy(model, data.images, data.labels)

@@ -1,6 +1,6 @@
 """What apq raises when it cannot go on, and how its messages are built.
 
-    ApqError                  anything a user can mend; the command line shows it in words, exit code 1
+    ApqError                  anything a user can mend; the command line shows it, exit code 1
     ├── SpaceError            a space that contradicts itself, or two spaces that should be one
     ├── SamplesError          a samples folder or file that is missing, broken or of another space
     ├── TableError            a lookup table that is malformed or lacks a row
@@ -67,5 +67,5 @@ def side_by_side(
     for key in sorted(set(left) | set(right)):
         a, b = left.get(key, "(absent)"), right.get(key, "(absent)")
         if a != b:
-            lines.append(f"  {key:<22} {str(a):<34} {b}")
+            lines.append(f"  {key:<22} {a!s:<34} {b}")
     return "\n".join(lines)

@@ -143,7 +143,10 @@ def _digits(side: int, channels: int) -> ImageSet:
         from PIL import Image
 
         grey = np.stack(
-            [np.asarray(Image.fromarray(g).resize((side, side), Image.Resampling.BILINEAR)) for g in grey]
+            [
+                np.asarray(Image.fromarray(g).resize((side, side), Image.Resampling.BILINEAR))
+                for g in grey
+            ]
         )
     images = np.repeat(grey[..., None], channels, axis=3)
     names = tuple(str(n) for n in data.target_names)
@@ -154,8 +157,8 @@ def _decode(data: bytes | Path, where: str, side: int, channels: int) -> Pixels:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            image = image.convert("RGB" if channels == 3 else "L")
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+            image = file.convert("RGB" if channels == 3 else "L")
             if image.size != (side, side):
                 image = image.resize((side, side), Image.Resampling.BILINEAR)
             return np.asarray(image, dtype=np.uint8).reshape(side, side, channels)
@@ -181,7 +184,9 @@ def _parquet(files: list[Path], path: Path, side: int, channels: int) -> ImageSe
     train = [f for f in files if "test" not in f.stem.lower()]
     test = [f for f in files if "test" in f.stem.lower()]
     if not train:
-        raise ImagesError(f"{path} has only test files; a file without 'test' in its name is needed")
+        raise ImagesError(
+            f"{path} has only test files; a file without 'test' in its name is needed"
+        )
     label_names: tuple[str, ...] = ()
     parts = []
     for group in (train, test):
@@ -196,7 +201,9 @@ def _parquet(files: list[Path], path: Path, side: int, channels: int) -> ImageSe
     most = max(int(labels.max()) for _, labels in filter(None, parts))
     names = label_names or tuple(str(i) for i in range(most + 1))
     if most >= len(names):
-        raise ImagesError(f"{path}: label {most} has no name; the schema lists {len(names)} classes")
+        raise ImagesError(
+            f"{path}: label {most} has no name; the schema lists {len(names)} classes"
+        )
     return _split(path.name, parts[0], parts[1], names, flip=True)
 
 
@@ -209,9 +216,11 @@ def _read_parquet(file: Path, side: int, channels: int) -> tuple[Pixels, Labels,
     except (pa.ArrowException, OSError) as error:
         raise ImagesError(f"{file} is not a readable Parquet file: {error}") from error
     columns = set(table.column_names)
-    image_type = table.schema.field("image").type if "image" in columns else None
-    if "label" not in columns or not pa.types.is_struct(image_type) or (
-        image_type.get_field_index("bytes") < 0
+    image = table.schema.field("image").type if "image" in columns else pa.null()
+    if (
+        "label" not in columns
+        or not pa.types.is_struct(image)
+        or image.get_field_index("bytes") < 0
     ):
         raise ImagesError(
             f"{file} must have columns 'image' (struct with 'bytes') and 'label'; it has "
@@ -260,5 +269,7 @@ def _folders(path: Path, side: int, channels: int) -> ImageSet:
         pixels = _decode_all(files, (str(f) for f in files), side, channels) if files else None
         parts[part] = None if pixels is None else (pixels, np.array(labels, dtype=np.int64))
     if parts["train"] is None:
-        raise ImagesError(f"no images ({', '.join(sorted(_SUFFIXES))}) in the class folders of {path}")
+        raise ImagesError(
+            f"no images ({', '.join(sorted(_SUFFIXES))}) in the class folders of {path}"
+        )
     return _split(path.name, parts["train"], parts["test"], classes, flip=True)

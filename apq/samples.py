@@ -57,7 +57,9 @@ def table_columns(space: Space, genes: Genes, precision: str) -> dict[str, list[
         channels = int(channel_count(layers).sum())
         weights = int(weight_count(layers).sum())
         columns["macs"].append(work)
-        columns["params"].append(weights + 2 * channels - space.classes)  # the classifier has no norm
+        columns["params"].append(
+            weights + 2 * channels - space.classes
+        )  # the classifier has no norm
         if precision == "fp32":
             columns["bitops"].append(work * 32 * 32)
             columns["size_bytes"].append(4 * (weights + channels))
@@ -140,12 +142,14 @@ class Samples:
     @property
     def accuracy(self) -> NDArray[np.float64]:
         """Measured accuracies as fractions, shape ``(n,)``."""
-        return self.frame["accuracy"].to_numpy(np.float64)
+        values: NDArray[np.float64] = self.frame["accuracy"].to_numpy(np.float64)
+        return values
 
     @property
     def precision(self) -> NDArray[np.object_]:
         """``"fp32"`` or ``"quantized"`` per row."""
-        return self.frame["precision"].to_numpy(object)
+        values: NDArray[np.object_] = self.frame["precision"].to_numpy(object)
+        return values
 
     @property
     def supernet(self) -> str:
@@ -171,8 +175,8 @@ def part_metadata(path: Path) -> dict[str, Any]:
         raw = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise SamplesError(
-            f"{path} is not a readable Parquet file ({error}). Delete it and run apq collect again: "
-            "only the rows of that part are collected anew."
+            f"{path} is not a readable Parquet file ({error}). Delete it and run apq collect "
+            "again: only the rows of that part are collected anew."
         ) from error
     if b"apq" not in raw:
         raise SamplesError(
@@ -214,12 +218,16 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
             if made.get(key) != first.get(key):
                 raise SamplesError(
                     f"{file.name} and {files[0].name} in {path} do not belong together:\n"
-                    + side_by_side({key: made.get(key)}, {key: first.get(key)}, (file.name, files[0].name))
+                    + side_by_side(
+                        {key: made.get(key)}, {key: first.get(key)}, (file.name, files[0].name)
+                    )
                 )
         try:
             table = pq.read_table(file)
         except (pa.ArrowException, OSError) as error:
-            raise SamplesError(f"{file} is damaged ({error}). Delete it and collect again.") from error
+            raise SamplesError(
+                f"{file} is damaged ({error}). Delete it and collect again."
+            ) from error
         missing = [name for name in wanted if name not in table.column_names]
         if missing:
             raise SamplesError(

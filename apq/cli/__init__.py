@@ -5,20 +5,39 @@ Command modules import the library inside their functions, so ``apq --help`` loa
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from apq import __version__
 from apq.cli.collect import collect
 from apq.cli.common import err
+from apq.cli.finetune import finetune
 from apq.cli.lut import app as lut
 from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet
 from apq.errors import ApqError
 
+
+class Commands(TyperGroup):
+    """The commands, with what every one of them does about errors and Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Show an ApqError in words (exit code 1), an interruption as such (130)."""
+        try:
+            return super().invoke(ctx)
+        except ApqError as error:
+            err.print(f"[bold red]error:[/bold red] {escape(str(error))}", markup=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            err.print("interrupted; what was finished is saved, the same command continues")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     name="apq",
     help="Search efficient neural networks: architecture, pruning and quantization at once.",
     no_args_is_help=True,
@@ -46,16 +65,10 @@ def _root(
 app.command("train-supernet")(train_supernet)
 app.command("collect")(collect)
 app.command("train-predictor")(train_predictor)
+app.command("finetune")(finetune)
 app.add_typer(lut, name="lut")
 
 
 def main() -> None:
-    """Run the command line; an ApqError is shown in words with exit code 1."""
-    try:
-        app()
-    except ApqError as error:
-        err.print(f"[bold red]error:[/bold red] {escape(str(error))}", markup=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted; what was finished is saved, the same command continues")
-        sys.exit(130)
+    """Run the command line."""
+    app()

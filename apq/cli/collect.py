@@ -15,20 +15,24 @@ def collect(
         Path, typer.Option(help="Trained supernet; its space is the samples' space.")
     ] = Path("data/cifar10/supernet.safetensors"),
     images: Annotated[
-        str, typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory.")
+        str,
+        typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
     ] = "digits",
-    count: Annotated[int, typer.Option(min=1, help="Samples the folder should hold in the end.")] = 2000,
+    count: Annotated[
+        int, typer.Option(min=1, help="Samples the folder should hold in the end.")
+    ] = 2000,
     out_path: Annotated[
         Path, typer.Option("--out", help="Samples folder (a Parquet dataset).")
     ] = Path("data/samples/fp32"),
     quantized: Annotated[
         bool, typer.Option("--quantized", help="Quantize and briefly fine-tune each candidate.")
     ] = False,
-    finetune_steps: Annotated[int, typer.Option(min=0, help="Fine-tuning steps per quantized sample.")] = 40,
-    scheme: Annotated[str, typer.Option(help="Quantization scheme.")] = "uniform",
-    weight_range: Annotated[
-        str, typer.Option(help="Weight ranges: 'mse' per channel, or 'kl' as in the paper.")
-    ] = "mse",
+    finetune_steps: Annotated[
+        int, typer.Option(min=0, help="Fine-tuning steps per quantized sample.")
+    ] = 40,
+    scheme: Annotated[
+        str, typer.Option(help="Quantization scheme; 'haq' chooses ranges by the paper's KL rule.")
+    ] = "uniform",
     validation_images: Annotated[
         int | None, typer.Option(min=1, help="Measure on so many validation images (default: all).")
     ] = None,
@@ -57,11 +61,19 @@ def collect(
     space = loaded.network.space
     found = load_images(images, space.resolution, space.in_channels, space.classes)
     err.print(found.describe())
-    how = Quantization(scheme, weight_range, finetune_steps) if quantized else None
+    how = Quantization(scheme, finetune_steps) if quantized else None
     kind = "quantized" if quantized else "fp32"
     with live_line(f"{kind} samples") as report:
         before = run(
-            loaded, found, out_path, count, how, seed, validation_images, jobs=jobs, on_progress=report
+            loaded,
+            found,
+            out_path,
+            count,
+            how,
+            seed,
+            validation_images,
+            jobs=jobs,
+            on_progress=report,
         )
     samples = read_samples(out_path)
     accuracy = samples.accuracy
@@ -82,7 +94,9 @@ def collect(
             f"{accuracy.min():.2%} … {accuracy.max():.2%}, {figures['seconds_per_sample']:.2f} s each"
         )
     if quantized:
-        next_step(f"apq train-predictor --samples FP32_FOLDER --quantized-samples {out_path} --transfer")
+        next_step(
+            f"apq train-predictor --samples FP32_FOLDER --quantized-samples {out_path} --transfer"
+        )
     else:
         next_step(
             f"apq collect --quantized --supernet {supernet} --images {images} --count 200 "

@@ -25,7 +25,13 @@ def live_line(what: str) -> Iterator[OnProgress]:
 
     Without a terminal nothing is drawn until the end, which prints one line.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     with Progress(
         TextColumn("{task.description}"),

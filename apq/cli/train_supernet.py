@@ -11,14 +11,19 @@ from apq.cli.common import err, live_line, next_step, out, print_json
 
 
 def train_supernet(
-    space: Annotated[str, typer.Option(help="Preset name, or a .toml file of your own.")] = "cifar10",
+    space: Annotated[
+        str, typer.Option(help="Preset name, or a .toml file of your own.")
+    ] = "cifar10",
     images: Annotated[
-        str, typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory.")
+        str,
+        typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
     ] = "digits",
     out_path: Annotated[
         Path, typer.Option("--out", help="Where to write the supernet (.safetensors).")
     ] = Path("data/supernet.safetensors"),
-    epochs: Annotated[float, typer.Option(min=0.001, help="Passes over the training images.")] = 10.0,
+    epochs: Annotated[
+        float, typer.Option(min=0.001, help="Passes over the training images.")
+    ] = 10.0,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Decides weights, batches and sampled subnets.")] = 0,

@@ -214,7 +214,8 @@ class Space:
 
     def active(self, genes: Genes) -> NDArray[np.bool_]:
         """Which slots run, shape ``(n, slots)``: the leading ``depth`` of each stage."""
-        return self.depths(genes)[:, self._slot_stage] > self._slot_position
+        active: NDArray[np.bool_] = self.depths(genes)[:, self._slot_stage] > self._slot_position
+        return active
 
     def canonical(self, genes: Genes) -> Genes:
         """Copy with the genes of skipped slots set to 0, so equal subnets are equal rows."""
@@ -321,7 +322,11 @@ class Space:
                 stage = candidate.stages[slot.stage]
                 if slot.position < len(stage):
                     block = stage[slot.position]
-                    values = (block.kernel, block.width, *(getattr(block.bits, b) for b in BIT_FIELDS))
+                    values = (
+                        block.kernel,
+                        block.width,
+                        *(getattr(block.bits, b) for b in BIT_FIELDS),
+                    )
                     for a, value in enumerate(values):
                         name = f"b{slot.index:02d}_{ATTRIBUTES[a]}"
                         blocks[slot.index, a] = self._index(slot.choices[a], value, name)
@@ -496,7 +501,7 @@ class Space:
                 block = stage[slot.position]
                 bits = [getattr(block.bits, name) for name in BIT_FIELDS]
                 rows = self.block_layers(slot, block.kernel, block.width, *bits)
-                out.extend(to_layer(row[()]) for row in rows)
+                out.extend(to_layer(row) for row in rows)
         return (*out, fixed["head"], fixed["classifier"])
 
     # ---- data ------------------------------------------------------------------------------
@@ -590,7 +595,8 @@ class Space:
             ]
             if not rows:
                 raise SpaceError(
-                    f"space {self.name!r}: exclude leaves nothing to choose in slot b{slot.index:02d}"
+                    f"space {self.name!r}: exclude leaves nothing to choose in slot "
+                    f"b{slot.index:02d}"
                 )
             out.append(np.array(rows, dtype=np.int16).reshape(len(rows), len(choices)))
         return out

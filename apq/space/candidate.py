@@ -49,7 +49,11 @@ class Candidate:
         """
         stages = tuple(
             tuple(
-                Block(int(b["kernel"]), int(b["width"]), Bits(**{k: int(v) for k, v in b["bits"].items()}))
+                Block(
+                    int(b["kernel"]),
+                    int(b["width"]),
+                    Bits(**{k: int(v) for k, v in b["bits"].items()}),
+                )
                 for b in stage
             )
             for stage in data["stages"]

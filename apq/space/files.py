@@ -108,9 +108,7 @@ def _values(cls: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
                 out[key] = tuple(_integer(v, f"{key} in {where}") for v in value)
         else:
             out[key] = _integer(value, f"{key} in {where}")
-    missing = [
-        name for name, f in known.items() if f.default is MISSING and name not in out
-    ]
+    missing = [name for name, f in known.items() if f.default is MISSING and name not in out]
     if missing:
         raise SpaceError(f"{where} lacks {', '.join(missing)}")
     return out

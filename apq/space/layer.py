@@ -85,8 +85,8 @@ def layer_array(**columns: ArrayLike) -> LayerArray:
     return out
 
 
-def to_layer(row: np.void) -> Layer:
-    """Turn one row of a structured array into a readable :class:`Layer`."""
+def to_layer(row: np.void | LayerArray) -> Layer:
+    """Turn one row (or an array of shape ``()``) into a readable :class:`Layer`."""
     values = {name: int(row[name]) for name in LAYER_FIELDS[1:]}
     return Layer(op=OPS[int(row["op"])], **values)
 
@@ -139,11 +139,14 @@ def macs(layers: LayerArray) -> NDArray[np.int64]:
 
 def bitops(layers: LayerArray) -> NDArray[np.int64]:
     """MACs x weight bits x activation bits, per layer (the BitOps of APQ's tables)."""
-    return macs(layers) * layers["weight_bits"] * layers["activation_bits"]
+    product = layers["weight_bits"].astype(np.int64) * layers["activation_bits"]
+    ops: NDArray[np.int64] = macs(layers) * product
+    return ops
 
 
 def size_bits(layers: LayerArray) -> NDArray[np.int64]:
     """Bits a deployed quantized layer takes: packed weights plus, per output channel, a 32-bit
     bias (batch norm folded) and a 32-bit scale."""
     _plain(layers)
-    return weight_count(layers) * layers["weight_bits"] + 64 * channel_count(layers)
+    bits: NDArray[np.int64] = weight_count(layers) * layers["weight_bits"].astype(np.int64)
+    return bits + 64 * channel_count(layers)

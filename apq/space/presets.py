@@ -9,6 +9,7 @@ from apq.space.base import BitChoices, Space, Stage
 
 def digits() -> Space:
     """scikit-learn's 8x8 digits: three small stages, trained in seconds on a laptop."""
+
     def stage(channels: int, stride: int) -> Stage:
         return Stage(channels, stride, depth=(1, 2), kernel=(3, 5), expand=(1, 4), width_step=8)
 
@@ -27,6 +28,7 @@ def digits() -> Space:
 
 def cifar10() -> Space:
     """CIFAR-10 at 32 px: three stages of two or three blocks, the paper's choices per block."""
+
     def stage(channels: int, stride: int) -> Stage:
         return Stage(channels, stride, depth=(2, 3), kernel=(3, 5, 7), expand=(4, 6), width_step=8)
 
@@ -48,6 +50,7 @@ def apq_imagenet() -> Space:
     A 7x7 kernel with 4-bit depthwise activations has no price in the paper's table, so it is
     excluded here as it is there.
     """
+
     def stage(channels: int, stride: int, depth: tuple[int, ...] = (2, 3, 4)) -> Stage:
         return Stage(channels, stride, depth, kernel=(3, 5, 7), expand=(4, 6), width_step=8)
 

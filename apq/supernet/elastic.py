@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,13 @@ class ConvBN(nn.Module):
     """
 
     def __init__(
-        self, cin: int, cout: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True
+        self,
+        cin: int,
+        cout: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -63,7 +71,7 @@ class ElasticBlock(nn.Module):
         self.transforms = nn.ParameterDict(
             {
                 f"{big}to{small}": nn.Parameter(torch.eye(small * small))
-                for small, big in zip(kernels[:-1], kernels[1:], strict=True)
+                for small, big in itertools.pairwise(kernels)
             }
         )
 

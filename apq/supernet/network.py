@@ -247,7 +247,8 @@ def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
     path = Path(path)
     if not path.exists():
         raise ModelError(
-            f"no supernet at {path}. Train one: apq train-supernet --space NAME --images DIR --out {path}"
+            f"no supernet at {path}. Train one: "
+            f"apq train-supernet --space NAME --images DIR --out {path}"
         )
     tensors, metadata = load_tensors(path, "supernet")
     if metadata.get("kind") != "supernet":

@@ -162,7 +162,7 @@ def train_supernet(
     network.train()
     saved = began = time.monotonic()
     loss_mean, hit_mean = float("nan"), float("nan")
-    order = np.empty(0)
+    order = np.empty(0, dtype=np.int64)
     try:
         for step in range(start, total):
             epoch, position = divmod(step, per_epoch)
@@ -177,10 +177,13 @@ def train_supernet(
             x = normalise(augment(data[pick], images.flip, rng), images.mean, images.std)
             for group in optimiser.param_groups:
                 group["lr"] = _learning_rate(recipe, step, total)
-            loss, hit = _train_step(network, optimiser, x, labels[pick], recipe, phase_of(step, total), rng)
+            loss, hit = _train_step(
+                network, optimiser, x, labels[pick], recipe, phase_of(step, total), rng
+            )
             if not math.isfinite(loss):
                 raise ModelError(
-                    f"training diverged at step {step} (loss {loss}). Lower --lr (it was {recipe.lr})."
+                    f"training diverged at step {step} (loss {loss}). "
+                    f"Lower --lr (it was {recipe.lr})."
                 )
             loss_mean = loss if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * loss
             hit_mean = hit if math.isnan(hit_mean) else 0.98 * hit_mean + 0.02 * hit
@@ -191,7 +194,9 @@ def train_supernet(
                 saved = time.monotonic()
             if on_progress is not None:
                 phase = [name for name, _ in PHASES].index(phase_of(step, total)) + 1
-                on_progress(start, total, {"phase": phase, "loss": loss_mean, "train_acc": hit_mean})
+                on_progress(
+                    start, total, {"phase": phase, "loss": loss_mean, "train_acc": hit_mean}
+                )
     finally:
         if checkpoint is not None and start > 0:
             _save_checkpoint(checkpoint, network, optimiser, identity, start,
@@ -224,7 +229,7 @@ def _train_step(
     if phase == "largest":
         logits = network(x, top)
         loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return float(loss.detach()), float((logits.argmax(1) == y).float().mean())
     with torch.no_grad():
@@ -242,7 +247,7 @@ def _train_step(
         loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
         if candidate is not top:
             loss = loss + F.cross_entropy(logits, soft)
-        (loss / 2).backward()
+        (loss / 2).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach()) / 2
     optimiser.step()
     return total, float((teacher.argmax(1) == y).float().mean())
