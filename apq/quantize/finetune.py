@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apq.errors import ApqError
+from apq.quantize.network import QuantizedConv, QuantizedLinear
 
 Net = TypeVar("Net", bound=nn.Module)
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
@@ -60,7 +61,8 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 def optimiser(model: nn.Module, lr: float, weight_decay: float = 0.0) -> torch.optim.SGD:
     """SGD with Nesterov momentum 0.9; decay only on convolution and linear weights."""
     ranges = (".scale", ".step", ".clip")  # learned ranges must not shrink by decay
-    decayed, rest = [], []
+    decayed: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
         is_weight = parameter.dim() > 1 and not name.endswith(ranges)
         (decayed if is_weight else rest).append(parameter)
@@ -161,3 +163,12 @@ def one_cycle(progress: float, warm: float = 0.3) -> float:
     if progress < warm:
         return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * progress / warm)) / 2
     return (1 + math.cos(math.pi * (progress - warm) / (1 - warm))) / 2
+
+
+def refit_weights(model: nn.Module) -> None:
+    """Fit all weight ranges that are not learned to the present weights."""
+    for part in model.modules():
+        if isinstance(part, QuantizedConv | QuantizedLinear) and not getattr(
+            part.weights, "learned", False
+        ):
+            part.weights.fit(part.weight)  # type: ignore[operator]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -34,6 +34,11 @@ class QuantizedConv(nn.Module):
         self.weights = weights
         self.inputs = inputs
 
+    @property
+    def weight(self) -> Tensor:
+        """Float weights that are rounded in every forward pass."""
+        return self.conv.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Same shapes as the float layer's."""
         if self.inputs is not None:
@@ -54,6 +59,11 @@ class QuantizedLinear(nn.Module):
         self.weights = weights
         self.inputs = inputs
 
+    @property
+    def weight(self) -> Tensor:
+        """Float weights that are rounded in every forward pass."""
+        return self.linear.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """``(n, in) -> (n, out)``."""
         if self.inputs is not None:
@@ -68,11 +78,11 @@ class QuantizedSubnet(nn.Module):
         subnet: The network; its layers are :class:`QuantizedConv` and :class:`QuantizedLinear`.
         candidate: What was built.
         plan: Bits per layer, in the order they run.
-        scheme: Name of the scheme of the searched layers.
+        scheme: How the searched layers are quantized; the others are uniform.
     """
 
     def __init__(
-        self, subnet: nn.Module, candidate: Candidate, plan: tuple[LayerBits, ...], scheme: str
+        self, subnet: nn.Module, candidate: Candidate, plan: tuple[LayerBits, ...], scheme: Scheme
     ) -> None:
         super().__init__()
         self.subnet = subnet
@@ -84,6 +94,27 @@ class QuantizedSubnet(nn.Module):
         """Logits ``(n, classes)``."""
         out: Tensor = self.subnet(x)
         return out
+
+    def layers(self) -> Iterator[tuple[LayerBits, QuantizedConv | QuantizedLinear]]:
+        """Plan and module of every layer, in the order they run."""
+        for layer in self.plan:
+            part = self.subnet.get_submodule(layer.name)
+            assert isinstance(part, QuantizedConv | QuantizedLinear)
+            yield layer, part
+
+    def storage_bits(self) -> dict[str, int]:
+        """Bits on disk per layer: weights as their scheme stores them, and a 32-bit bias per
+        output channel (batch norm folded)."""
+        sizes = {}
+        for layer, part in self.layers():
+            rule = rule_for(layer, self.scheme)
+            sizes[layer.name] = rule.storage_bits(part.weight, layer.weight) + 32 * len(part.weight)
+        return sizes
+
+
+def rule_for(layer: LayerBits, scheme: Scheme) -> Scheme:
+    """The scheme of one layer: fixed layers stay uniform whatever the searched ones do."""
+    return scheme if layer.searched or isinstance(scheme, Uniform) else Uniform()
 
 
 def quantize_subnet(
@@ -114,10 +145,9 @@ def quantize_subnet(
     plan = layer_plan(candidate, fixed_bits)
     net = copy.deepcopy(subnet).eval()
     samples = _inputs(net, [layer.name for layer in plan], calibration_images)
-    fixed = chosen if isinstance(chosen, Uniform) else Uniform()
     for layer in plan:
         part = net.get_submodule(layer.name)
-        rule = chosen if layer.searched else fixed
+        rule = rule_for(layer, chosen)
         inner: Any = part if isinstance(part, nn.Linear) else part.conv
         try:
             weights = rule.weights(inner.weight, layer.weight)
@@ -131,7 +161,7 @@ def quantize_subnet(
         )
         parent, _, leaf = layer.name.rpartition(".")
         setattr(net.get_submodule(parent), leaf, build(part, weights, inputs))
-    return QuantizedSubnet(net, candidate, plan, chosen.name)
+    return QuantizedSubnet(net, candidate, plan, chosen)
 
 
 def _scheme(scheme: str | Scheme) -> Scheme:

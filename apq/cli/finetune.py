@@ -1,0 +1,83 @@
+"""``apq finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apq.cli.common import err, live_line, next_step, out, print_json
+
+
+def finetune(
+    candidate: Annotated[
+        Path, typer.Option(help="best.json of a search, or a JSON file with a candidate.")
+    ] = Path("runs/demo/best.json"),
+    supernet: Annotated[
+        Path, typer.Option(help="Supernet to start from; its largest subnet teaches.")
+    ] = Path("data/cifar10/supernet.safetensors"),
+    images: Annotated[
+        str,
+        typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
+    ] = "digits",
+    out_path: Annotated[
+        Path | None, typer.Option("--out", help="Model file; default: beside the candidate.")
+    ] = None,
+    scheme: Annotated[
+        str, typer.Option(help="Quantization scheme, or fp32 for a float baseline.")
+    ] = "uniform",
+    epochs: Annotated[int, typer.Option(min=0, help="Passes over the training images.")] = 10,
+    batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
+    lr: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate.")] = 0.02,
+    distil: Annotated[bool, typer.Option(help="Learn from the largest subnet as well.")] = True,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start from random weights, for comparison.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Decides order, augmentation and random starts.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train the winner under its bits, then measure it once on the test images.
+
+    Interrupt it at any time: the same command continues from the checkpoint beside --out.
+
+    Examples:
+
+      apq finetune --candidate runs/demo/best.json --supernet data/mine/supernet.safetensors --images photos/ --out runs/demo/model.safetensors
+
+      apq finetune --candidate runs/demo/best.json --images photos/ --scheme fp32 --out runs/demo/float.safetensors
+    """
+    from dataclasses import asdict
+
+    from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
+    from apq.deploy.model import read_candidate, size_bytes
+    from apq.images import load_images
+    from apq.supernet import load_supernet
+
+    chosen = read_candidate(candidate)
+    loaded = load_supernet(supernet)
+    space = loaded.network.space
+    found = load_images(images, space.resolution, space.in_channels, space.classes)
+    err.print(found.describe())
+    path = out_path or candidate.with_name("model.safetensors")
+    recipe = FinetuneRecipe(
+        scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch, seed=seed
+    )
+    with live_line("fine-tune") as report:
+        model, result = finetune_candidate(
+            chosen.candidate, loaded, found, path, recipe, predicted=chosen.accuracy,
+            predicted_spread=chosen.spread, on_progress=report,
+        )  # fmt: skip
+    if json:
+        print_json(
+            {"out": path.as_posix(), "size_bytes": size_bytes(model.network)} | asdict(result)
+        )
+    else:
+        if result.predicted is not None:
+            spread = f" ± {result.predicted_spread:.2%}" if result.predicted_spread else ""
+            out.print(f"predicted by the search    validation {result.predicted:.2%}{spread}")
+        out.print(f"quantized, not yet tuned   validation {result.before:.2%}")
+        out.print(f"tuned (epoch {result.best_epoch:>3})          validation {result.after:.2%}")
+        out.print(f"tuned (epoch {result.best_epoch:>3})          test       {result.test:.2%}")
+        out.print(f"wrote {path}")
+    next_step(f"apq export --model {path} --format onnx")

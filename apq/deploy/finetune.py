@@ -1,0 +1,312 @@
+"""The winner's final training: quantization-aware, distilled, resumable."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apq.deploy.model import Model, build_network, save_model
+from apq.errors import ModelError
+from apq.images import ImageSet
+from apq.quantize.finetune import (
+    distillation_loss,
+    draw_batch,
+    normalise,
+    one_cycle,
+    optimiser,
+    refit_weights,
+)  # fmt: skip
+from apq.space import Candidate, Space
+from apq.supernet import Subnet, SupernetFile, largest
+from apq.supernet.evaluate import accuracy, recalibrate, to_tensor
+from apq.supernet.network import load_tensors, save_tensors
+
+OnProgress = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """Everything that decides the tuned weights, besides supernet, candidate and images.
+
+    Attributes:
+        scheme: Key of ``SCHEMES``, or ``"fp32"`` for a float network (a baseline).
+        epochs: Passes over the training images.
+        batch: Images per step.
+        lr: Peak learning rate (SGD, Nesterov 0.9, one cycle over all epochs).
+        weight_decay: On weights only, never on ranges.
+        distil: Whether the supernet's largest subnet teaches.
+        from_scratch: Start from random weights instead of the supernet's, for comparison.
+        seed: Decides order, augmentation and random starts.
+    """
+
+    scheme: str = "uniform"
+    epochs: int = 10
+    batch: int = 128
+    lr: float = 0.02
+    weight_decay: float = 1e-4
+    distil: bool = True
+    from_scratch: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """Accuracies of a fine-tuning, as fractions; those before and after on validation images.
+
+    Attributes:
+        before: After quantization and recalibration, before any training step.
+        epochs: After each epoch.
+        best_epoch: Counted from 1; validation chose it. 0: no epoch was better than the start.
+        after: Of the chosen epoch.
+        test: Of the chosen epoch, on test images, which nothing else has seen.
+        predicted, predicted_spread: What the predictor said, if it was asked.
+        seconds: Training time, all parts of an interrupted run together.
+    """
+
+    before: float
+    epochs: tuple[float, ...]
+    best_epoch: int
+    after: float
+    test: float
+    predicted: float | None
+    predicted_spread: float | None
+    seconds: float
+
+
+def finetune_candidate(
+    candidate: Candidate,
+    supernet: SupernetFile,
+    images: ImageSet,
+    out: Path,
+    recipe: FinetuneRecipe = FinetuneRecipe(),
+    *,
+    predicted: float | None = None,
+    predicted_spread: float | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_progress: OnProgress | None = None,
+) -> tuple[Model, FinetuneReport]:
+    """Train a candidate under its bits and write the model file.
+
+    Quantizes the supernet's subnet, trains on the train split with the supernet's largest subnet
+    as teacher, recalibrates batch norm and measures the validation split after every epoch, keeps
+    the best epoch, and reads the test split once, at the end. Weight ranges that are not learned
+    are fitted anew at the start of every epoch (ours).
+
+    A checkpoint lies beside ``out`` while the work lasts; the same call continues from it, and ends
+    with the same bits as an uninterrupted one on the same machine with the same thread count.
+
+    Args:
+        candidate: What to train, of the supernet's space.
+        supernet: Starting weights, teacher and normalisation.
+        images: Image set with all four splits.
+        out: Model file to write (safetensors).
+        recipe: Hyper-parameters.
+        predicted, predicted_spread: The search's prediction, to be reported beside the truth.
+        checkpoint_seconds: How often to save progress; also at every epoch's end.
+        on_progress: Called every step with loss and the best validation accuracy so far.
+
+    Raises:
+        SpaceError: the candidate is not of the supernet's space.
+        ModelError: training diverged, or a checkpoint of another fine-tuning is in the way.
+        ApqError: unknown scheme, or bits it does not offer.
+    """
+    space = supernet.network.space
+    mean, std = supernet.mean, supernet.std
+    calibration = normalise(to_tensor(images.splits["calibration"][0][:1000]), mean, std)
+    held, held_labels = _split(images, "validation", mean, std)
+    teacher = _subnet(supernet, largest(space), calibration) if recipe.distil else None
+    model = _start(candidate, supernet, calibration, recipe)
+
+    checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
+    identity = {
+        "recipe": asdict(recipe), "candidate": candidate.to_dict(), "supernet": supernet.hash,
+        "images": images.digest(),
+    }  # fmt: skip
+    run = _Run(model, optimiser(model, recipe.lr, recipe.weight_decay), checkpoint, identity)
+    if checkpoint.exists():
+        run.load()
+    else:
+        recalibrate(model, calibration)
+        run.note(accuracy(model, held, held_labels)[0])
+
+    pixels, numbers = images.splits["train"]
+    data, labels = to_tensor(pixels), torch.from_numpy(numbers)
+    batch = min(recipe.batch, len(labels))
+    per_epoch = len(labels) // batch
+    total = recipe.epochs * per_epoch
+    pad = max(1, space.resolution // 8)
+    order = torch.empty(0)
+    saved = time.monotonic()
+    while run.step < total:
+        epoch, position = divmod(run.step, per_epoch)
+        if position == 0 or not len(order):
+            order = torch.randperm(len(labels), generator=_generator(recipe.seed, 1, epoch))
+        if position == 0:
+            refit_weights(model)
+        index = order[position * batch : (position + 1) * batch]
+        generator = _generator(recipe.seed, 2, run.step)
+        x = normalise(draw_batch(data, index, generator, pad, images.flip), mean, std)
+        loss = _train_step(run, x, labels[index], teacher, recipe.lr * one_cycle(run.step / total))
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"fine-tuning diverged at step {run.step} (loss {loss}). Lower --lr ({recipe.lr})."
+            )
+        run.step += 1
+        ended = run.step % per_epoch == 0
+        if ended:
+            recalibrate(model, calibration)
+            run.note(accuracy(model, held, held_labels)[0])
+        if ended or time.monotonic() - saved > checkpoint_seconds:
+            run.save()
+            saved = time.monotonic()
+        if on_progress is not None:
+            figures = {"epoch": run.step / per_epoch, "loss": loss, "best_val": max(run.scores)}
+            on_progress(run.step, total, figures)
+
+    model.load_state_dict(run.best)
+    best = run.best_epoch
+    test, _ = accuracy(model, *_split(images, "test", mean, std))
+    report = FinetuneReport(
+        run.scores[0], tuple(run.scores[1:]), best, run.scores[best], test, predicted,
+        predicted_spread, round(run.seconds(), 1),
+    )  # fmt: skip
+    made = {
+        "recipe": asdict(recipe), "accuracy": asdict(report), "supernet": supernet.hash,
+        "images": {"name": images.name, "digest": images.digest()},
+    }  # fmt: skip
+    result = Model(model, space, candidate, recipe.scheme, mean, std, images.classes, made)
+    save_model(out, result)
+    checkpoint.unlink(missing_ok=True)
+    return result, report
+
+
+def _split(
+    images: ImageSet, name: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    pixels, labels = images.splits[name]
+    return normalise(to_tensor(pixels), mean, std), torch.from_numpy(labels)
+
+
+def _generator(*seeds: int) -> torch.Generator:
+    """A generator decided by the seeds alone, so that a resumed step draws what it would have."""
+    import numpy as np
+
+    state = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
+    return torch.Generator().manual_seed(state)
+
+
+def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -> nn.Module:
+    net = supernet.network.subnet(candidate).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    recalibrate(net, calibration)
+    return net.eval()  # type: ignore[no-any-return]
+
+
+def _start(
+    candidate: Candidate, supernet: SupernetFile, calibration: Tensor, recipe: FinetuneRecipe
+) -> nn.Module:
+    """The network before its first step."""
+    space = supernet.network.space
+    if recipe.from_scratch:
+        net = _random(space, candidate, recipe.seed)
+        recalibrate(net, calibration)
+    else:
+        net = _subnet(supernet, candidate, calibration)
+    model = build_network(space, candidate, recipe.scheme, net, calibration[:256])
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _random(space: Space, candidate: Candidate, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Subnet(space, candidate)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    return net
+
+
+def _train_step(
+    run: _Run, x: Tensor, labels: Tensor, teacher: nn.Module | None, lr: float
+) -> float:
+    run.model.train()
+    for group in run.optimiser.param_groups:
+        group["lr"] = lr
+    hint = None
+    if teacher is not None:
+        with torch.no_grad():
+            hint = teacher(x)
+    loss = distillation_loss(run.model(x), labels, hint)
+    run.optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    run.optimiser.step()
+    return float(loss.detach())
+
+
+class _Run:
+    """What must survive a kill: weights, momentum, the best epoch and the scores so far."""
+
+    def __init__(
+        self, model: nn.Module, optimiser: torch.optim.SGD, path: Path, identity: dict[str, Any]
+    ) -> None:
+        self.model, self.optimiser, self.path = model, optimiser, path
+        self.identity = json.loads(json.dumps(identity))  # as it will be read back
+        self.step, self.best_epoch = 0, 0
+        self.scores: list[float] = []
+        self.best: dict[str, Tensor] = {}
+        self._spent, self._began = 0.0, time.monotonic()
+
+    def seconds(self) -> float:
+        return self._spent + time.monotonic() - self._began
+
+    def note(self, score: float) -> None:
+        """Record an epoch's validation accuracy; keep the weights if none was better."""
+        if not self.scores or score > max(self.scores):
+            self.best_epoch = len(self.scores)
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.scores.append(score)
+
+    def save(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for i, parameter in enumerate(self._parameters()):
+            momentum = self.optimiser.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{i}"] = momentum
+        progress = {"step": self.step, "best_epoch": self.best_epoch, "scores": self.scores}
+        save_tensors(
+            self.path, tensors, {"kind": "finetune checkpoint", "identity": self.identity,
+                                 "progress": progress, "seconds": self.seconds()},
+        )  # fmt: skip
+
+    def load(self) -> None:
+        tensors, metadata = load_tensors(self.path, "fine-tuning checkpoint")
+        if metadata.get("identity") != self.identity:
+            raise ModelError(
+                f"{self.path} belongs to another fine-tuning (other candidate, supernet, images or "
+                "settings). Delete it, or give another --out."
+            )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            parts[kind][name] = value
+        self.model.load_state_dict(parts["model"])
+        self.best = parts["best"]
+        for i, parameter in enumerate(self._parameters()):
+            if str(i) in parts["momentum"]:
+                buffer = torch.empty_like(parameter).copy_(parts["momentum"][str(i)])
+                self.optimiser.state[parameter]["momentum_buffer"] = buffer
+        progress = metadata["progress"]
+        self.step, self.best_epoch = progress["step"], progress["best_epoch"]
+        self.scores = progress["scores"]
+        self._spent = metadata["seconds"]
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimiser.param_groups for p in group["params"]]

@@ -1,0 +1,149 @@
+"""A model file: one fine-tuned candidate, its weights and ranges, and what made it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from apq import __version__
+from apq.errors import ApqError, ModelError
+from apq.quantize import QuantizedSubnet, quantize_subnet
+from apq.space import Candidate, Space
+from apq.supernet import Subnet
+from apq.supernet.network import load_tensors, save_tensors, weights_hash
+
+FP32 = "fp32"
+"""Where a scheme is asked for: leave the network in float."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One candidate ready to run, export or verify.
+
+    Attributes:
+        network: Quantized (or, scheme ``"fp32"``, plain) network in eval mode.
+        space, candidate: What it is.
+        scheme: Key of ``SCHEMES``, or ``"fp32"``.
+        mean, std: Normalisation of images on the 0..1 scale, per channel.
+        classes: Class names by label.
+        metadata: Everything else the file says: accuracies, predictions, seeds, hashes.
+    """
+
+    network: nn.Module
+    space: Space
+    candidate: Candidate
+    scheme: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    metadata: dict[str, Any] = field(repr=False)
+
+
+def build_network(
+    space: Space,
+    candidate: Candidate,
+    scheme: str,
+    subnet: nn.Module | None = None,
+    calibration: torch.Tensor | None = None,
+) -> nn.Module:
+    """A candidate's network under a scheme, ranges fitted if calibration images are given."""
+    subnet = subnet if subnet is not None else Subnet(space, candidate)
+    if scheme == FP32:
+        return subnet
+    return quantize_subnet(subnet, candidate, space.fixed_bits, calibration, scheme)
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Write a model whole (temporary name, then rename); metadata goes into the header.
+
+    Raises:
+        ModelError: the file cannot be written.
+    """
+    state = dict(model.network.state_dict())
+    made = {
+        "kind": "model",
+        "apq_version": __version__,
+        "space": model.space.to_dict(),
+        "fingerprint": model.space.fingerprint,
+        "candidate": model.candidate.to_dict(),
+        "scheme": model.scheme,
+        "mean": model.mean,
+        "std": model.std,
+        "classes": model.classes,
+        "hash": weights_hash(state),
+    }
+    save_tensors(path, state, made | model.metadata)
+
+
+def load_model(path: Path | str) -> Model:
+    """Read what ``apq finetune`` wrote.
+
+    Raises:
+        ModelError: missing, broken, or not a model file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ModelError(
+            f"no model at {path}. "
+            f"Make one: apq finetune --candidate runs/demo/best.json --out {path}"
+        )
+    tensors, metadata = load_tensors(path, "model")
+    if metadata.get("kind") != "model":
+        raise ModelError(f"{path} holds {metadata.get('kind', 'something else')}, not a model")
+    try:
+        space = Space.from_dict(metadata["space"])
+        candidate = Candidate.from_dict(metadata["candidate"])
+        network = build_network(space, candidate, metadata["scheme"])
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, ApqError) as error:
+        raise ModelError(f"{path} does not hold the network it describes: {error}") from error
+    return Model(
+        network.eval(), space, candidate, metadata["scheme"], tuple(metadata["mean"]),
+        tuple(metadata["std"]), tuple(metadata["classes"]), metadata,
+    )  # fmt: skip
+
+
+def size_bytes(network: nn.Module) -> int:
+    """Bytes of the deployed weights: packed codes with their scales or tables, 32-bit biases.
+
+    A float network counts 4 bytes per folded weight and bias.
+    """
+    if not isinstance(network, QuantizedSubnet):
+        weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        return sum(4 * (w.numel() + len(w)) for w in weights)
+    return sum(network.storage_bits().values()) // 8
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A candidate read from a file, and what was predicted for it (None: nothing was)."""
+
+    candidate: Candidate
+    accuracy: float | None
+    spread: float | None
+    data: dict[str, Any] = field(repr=False)
+
+
+def read_candidate(path: Path) -> Chosen:
+    """Read ``best.json`` of a search, or a JSON file that is a candidate or has one.
+
+    Raises:
+        ModelError: missing, not JSON, or no candidate in it.
+    """
+    try:
+        data = json.loads(path.read_text())
+        found = data.get("candidate", data)
+        candidate = Candidate.from_dict(found)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no candidate at {path}. Search one: apq search --latency-ms 0.5 --out {path.parent}"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} holds no candidate (as best.json does): {error!r}") from error
+    predictions = data.get("predictions", {})
+    return Chosen(candidate, predictions.get("accuracy"), predictions.get("accuracy_spread"), data)
