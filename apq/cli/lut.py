@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from apq.cli.common import next_step, out
+from apq.cli.common import next_step, out, print_json
 
 app = typer.Typer(
     help="Build, import, inspect and check tables of what layers cost on a device.",
@@ -22,35 +22,6 @@ def _command() -> str:
     return shlex.join(["apq", *sys.argv[1:]])
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "  apq lut build --model bitfusion-apq --space cifar10 --out lut/bitfusion-apq-cifar10.csv\n\n"
-    "  apq lut build --model bit-serial --space my_space.toml --out lut/bit-serial-mine.parquet"
-)
-def build(
-    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
-    model: Annotated[str, typer.Option(help="Simulated device.")] = "bitfusion-apq",
-    to: Annotated[
-        Path | None, typer.Option("--out", help="Where to write; default lut/<model>-<space>.csv.")
-    ] = None,
-) -> None:
-    """Simulate a device for every layer a space can need, and write the table."""
-    from apq.errors import choose
-    from apq.hardware import COST_MODELS, build_table
-    from apq.space import load_space
-
-    chosen = load_space(space)
-    device = COST_MODELS[choose(model, COST_MODELS, "cost model")]()
-    path = to or Path("lut") / f"{model}-{chosen.name}.csv"
-    table = build_table(chosen, device, _command())
-    table.write(path)
-    out.print(f"priced {len(table.layers):,} layers of space {chosen.name} on {model}")
-    if "widened" in table.header:
-        out.print(table.header["widened"])
-    out.print(f"wrote {path}")
-    next_step(f"apq search --space {space} --lut {path} --latency-ms ...")
-
-
 def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
     """``NAME=VALUE`` options as a mapping."""
     pairs = {}
@@ -60,6 +31,39 @@ def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
             raise typer.BadParameter(f"{flag} takes NAME=VALUE, got {option!r}")
         pairs[name] = value
     return pairs
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  apq lut build --model bitfusion-apq --space cifar10 --out lut/bitfusion-apq-cifar10.csv\n\n"
+    "  apq lut build --model roofline --set peak_gmacs=50 --set bandwidth_gb=6 --space mine.toml"
+)
+def build(
+    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    model: Annotated[str, typer.Option(help="Simulated device.")] = "bitfusion-apq",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the device.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default lut/<model>-<space>.csv.")
+    ] = None,
+) -> None:
+    """Simulate a device for every layer a space can need, and write the table."""
+    from apq.errors import choose
+    from apq.hardware import COST_MODELS, build_table, configure
+    from apq.space import load_space
+
+    chosen = load_space(space)
+    device = COST_MODELS[choose(model, COST_MODELS, "cost model")]()
+    device = configure(device, _pairs(setting, "--set"))
+    path = to or Path("lut") / f"{model}-{chosen.name}.csv"
+    table = build_table(chosen, device, _command())
+    table.write(path)
+    out.print(f"priced {len(table.layers):,} layers of space {chosen.name} on {model}")
+    if "widened" in table.header:
+        out.print(table.header["widened"])
+    out.print(f"wrote {path}")
+    next_step(f"apq search --space {space} --lut {path} --latency-ms ...")
 
 
 @app.command(
@@ -117,3 +121,192 @@ def import_table(
     out.print(f"imported {len(table.layers):,} rows of {table.name} ({', '.join(table.prices)})")
     out.print(f"wrote {to}")
     next_step(f"apq lut show {to}" + (f" --space {space}" if space else ""))
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  apq lut show lut/bitfusion-apq-cifar10.csv --space cifar10\n\n"
+    "  apq lut show lut/mine.csv --json",
+)
+def show(
+    file: Annotated[Path, typer.Argument(help="A table (.csv or .parquet).")],
+    space: Annotated[str, typer.Option(help="Check coverage of this space.")] = "",
+    seed: Annotated[int, typer.Option(help="Decides the random candidates.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Show what a table covers, its ranges, what dominates, and where more costs less."""
+    from apq.hardware import LookupTable
+    from apq.hardware.base import list_layers
+    from apq.hardware.inspect import missing, oddities, ranges, shares
+    from apq.space import load_space
+
+    table = LookupTable.read(file)
+    report: dict[str, Any] = {
+        "header": table.describe(),
+        "rows": len(table.layers),
+        "weight_bits": sorted({int(b) for b in table.layers["weight_bits"]}),
+        "activation_bits": sorted({int(b) for b in table.layers["activation_bits"]}),
+        "ranges": ranges(table),
+        "oddities": oddities(table),
+    }
+    lacking = None
+    if space:
+        chosen = load_space(space)
+        lacking = missing(table, chosen)
+        report["missing"] = len(lacking)
+        if not len(lacking):
+            report["shares"] = shares(chosen, table, seed=seed)
+    if json:
+        print_json(report)
+        return
+    for key, value in report["header"].items():
+        if value:
+            out.print(f"{key:>12}  {value}", markup=False)
+    bits = "weights {weight_bits}, activations {activation_bits}".format(**report)
+    out.print(f"{'rows':>12}  {report['rows']:,}; bits: {bits}", markup=False)
+    for kind, figures in report["ranges"].items():
+        for metric in table.prices:
+            low, middle, high = figures[metric]
+            out.print(
+                f"{kind:>12}  {figures['rows']:>6,} rows  {metric} {low:.3g} .. {middle:.3g} .. "
+                f"{high:.3g}"
+            )
+    if lacking is not None and len(lacking):
+        out.print(f"{'missing':>12}  {len(lacking):,} layers of {space}: {list_layers(lacking)}")
+    elif lacking is not None:
+        out.print(f"{'coverage':>12}  every layer of {space}")
+    for metric, parts in report.get("shares", {}).items():
+        told = ", ".join(f"{k} {v:.0%}" for k, v in sorted(parts.items(), key=lambda p: -p[1]))
+        out.print(f"{'dominates':>12}  {metric}: {told} (mean of random candidates)")
+    for odd in report["oddities"]:
+        out.print(
+            f"{'odd':>12}  {odd['what']} lower {odd['metric']} in {odd['cheaper']} of "
+            f"{odd['pairs']} neighbours, most {odd['worst']:.1%}: {odd['example']}",
+            markup=False,
+        )
+    if space and lacking is not None and not len(lacking):
+        next_step(f"apq search --space {space} --lut {file} --latency-ms ...")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  apq lut price runs/demo/best.json --lut lut/bitfusion-apq-cifar10.csv\n\n"
+    "  apq lut price candidate.json --lut bit-serial --space cifar10 --layers",
+)
+def price(
+    file: Annotated[Path, typer.Argument(help="A candidate: best.json, or its JSON alone.")],
+    lut: Annotated[str, typer.Option(help="A table (.csv, .parquet) or a simulated device.")],
+    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Price one candidate on any device, layer by layer."""
+    from apq.deploy.model import read_candidate
+    from apq.hardware import load_cost_model, price_space
+    from apq.hardware.inspect import priced_layers
+    from apq.space import load_space
+    from apq.space.layer import to_layer
+
+    candidate = read_candidate(file).candidate
+    chosen = load_space(space)
+    device = load_cost_model(lut)
+    genes = chosen.genes([candidate])
+    totals = {m: float(v[0]) for m, v in price_space(chosen, device).costs(genes).items()}
+    rows = priced_layers(chosen, candidate, device)
+    prices = device.price(rows)
+    if json:
+        each = [
+            {"layer": str(to_layer(row))} | {m: float(v[i]) for m, v in prices.items()}
+            for i, row in enumerate(rows)
+        ]
+        print_json({"device": device.name, "totals": totals, "layers": each})
+        return
+    if layers:
+        for i, row in enumerate(rows):
+            told = "  ".join(f"{m} {v[i]:.4g}" for m, v in prices.items())
+            out.print(f"{to_layer(row)!s:<48} {told}", markup=False)
+    for metric, value in totals.items():
+        out.print(f"{metric:>16}  {value:.6g}")
+
+
+_Networks = Annotated[Path, typer.Option(help="Measured networks (networks.csv of `measure`).")]
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  apq lut verify --lut lut/host-int8-cifar10.csv --networks data/host-int8/networks.csv",
+)
+def verify(
+    lut: Annotated[str, typer.Option(help="A table (.csv, .parquet) or a simulated device.")],
+    networks: _Networks,
+    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare the sums of a table's rows with whole networks that were measured."""
+    from dataclasses import asdict
+
+    from apq.errors import TableError
+    from apq.hardware import load_cost_model, price_space
+    from apq.hardware.calibration import agreement, read_networks
+    from apq.space import load_space
+
+    chosen = load_space(space)
+    genes, measured = read_networks(networks, chosen)
+    costs = price_space(chosen, load_cost_model(lut)).costs(genes)
+    if "latency_ms" not in costs:
+        raise TableError(f"{lut} has no latency_ms to verify")
+    found = {"table": agreement(costs["latency_ms"], measured)}
+    scaled = costs["macs_m"] * (measured / costs["macs_m"]).mean()
+    found["MACs, scaled to fit"] = agreement(scaled, measured)
+    if json:
+        print_json({name: asdict(a) for name, a in found.items()})
+        return
+    for name, a in found.items():
+        out.print(f"{name:>20}  {a}")
+    next_step(f"apq lut calibrate --lut {lut} --networks {networks} --space {space} --out ...")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  apq lut calibrate --lut raw.csv --networks networks.csv --space cifar10 "
+    "--out lut/host-int8-cifar10.csv",
+)
+def calibrate(
+    lut: Annotated[Path, typer.Option(help="A table (.csv or .parquet).")],
+    networks: _Networks,
+    to: Annotated[Path, typer.Option("--out", help="Where to write the corrected table.")],
+    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    fit_on: Annotated[int, typer.Option(min=2, help="Networks used for the fit.")] = 10,
+    limit: Annotated[float, typer.Option(min=0, help="Largest held-out error allowed.")] = 0.10,
+    force: Annotated[bool, typer.Option("--force", help="Write it whatever the error.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides which networks are used for the fit.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Correct a table with measured whole networks: constant + slope x sum of rows."""
+    from dataclasses import asdict
+
+    from apq.hardware import LookupTable
+    from apq.hardware.calibration import calibrate as fit
+    from apq.hardware.calibration import read_networks
+    from apq.space import load_space
+
+    chosen = load_space(space)
+    genes, measured = read_networks(networks, chosen)
+    result = fit(LookupTable.read(lut), chosen, genes, measured, fit_on, seed, limit, force)
+    result.table.write(to)
+    if json:
+        print_json(
+            {
+                "constant_ms": result.constant_ms,
+                "slope": result.slope,
+                "before": asdict(result.before),
+                "after": asdict(result.after),
+                "out": to.as_posix(),
+            }
+        )
+    else:
+        out.print(f"latency = {result.table.header['calibration_fit']}")
+        out.print(f"before  {result.before}")
+        out.print(f"after   {result.after}")
+        out.print(f"wrote {to}")
+    next_step(f"apq search --space {space} --lut {to} --latency-ms ...")

@@ -58,9 +58,8 @@ def import_apq_json(path: Path) -> LookupTable:
         if layer is None:
             match = _APQ_KEY.fullmatch(key)
             if match is None:
-                raise TableError(
-                    f"{path}: key {key!r} is not '(in, out, side, kernel, stride, pad, groups)-WwAa'"
-                )
+                form = "(in, out, side, kernel, stride, pad, groups)-WwAa"
+                raise TableError(f"{path}: key {key!r} is not {form!r}")
             i, o, side, kernel, stride, _, groups, w, a = map(int, match.groups())
             layer = Layer("conv", i, o, side, side, kernel, stride, groups, w, a)
         try:
@@ -177,7 +176,7 @@ def import_columns(
         if theirs not in found:
             raise TableError(f"{path} has no column {theirs!r}; it has {', '.join(found)}")
         if ours in found and ours != theirs:
-            raise TableError(f"{path} has a column {ours!r} besides {theirs!r}; which one is meant?")
+            raise TableError(f"{path} has both {ours!r} and {theirs!r}; which one is meant?")
         found = {ours if name == theirs else name: cells for name, cells in found.items()}
     known = (*LAYER_COLUMNS, *BLOCK_COLUMNS)
     table: dict[str, list[str]] = {}
@@ -198,8 +197,8 @@ def import_columns(
             table[_STORED[quantity]] = cells
         else:
             raise TableError(
-                f"{path}: unknown column {name!r}. Name its meaning (--column OURS={name}) or remove "
-                f"it. Columns are {', '.join(known)}, latency, energy."
+                f"{path}: unknown column {name!r}. Name its meaning (--column OURS={name}) or "
+                f"remove it. Columns are {', '.join(known)}, latency, energy."
             )
     for name in set(units) - {metric.split("_")[0] for metric in factors}:
         raise TableError(f"{path} has no {name} column, but a unit is declared for it")

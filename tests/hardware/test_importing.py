@@ -74,7 +74,7 @@ def test_a_table_that_is_not_clear_is_refused(tmp_path, change, options, message
 def test_a_byte_order_mark_is_named_and_can_be_allowed(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text(GOOD, encoding="utf-8-sig")
-    with pytest.raises(TableError, match="byte-order mark.*--encoding utf-8-sig"):
+    with pytest.raises(TableError, match=r"byte-order mark.*--encoding utf-8-sig"):
         import_columns(path, COLUMNS, constants=CONSTANTS)
     table = import_columns(path, COLUMNS, constants=CONSTANTS, encoding="utf-8-sig")
     assert len(table.layers) == 2

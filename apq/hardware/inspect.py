@@ -1,0 +1,133 @@
+"""What is in a table: coverage, ranges, what dominates a network, and oddities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.hardware.base import CostModel
+from apq.hardware.lut import LookupTable, needed_layers
+from apq.space import Candidate, Space
+from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_array, to_layer
+
+KINDS = ("pointwise", "depthwise", "dense", "linear", "mbconv")
+
+
+def kinds(layers: LayerArray) -> NDArray[np.int64]:
+    """Index into KINDS of each layer: 1x1, depthwise, other convolutions, linear, whole blocks."""
+    out = np.where(layers["kernel"] == 1, 0, 2)
+    out = np.where((layers["groups"] > 1) & (layers["groups"] == layers["in_channels"]), 1, out)
+    out = np.where(layers["op"] == OPS.index("linear"), 3, out)
+    return np.where(layers["op"] == OPS.index("mbconv"), 4, out)
+
+
+def ranges(table: LookupTable) -> dict[str, dict[str, Any]]:
+    """Per kind of layer: how many rows, and smallest, median and largest price."""
+    found = kinds(table.layers)
+    out: dict[str, dict[str, Any]] = {}
+    for i, name in enumerate(KINDS):
+        if np.any(found == i):
+            out[name] = {"rows": int(np.sum(found == i))} | {
+                metric: [float(f(values[found == i])) for f in (np.min, np.median, np.max)]
+                for metric, values in table.prices.items()
+            }
+    return out
+
+
+def shares(space: Space, table: CostModel, count: int = 200, seed: int = 0) -> dict[str, Any]:
+    """Mean share of each kind of layer in the cost of random candidates, per metric."""
+    genes = space.sample(count, np.random.default_rng(seed))
+    out: dict[str, dict[str, float]] = {}
+    for row in genes:
+        layers = priced_layers(space, space.build(row), table)
+        found = kinds(layers)
+        for metric, values in table.price(layers).items():
+            share = np.bincount(found, values, len(KINDS)) / values.sum() / count
+            for name, value in zip(KINDS, share, strict=True):
+                if value:
+                    held = out.setdefault(metric, {})
+                    held[name] = held.get(name, 0.0) + float(value)
+    return out
+
+
+def priced_layers(space: Space, candidate: Candidate, device: CostModel) -> LayerArray:
+    """The rows a device prices for one candidate, in the order they run, shape (n,)."""
+    fixed = space.fixed_layers
+    kept = {name: layer for name, layer in fixed.items() if name not in device.leaves_out}
+    blocks: list[LayerArray] = []
+    for slot in space.slots:
+        stage = candidate.stages[slot.stage]
+        if slot.position < len(stage):
+            b = stage[slot.position]
+            values = (b.kernel, b.width, b.bits.pw_w, b.bits.pw_a, b.bits.dw_w, b.bits.dw_a)
+            if device.granularity == "block":
+                blocks.append(space.whole_block(slot, *values).reshape(1))
+            else:
+                blocks.extend(part.reshape(1) for part in space.block_layers(slot, *values))
+    head = [layer for name, layer in kept.items() if name in ("stem", "first_dw", "first_pw")]
+    tail = [layer for name, layer in kept.items() if name in ("head", "classifier")]
+    parts = [to_array(rows) for rows in (head, tail) if rows]
+    before = parts[:1] if head else []
+    after = parts[-1:] if tail else []
+    return np.concatenate([*before, *blocks, *after])
+
+
+def missing(table: LookupTable, space: Space) -> LayerArray:
+    """Layers the space can need and the table lacks."""
+    needed = needed_layers(space, table)
+    lacking: LayerArray = needed[table.find(needed) < 0]
+    return lacking
+
+
+ODD_FIELDS: Mapping[str, str] = {
+    "weight_bits": "more weight bits",
+    "activation_bits": "more activation bits",
+    "dw_weight_bits": "more depthwise weight bits",
+    "dw_activation_bits": "more depthwise activation bits",
+    "kernel": "a larger kernel",
+    "out_channels": "more output channels",
+    "in_channels": "more input channels",
+    "mid_channels": "more hidden channels",
+}
+
+
+def oddities(table: LookupTable) -> list[dict[str, Any]]:
+    """Neighbouring rows where more of something costs less: do not assume monotone prices.
+
+    Returns:
+        Per metric and field: ``pairs`` of neighbours, how many are ``cheaper``, the worst fall and
+        an example. Depthwise channels count as input channels.
+    """
+    layers = table.layers.copy()
+    depthwise = kinds(layers) == 1
+    for name in ("out_channels", "groups"):
+        layers[name][depthwise] = 0
+    out = []
+    for name, words in ODD_FIELDS.items():
+        others = [n for n in LAYER_DTYPE.names or () if n != name]
+        order = np.lexsort([layers[name], *(layers[n] for n in others)])
+        rows = layers[order]
+        same = np.all([rows[n][1:] == rows[n][:-1] for n in others], axis=0)
+        if not same.any():
+            continue
+        for metric, values in table.prices.items():
+            prices = values[order]
+            change = np.where(same, prices[1:] / np.maximum(prices[:-1], 1e-300) - 1, 0.0)
+            worst = int(np.argmin(change))
+            cheaper = int(np.sum(change < -1e-9))
+            if cheaper:
+                pair = [str(to_layer(table.layers[order[worst + i]])) for i in (0, 1)]
+                out.append(
+                    {
+                        "metric": metric,
+                        "what": words,
+                        "pairs": int(same.sum()),
+                        "cheaper": cheaper,
+                        "worst": float(change[worst]),
+                        "example": f"{pair[0]} -> {pair[1]}",
+                    }
+                )
+    return out
