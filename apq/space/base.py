@@ -244,7 +244,8 @@ class Space:
         ok: NDArray[np.bool_] = np.all((genes >= 0) & (genes < self.cardinalities), axis=1)
         safe = np.where(ok[:, None], genes, 0).astype(genes.dtype)
         changed = np.any(self.block_genes(self.repair(safe)) != self.block_genes(safe), axis=2)
-        return ok & ~np.any(changed & self.active(safe), axis=1)
+        broken: NDArray[np.bool_] = np.any(changed & self.active(safe), axis=1)
+        return ok & ~broken
 
     def sample(self, count: int, rng: np.random.Generator) -> Genes:
         """Draw ``count`` candidates, every gene uniform and independent, blocks only from the

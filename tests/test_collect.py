@@ -1,0 +1,143 @@
+"""Collection: the plan, resumption after SIGKILL, two at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from apq.collect import Quantization, collect, covered, plan
+from apq.errors import SamplesError
+from apq.images import load_images
+from apq.samples import read_samples
+from apq.space import BIT_ATTRIBUTES, load_space
+from apq.supernet import Supernet, load_supernet, save_supernet
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_images("digits", 8, 1, 10)
+
+
+@pytest.fixture(scope="module")
+def supernet_path(tmp_path_factory, digits) -> Path:
+    """Untrained weights: what is tested here does not depend on how good they are."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("supernet") / "supernet.safetensors"
+    network = Supernet(load_space("digits")).eval()
+    save_supernet(path, network, {"mean": digits.mean, "std": digits.std})
+    return path
+
+
+def test_fp32_plan_is_distinct_architectures_and_grows_by_appending():
+    space = load_space("cifar10")
+    genes = plan(space, 300, seed=0, quantized=False)
+    assert len(np.unique(genes, axis=0)) == 300
+    assert np.array_equal(plan(space, 120, 0, False), genes[:120])
+    assert not np.array_equal(plan(space, 120, 1, False), genes[:120])
+    bits = [axis.attribute in BIT_ATTRIBUTES for axis in space.axes]
+    active = space.active(genes)
+    used = space.block_genes(genes)[active][:, 2:]
+    assert (used == 2).all()
+    assert any(bits)
+
+
+def test_quantized_plan_is_the_papers_mix():
+    space = load_space("apq-imagenet")
+    genes = plan(space, 200, seed=3, quantized=True)
+    assert space.is_valid(genes).all()
+    assert len(np.unique(genes, axis=0)) == 200
+    blocks = space.block_genes(genes)[:, :, :2].reshape(200, -1)
+    sizes = np.unique(blocks, axis=0, return_counts=True)[1]
+    # ten groups share one architecture each, the other hundred candidates have their own
+    assert (sizes == 1).sum() >= 100
+    assert sizes.max() > 5
+
+
+def test_a_small_space_is_exhausted_exactly(tiny_space):
+    total = tiny_space.count()
+    genes = plan(tiny_space, total, 0, quantized=True)
+    assert len(np.unique(genes, axis=0)) == total
+    with pytest.raises(SamplesError, match=f"only {total:,} different candidates"):
+        plan(tiny_space, total + 1, 0, quantized=True)
+    with pytest.raises(SamplesError, match="different architectures"):
+        plan(tiny_space, total, 0, quantized=False)
+
+
+def test_collecting_more_appends_and_repeats_nothing(tmp_path, supernet_path, digits):
+    supernet = load_supernet(supernet_path)
+    options = {"validation_images": 50, "calibration_images": 50}
+    assert collect(supernet, digits, tmp_path, 30, **options) == 0
+    first = read_samples(tmp_path).frame.drop(columns="seconds")
+    assert collect(supernet, digits, tmp_path, 60, **options) == 30
+    assert collect(supernet, digits, tmp_path, 60, **options) == 60
+    both = read_samples(tmp_path)
+    assert len(both) == 60
+    pd.testing.assert_frame_equal(both.frame.drop(columns="seconds").iloc[:30], first)
+    assert np.array_equal(both.genes, plan(supernet.network.space, 60, 0, False))
+    with pytest.raises(SamplesError, match=r"(?s)made differently.*seed\s+1\s+0"):
+        collect(supernet, digits, tmp_path, 60, seed=1, **options)
+
+
+def test_quantized_samples_are_reproducible_and_move_with_bits(tmp_path, supernet_path, digits):
+    supernet = load_supernet(supernet_path)
+    how = Quantization(finetune_steps=2, batch=16)
+    options = {"validation_images": 100, "calibration_images": 50}
+    for name in ("a", "b"):
+        collect(supernet, digits, tmp_path / name, 5, how, **options)
+    a, b = (read_samples(tmp_path / n).frame.drop(columns="seconds") for n in "ab")
+    pd.testing.assert_frame_equal(a, b)
+    assert set(a["precision"]) == {"quantized"}
+    assert a["loss"].nunique() > 1
+
+
+def fill(folder: Path, supernet_path: Path, count: int) -> None:
+    """What a collecting process does; the image set is small so that a sample takes no time."""
+    torch.set_num_threads(1)
+    images = load_images("digits", 8, 1, 10)
+    options = {"validation_images": 40, "calibration_images": 40, "chunk": 10}
+    collect(load_supernet(supernet_path), images, folder, count, **options)
+
+
+def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
+    tmp_path, supernet_path
+):
+    """SIGKILL at random moments; then two processes finish the folder together."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["apq.collect", "sklearn.datasets"])
+    rng = random.Random(0)
+    count = 200
+    reached = [0]
+    for _ in range(5):
+        process = processes.Process(target=fill, args=(tmp_path, supernet_path, count))
+        process.start()
+        while process.is_alive() and int(covered(tmp_path, count).sum()) == reached[-1]:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.2)
+        process.kill()
+        process.join()
+        assert process.exitcode in (-signal.SIGKILL, 0)
+        reached.append(int(covered(tmp_path, count).sum()))
+        for part in tmp_path.glob("*.parquet"):
+            assert len(pd.read_parquet(part)) == 10
+    assert reached == sorted(set(reached))
+    both = [
+        processes.Process(target=fill, args=(tmp_path, supernet_path, count)) for _ in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+        assert process.exitcode == 0
+    samples = read_samples(tmp_path)
+    assert len(samples) == len(pd.read_parquet(tmp_path)) == count
+    genes = samples.genes[np.lexsort(samples.genes.T)]
+    expected = plan(samples.space, count, 0, quantized=False)
+    assert np.array_equal(genes, expected[np.lexsort(expected.T)])

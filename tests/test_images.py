@@ -1,0 +1,113 @@
+"""Image sets: three sources, fixed splits, errors that name the file."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from apq.errors import ImagesError
+from apq.images import load_images
+
+
+def png(seed: int, size: int = 8, mode: str = "RGB") -> bytes:
+    rng = np.random.default_rng(seed)
+    shape = (size, size, 3) if mode == "RGB" else (size, size)
+    data = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(data, "PNG")
+    return data.getvalue()
+
+
+def write_parquet(path, count, names=("cat", "dog"), blobs=None, labels=None):
+    images = [{"bytes": b, "path": f"{i}.png"} for i, b in enumerate(blobs or map(png, range(count)))]
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": {"label": {"names": list(names)}}}})},
+    )
+    columns = {"image": images, "label": labels or [i % len(names) for i in range(count)]}
+    pq.write_table(pa.table(columns, schema=schema), path)
+
+
+def keys(pixels: np.ndarray) -> set[bytes]:
+    return {p.tobytes() for p in pixels}
+
+
+def test_digits_split_is_fixed_and_clean():
+    first, again = load_images("digits", 8, 1, 10), load_images("digits", 8, 1, 10)
+    assert first.digest() == again.digest()
+    parts = {name: keys(pixels) for name, (pixels, _) in first.splits.items()}
+    assert parts["calibration"] <= parts["train"]
+    assert len(first.splits["train"][1]) + len(first.splits["validation"][1]) == 1438
+    # scikit-learn's digits hold no image twice, so shared pixels would be shared images
+    assert not parts["train"] & parts["validation"]
+    assert not parts["test"] & (parts["train"] | parts["validation"])
+    for _, labels in first.splits.values():
+        assert set(labels) == set(range(10))
+
+
+def test_parquet_and_folders_give_the_same_images(tmp_path):
+    write_parquet(tmp_path / "train.parquet", 40)
+    write_parquet(tmp_path / "test.parquet", 6, blobs=[png(100 + i) for i in range(6)])
+    from_parquet = load_images(str(tmp_path), 8, 3, 2)
+    assert from_parquet.classes == ("cat", "dog")
+    assert len(from_parquet.splits["test"][1]) == 6
+    tree = tmp_path / "tree"
+    for part, start, count in (("train", 0, 40), ("test", 100, 6)):
+        for i in range(count):
+            folder = tree / part / ("cat", "dog")[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i:03d}.png").write_bytes(png(start + i))
+    from_folders = load_images(str(tree), 8, 3, 2)
+    assert from_folders.classes == ("cat", "dog")
+    whole = [
+        keys(np.concatenate([s.splits["train"][0], s.splits["validation"][0]]))
+        for s in (from_parquet, from_folders)
+    ]
+    assert whole[0] == whole[1]
+    assert len(whole[0]) == 40
+
+
+def test_images_are_resized_and_made_grey(tmp_path):
+    write_parquet(tmp_path / "all.parquet", 30, blobs=[png(i, 20) for i in range(30)])
+    found = load_images(str(tmp_path / "all.parquet"), 12, 1)
+    assert found.splits["train"][0].shape[1:] == (12, 12, 1)
+
+
+def test_real_images_in_the_hugging_face_layout_are_read(shared, tmp_path):
+    table = pq.read_table(shared / "data/cifar10/test.parquet").slice(0, 100)
+    pq.write_table(table, tmp_path / "train.parquet")
+    pq.write_table(table.slice(0, 20), tmp_path / "test.parquet")
+    found = load_images(str(tmp_path), 32, 3, 10)
+    raw = Image.open(io.BytesIO(table["image"][3]["bytes"].as_py()))
+    pixels, labels = found.splits["test"]
+    assert np.array_equal(pixels[3], np.asarray(raw.convert("RGB")))
+    assert labels.tolist() == table["label"].to_pylist()[:20]
+    assert found.classes == ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
+                             "horse", "ship", "truck")  # fmt: skip
+
+
+def test_errors_say_what_was_looked_for(tmp_path):
+    with pytest.raises(ImagesError, match="one folder per class"):
+        load_images(str(tmp_path / "none"), 8, 3)
+    with pytest.raises(ImagesError, match="neither Parquet files nor"):
+        load_images(str(tmp_path), 8, 3)
+    with pytest.raises(ImagesError, match=r"10 classes, the space has 7.*classes = 10"):
+        load_images("digits", 8, 1, 7)
+    file = tmp_path / "train.parquet"
+    write_parquet(file, 12, blobs=[png(0)] * 11 + [b"not an image"])
+    with pytest.raises(ImagesError, match="row 11 is not an image"):
+        load_images(str(file), 8, 3)
+    write_parquet(file, 12, labels=[0, 1, 2] * 4)
+    with pytest.raises(ImagesError, match="label 2 has no name"):
+        load_images(str(file), 8, 3)
+    pq.write_table(pa.table({"picture": [1], "label": [0]}), file)
+    with pytest.raises(ImagesError, match="'image'.*label, picture"):
+        load_images(str(file), 8, 3)
+    file.write_bytes(b"PAR1 broken")
+    with pytest.raises(ImagesError, match="not a readable Parquet"):
+        load_images(str(file), 8, 3)

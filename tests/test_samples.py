@@ -1,0 +1,111 @@
+"""The samples table: columns, checks, and what a damaged folder says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from apq.errors import SamplesError, SpaceError
+from apq.samples import read_samples, schema, write_part
+from apq.space import load_space
+
+
+def write(folder, space, count=4, precision="fp32", start=0, accuracy=None, **metadata):
+    genes = space.sample(count, np.random.default_rng(start))
+    values = accuracy or [0.5 + 0.01 * i for i in range(count)]
+    measured = {
+        "accuracy": values, "loss": [1.0] * count, "finetune_steps": [0] * count,
+        "scheme": [None if precision == "fp32" else "uniform"] * count,
+        "images": [100] * count, "seed": [0] * count, "seconds": [0.1] * count,
+    }  # fmt: skip
+    made = {"supernet": "abc", "images": "def", "seed": 0} | metadata
+    path = folder / f"part-{start:06d}-{start + count:06d}.parquet"
+    write_part(path, space, genes, measured, precision, made)
+    return path, genes
+
+
+def test_pandas_reads_the_documented_columns(tmp_path):
+    space = load_space("digits")
+    _, genes = write(tmp_path, space, precision="quantized")
+    frame = pd.read_parquet(tmp_path)
+    assert list(frame.columns) == schema(space).names
+    assert list(frame.columns[:14]) == [
+        "accuracy", "loss", "precision", "scheme", "finetune_steps", "images", "seed", "seconds",
+        "macs", "params", "bitops", "size_bytes", "depth_0", "depth_1",
+    ]  # fmt: skip
+    candidate = space.build(genes[0])
+    assert frame["b00_width"][0] == candidate.stages[0][0].width
+    assert frame["b00_dw_a_bits"][0] == candidate.stages[0][0].bits.dw_a
+    skipped = ~space.active(genes)
+    for slot in space.slots:
+        column = frame[f"b{slot.index:02d}_kernel"]
+        assert np.array_equal(column.isna(), skipped[:, slot.index])
+    layers = space.layers(candidate)
+    assert frame["macs"][0] == sum(
+        x.in_channels // x.groups * x.out_channels * x.kernel**2 * (-(-x.height // x.stride)) ** 2
+        for x in layers
+    )
+
+
+def test_reading_gives_back_what_was_written(tmp_path):
+    space = load_space("digits")
+    _, genes = write(tmp_path, space, 6, "quantized")
+    samples = read_samples(tmp_path, space)
+    assert np.array_equal(samples.genes, genes)
+    assert samples.accuracy.tolist() == [0.5 + 0.01 * i for i in range(6)]
+    assert samples.supernet == "abc"
+    write(tmp_path / "fp32", space, 6)
+    fp32 = read_samples(tmp_path / "fp32")
+    bits = fp32.frame.filter(like="_bits")
+    assert bits.isna().all().all()
+    assert set(fp32.precision) == {"fp32"}
+
+
+def test_bad_folders_get_clear_errors(tmp_path):
+    space = load_space("digits")
+    with pytest.raises(SamplesError, match="apq collect"):
+        read_samples(tmp_path / "none")
+    path, _ = write(tmp_path, space)
+    with pytest.raises(SpaceError, match="resolution"):
+        read_samples(tmp_path, load_space("cifar10"))
+    write(tmp_path, space, start=4, supernet="another")
+    with pytest.raises(SamplesError, match=r"(?s)do not belong together.*another"):
+        read_samples(tmp_path)
+    (tmp_path / "part-000004-000008.parquet").unlink()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SamplesError, match="not a readable Parquet file"):
+        read_samples(tmp_path)
+    path.write_bytes(whole)
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["b00_width", "loss"]), path)
+    with pytest.raises(SamplesError, match=r"lacks 2 column\(s\): loss, b00_width"):
+        read_samples(tmp_path)
+    pq.write_table(pa.table({"accuracy": [0.5]}), path)
+    with pytest.raises(SamplesError, match="no apq metadata"):
+        read_samples(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 87.5])
+def test_accuracies_that_cannot_be_are_refused(tmp_path, value):
+    write(tmp_path, load_space("digits"), accuracy=[0.5, value, 0.6, 0.7])
+    with pytest.raises(SamplesError, match="row 1 has accuracy"):
+        read_samples(tmp_path)
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path, monkeypatch):
+    space = load_space("digits")
+    path, _ = write(tmp_path, space)
+    before = path.read_bytes()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", refuse)
+    with pytest.raises(SamplesError, match=r"No space left on device.*run the same command again"):
+        write(tmp_path, space)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
