@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apq.cli.common import next_step, out, print_json
+from apq.cli.common import err, live_line, next_step, out, print_json
 
 app = typer.Typer(
     help="Build, import, inspect and check tables of what layers cost on a device.",
@@ -310,3 +310,94 @@ def calibrate(
         out.print(f"after   {result.after}")
         out.print(f"wrote {to}")
     next_step(f"apq search --space {space} --lut {to} --latency-ms ...")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  apq lut measure --precision int8 --space cifar10 --folder data/host-int8 "
+    "--out lut/host-int8-cifar10.csv\n\n"
+    "  apq lut measure --prepare --precision fp32 --folder phone   then, on the device: "
+    "python phone/measure.py\n\n"
+    "  apq lut measure --import --folder phone --device phone --out lut/phone-cifar10.csv",
+)
+def measure(
+    folder: Annotated[Path, typer.Option(help="Models and timings; the same folder continues.")],
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default lut/<device>-<space>.csv.")
+    ] = None,
+    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    precision: Annotated[str, typer.Option(help="fp32 or int8, as the runtime runs it.")] = "int8",
+    runtime: Annotated[str, typer.Option(help="onnxruntime.")] = "onnxruntime",
+    granularity: Annotated[str, typer.Option(help="block, or layer (wrong where fused).")] = "block",
+    networks: Annotated[int, typer.Option(min=4, help="Whole networks to check sums on.")] = 40,
+    fit_on: Annotated[int, typer.Option(min=2, help="Networks used for the correction.")] = 10,
+    rounds: Annotated[int, typer.Option(min=2, help="How often every model is timed.")] = 6,
+    limit: Annotated[float, typer.Option(min=0, help="Largest held-out error allowed.")] = 0.10,
+    force: Annotated[bool, typer.Option("--force", help="Write it whatever the error.")] = False,
+    only_prepare: Annotated[
+        bool, typer.Option("--prepare", help="Only write the folder, for another device.")
+    ] = False,
+    only_import: Annotated[
+        bool, typer.Option("--import", help="Only read timings that another device wrote.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Name of the device.")] = "",
+    source: Annotated[str, typer.Option(help="Where it ran, in one line.")] = "",
+    seed: Annotated[int, typer.Option(help="Decides networks and weights.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Time whole blocks on a real runtime and correct their sums with whole networks."""
+    from dataclasses import asdict, replace
+
+    from apq.deploy import measure as measuring
+    from apq.deploy.graphs import BITS, require_onnx
+    from apq.deploy.timing import time_folder
+    from apq.errors import choose
+    from apq.hardware.calibration import calibrate as fit
+    from apq.space import load_space
+
+    choose(runtime, ("onnxruntime",), "runtime")
+    choose(precision, BITS, "precision")
+    choose(granularity, ("block", "layer"), "granularity")
+    name = device or f"host-{precision}"
+    if not only_import:
+        require_onnx()
+        kind: Any = precision
+        chosen = load_space(space)
+        total = measuring.prepare(folder, chosen, kind, networks, granularity, seed)
+        err.print(f"{folder}: {total:,} models")
+        if only_prepare:
+            out.print(f"wrote {folder}; copy it to the device, run measure.py, copy it back")
+            next_step(f"apq lut measure --import --folder {folder} --device NAME")
+            return
+        with live_line(f"timing {precision}") as report:
+            time_folder(folder, rounds, on_progress=report)
+        source = source or f"{measuring.describe_host()}, {precision}"
+    found = measuring.finish(folder, name, source)
+    found = replace(
+        found, table=replace(found.table, header={**found.table.header, "command": _command()})
+    )
+    measuring.write_networks(
+        folder / "networks.csv", found.space, found.genes, found.latency_ms
+    )
+    found.table.write(folder / "raw.csv")
+    result = fit(
+        found.table, found.space, found.genes, found.latency_ms, fit_on, seed, limit, force
+    )
+    path = to or Path("lut") / f"{name}-{found.space.name}.csv"
+    result.table.write(path)
+    if json:
+        print_json(
+            {
+                "before": asdict(result.before),
+                "after": asdict(result.after),
+                "layer_noise": found.layer_noise,
+                "network_noise": found.network_noise,
+                "out": path.as_posix(),
+            }
+        )
+    else:
+        out.print(f"noise   {found.table.header['noise']}")
+        out.print(f"before  {result.before}")
+        out.print(f"after   {result.after}   ({result.table.header['calibration_fit']})")
+        out.print(f"wrote {path}")
+    next_step(f"apq search --space {space} --lut {path} --latency-ms ...")

@@ -28,6 +28,7 @@ from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_array, to_layer
 METRICS = ("latency_ms", "energy_mj")
 BLOCK_COLUMNS = ("mid_channels", "dw_weight_bits", "dw_activation_bits")
 """Layer columns that only block rows use; a table of layers leaves them out."""
+BIT_COLUMNS = ("weight_bits", "activation_bits", "dw_weight_bits", "dw_activation_bits")
 LAYER_COLUMNS = tuple(name for name in LAYER_DTYPE.names or () if name not in BLOCK_COLUMNS)
 
 
@@ -44,6 +45,9 @@ class LookupTable:
         prices: ``latency_ms`` and/or ``energy_mj``, each (n,), not negative.
         overhead: Cost of every network beside its rows, per metric (an affine calibration's
             constant).
+        runs_at_bits: The width at which the device runs every layer of at most that many bits (8
+            for an int8 runtime, 32 for a float one): rows are kept at that width and 4-bit layers
+            cost what they really take. 0: rows are looked up at their own bits.
         header: Further provenance, written back as it was read.
         path: Where it was read from, for messages.
 
@@ -58,6 +62,7 @@ class LookupTable:
     granularity: str = "layer"
     leaves_out: tuple[str, ...] = ()
     overhead: Mapping[str, float] = field(default_factory=dict)
+    runs_at_bits: int = 0
     header: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
 
@@ -87,8 +92,12 @@ class LookupTable:
 
     def find(self, layers: LayerArray) -> NDArray[np.int64]:
         """Row number of each layer, -1 where the table has none; shape as ``layers``."""
-        rows = [self._index.get(row, -1) for row in layers.reshape(-1).tolist()]
+        rows = [self._index.get(row, -1) for row in self.as_run(layers).reshape(-1).tolist()]
         return np.array(rows, dtype=np.int64).reshape(layers.shape)
+
+    def as_run(self, layers: LayerArray) -> LayerArray:
+        """Layers at the width the device runs them."""
+        return at_bits(layers, self.runs_at_bits) if self.runs_at_bits else layers
 
     def price(self, layers: LayerArray) -> Prices:
         """The table's figures; NaN where it has no row."""
@@ -131,6 +140,7 @@ class LookupTable:
             "source": self.source,
             "granularity": self.granularity,
             "leaves_out": ", ".join(self.leaves_out),
+            "runs_at_bits": str(self.runs_at_bits) if self.runs_at_bits else "",
             **{f"overhead_{metric}": repr(value) for metric, value in self.overhead.items()},
         }
         return known | {k: v for k, v in self.header.items() if k not in known}
@@ -173,6 +183,15 @@ class LookupTable:
         path = Path(path)
         header, columns = read_columns(path)
         return from_columns(header, columns, str(path))
+
+
+def at_bits(layers: LayerArray, bits: int) -> LayerArray:
+    """Copy in which every operand of at most ``bits`` has ``bits``."""
+    out = layers.copy()
+    for name in BIT_COLUMNS:
+        column = out[name]
+        column[(column > 0) & (column <= bits)] = bits
+    return out
 
 
 def _cells(column: Any) -> list[Any]:
@@ -282,8 +301,12 @@ def from_columns(
         for m in METRICS
         if f"overhead_{m}" in header
     }
+    run_bits = header.get("runs_at_bits") or "0"
+    if not run_bits.isdecimal():
+        raise TableError(f"{where}: runs_at_bits is {run_bits!r}; it must be a whole number")
     leaves_out = tuple(n.strip() for n in header.get("leaves_out", "").split(",") if n.strip())
-    known = {"device", "source", "granularity", "leaves_out", *(f"overhead_{m}" for m in METRICS)}
+    known = {"device", "source", "granularity", "leaves_out", "runs_at_bits"}
+    known |= {f"overhead_{m}" for m in METRICS}
     return LookupTable(
         name=header.get("device", Path(where).stem),
         source=header.get("source", "not stated"),
@@ -292,6 +315,7 @@ def from_columns(
         granularity=granularity,
         leaves_out=leaves_out,
         overhead=overhead,
+        runs_at_bits=int(run_bits),
         header={k: v for k, v in header.items() if k not in known},
         path=where,
     )

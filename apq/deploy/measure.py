@@ -1,0 +1,229 @@
+"""Tables measured on a device: a folder of ONNX models, their timings, and the table they give.
+
+Runtimes fuse, so a table of single layers overestimates: the unit is the whole block, in the
+precision that is deployed. Sums of blocks are then corrected with a few whole networks
+(:func:`apq.hardware.calibration.calibrate`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq import __version__
+from apq.deploy import timing
+from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
+from apq.errors import TableError, side_by_side
+from apq.hardware.calibration import networks_columns
+from apq.hardware.lut import METRICS, LookupTable, at_bits, needed_layers
+from apq.space import Genes, Space
+from apq.space.layer import LAYER_DTYPE, LayerArray, to_layer
+
+
+def what_to_measure(space: Space, precision: Precision, granularity: str) -> LayerArray:
+    """Distinct blocks (or layers) of a space at the width the runtime really uses, shape (n,)."""
+    empty = np.zeros(1, dtype=LAYER_DTYPE)
+    probe = LookupTable("", "", empty, {METRICS[0]: np.zeros(1)}, granularity=granularity)
+    rows = at_bits(needed_layers(space, probe), BITS[precision])
+    return np.array(list(dict.fromkeys(rows.tolist())), dtype=LAYER_DTYPE)
+
+
+def random_networks(space: Space, count: int, seed: int) -> Genes:
+    """Distinct architectures for checking sums, all at the highest bits."""
+    genes = space.sample(4 * count, np.random.default_rng(seed))
+    for j, axis in enumerate(space.axes):
+        if axis.attribute.endswith("bits"):
+            genes[:, j] = len(axis.choices) - 1
+    unique = np.unique(space.canonical(genes), axis=0)
+    chosen: Genes = np.random.default_rng(seed + 1).permutation(unique)[:count]
+    return chosen
+
+
+def prepare(
+    folder: Path,
+    space: Space,
+    precision: Precision,
+    networks: int = 40,
+    granularity: str = "block",
+    seed: int = 0,
+) -> int:
+    """Write the folder that a device needs: models, and ``measure.py`` to time them.
+
+    An existing folder made for the same is kept, with its timings.
+
+    Returns:
+        How many models the folder holds.
+
+    Raises:
+        TableError: the folder was made for something else; shows both side by side.
+    """
+    told = {
+        "space": space.to_dict(),
+        "fingerprint": space.fingerprint,
+        "precision": precision,
+        "granularity": granularity,
+        "networks": networks,
+        "seed": seed,
+        "apq": __version__,
+    }
+    layers = what_to_measure(space, precision, granularity)
+    genes = random_networks(space, networks, seed)
+    total = len(layers) + len(genes) + 1
+    if (folder / "folder.json").exists():
+        held = _read_json(folder / "folder.json")
+        if held != told:
+            raise TableError(
+                f"{folder} was made for something else:\n"
+                + side_by_side(held, told, ("in the folder", "asked for"))
+            )
+        return total
+    models = folder / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    (models / "empty.onnx").write_bytes(empty_model())
+    for i, row in enumerate(layers):
+        (models / f"layer{i:05d}.onnx").write_bytes(layer_model(to_layer(row), precision, i))
+    for i, row in enumerate(genes):
+        data = network_model(space, space.build(row), precision, i)
+        (models / f"network{i:04d}.onnx").write_bytes(data)
+    script = Path(timing.__file__).read_text(encoding="utf-8")
+    (folder / "measure.py").write_text(script, encoding="utf-8")
+    part = folder / "folder.json.part"
+    part.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    os.replace(part, folder / "folder.json")
+    return total
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} is not what `apq lut measure` wrote: {error}") from error
+    if not isinstance(data, dict):
+        raise TableError(f"{path} is not what `apq lut measure` wrote")
+    return data
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the timings of a folder say.
+
+    Attributes:
+        table: Rows with the runtime's own overhead taken off; not yet calibrated.
+        genes: The whole networks, shape (n, axes).
+        latency_ms: Their latency, runtime overhead included, shape (n,).
+        layer_noise, network_noise: Median over models of (median round / best round - 1).
+    """
+
+    table: LookupTable
+    space: Space
+    genes: Genes
+    latency_ms: NDArray[np.float64]
+    layer_noise: float
+    network_noise: float
+
+
+def finish(folder: Path, device: str, source: str = "") -> Measured:
+    """Turn a folder's timings into a table and measured networks.
+
+    Args:
+        folder: Made by :func:`prepare`, with the ``timings.csv`` of ``measure.py``.
+        device: Name of the device.
+        source: Where it ran, in one line.
+
+    Raises:
+        TableError: timings are missing or not positive; names the first and what completes them.
+    """
+    told = _read_json(folder / "folder.json")
+    space = Space.from_dict(told["space"])
+    precision, granularity = told["precision"], told["granularity"]
+    layers = what_to_measure(space, precision, granularity)
+    genes = random_networks(space, told["networks"], told["seed"])
+    rounds = _rounds(folder)
+    names = [f"layer{i:05d}" for i in range(len(layers))]
+    network_names = [f"network{i:04d}" for i in range(len(genes))]
+    lacking = [n for n in ("empty", *names, *network_names) if n not in rounds]
+    if lacking:
+        total = 1 + len(names) + len(network_names)
+        raise TableError(
+            f"{folder / 'timings.csv'} lacks {len(lacking)} of {total} models "
+            f"({lacking[0]}, ...); continue with `python {folder / 'measure.py'}`"
+        )
+    best = {name: float(np.min(took)) for name, took in rounds.items()}
+    # Below the resolution of the clock a layer costs nothing measurable, never less than nothing.
+    latency = np.array([max(best[n] - best["empty"], 1e-6) for n in names])
+    table = LookupTable(
+        name=device,
+        source=source or f"measured with onnxruntime, {precision}, batch 1, whole {granularity}s",
+        layers=layers,
+        prices={"latency_ms": latency},
+        granularity=granularity,
+        runs_at_bits=BITS[precision],
+        header={
+            "space": f"{space.name} {space.fingerprint}",
+            "precision": precision,
+            "rounds": str(max(len(took) for took in rounds.values())),
+            "noise": f"layers {_noise(rounds, names):.1%}, networks "
+            f"{_noise(rounds, network_names):.1%} (median round over best round)",
+            "apq": __version__,
+        },
+    )
+    return Measured(
+        table,
+        space,
+        genes,
+        np.array([best[n] for n in network_names]),
+        _noise(rounds, names),
+        _noise(rounds, network_names),
+    )
+
+
+def _rounds(folder: Path) -> dict[str, NDArray[np.float64]]:
+    found: dict[str, list[float]] = {}
+    for (_, name), took in timing.read_timings(folder).items():
+        if not (np.isfinite(took) and took > 0):
+            raise TableError(f"{folder / 'timings.csv'}: {name} took {took} ms")
+        found.setdefault(name, []).append(took)
+    return {name: np.array(took) for name, took in found.items()}
+
+
+def _noise(rounds: Mapping[str, NDArray[np.float64]], names: list[str]) -> float:
+    if not names:
+        return float("nan")
+    return float(np.median([np.median(rounds[n]) / np.min(rounds[n]) - 1 for n in names]))
+
+
+def write_networks(path: Path, space: Space, genes: Genes, latency_ms: NDArray[np.float64]) -> None:
+    """Write measured networks as CSV for ``apq lut verify`` and ``calibrate``."""
+    columns = networks_columns(space, genes, latency_ms.tolist())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(part, path)
+
+
+def describe_host() -> str:
+    """Processor and runtime of this machine, in one line."""
+    import platform
+
+    import onnxruntime
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                cpu = line.partition(":")[2].strip()
+                break
+    return f"onnxruntime {onnxruntime.__version__} on {cpu}, 1 thread"
