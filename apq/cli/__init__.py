@@ -16,6 +16,7 @@ from apq.cli.collect import collect
 from apq.cli.common import err
 from apq.cli.finetune import finetune
 from apq.cli.lut import app as lut
+from apq.cli.search import BudgetCommand, search
 from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet
 from apq.errors import ApqError
@@ -66,6 +67,7 @@ app.command("train-supernet")(train_supernet)
 app.command("collect")(collect)
 app.command("train-predictor")(train_predictor)
 app.command("finetune")(finetune)
+app.command("search", cls=BudgetCommand)(search)
 app.add_typer(lut, name="lut")
 
 

@@ -1,0 +1,73 @@
+"""Pictures of a front (matplotlib, SVG or PNG)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A named set of points: costs and accuracies (fractions), ``(n,)`` each."""
+
+    name: str
+    cost: Floats
+    accuracy: Floats
+
+
+def draw_front(
+    path: Path,
+    metric: str,
+    front: Cloud,
+    chosen: int,
+    clouds: Sequence[Cloud] = (),
+    baselines: Sequence[Cloud] = (),
+    limit: float | None = None,
+) -> None:
+    """Draw accuracy over one cost.
+
+    Args:
+        path: Ends in ``.svg`` or ``.png``; written under a temporary name first.
+        metric: The cost on the horizontal axis, e.g. ``latency_ms``.
+        front: The Pareto set.
+        chosen: Its row to be built; marked.
+        clouds: What else was scored, drawn as dots (e.g. random search).
+        baselines: Named single networks, drawn as crosses.
+        limit: The budget; a vertical line.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    # no date and fixed ids: equal data give equal bytes
+    with matplotlib.rc_context({"svg.hashsalt": "apq", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        for shade, cloud in zip(("0.75", "0.55", "0.4"), clouds, strict=False):
+            dots = {"ms": 2, "color": shade, "rasterized": True}
+            axes.plot(cloud.cost, cloud.accuracy, ".", label=cloud.name, **dots)
+        axes.step(front.cost, front.accuracy, where="post", color="C0", lw=1)
+        axes.plot(front.cost, front.accuracy, "o", ms=3, color="C0", label=front.name)
+        for color, cloud in zip(("C1", "C3", "C4", "C5", "C6"), baselines, strict=False):
+            axes.plot(cloud.cost, cloud.accuracy, "x", ms=6, color=color, label=cloud.name)
+        x, y = front.cost[chosen], front.accuracy[chosen]
+        label = f"chosen: {y:.2%} at {x:.4g}"
+        axes.plot(x, y, "*", ms=14, color="C2", mec="k", mew=0.5, label=label)
+        if limit is not None:
+            axes.axvline(limit, color="0.2", lw=1, ls="--")
+            axes.annotate(f" budget {limit:g}", (limit, axes.get_ylim()[0]), fontsize=8)
+        axes.set_xlabel(metric)
+        axes.set_ylabel("predicted accuracy")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8, loc="lower right")
+        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(partial, dpi=150, metadata=metadata)
+        partial.replace(path)

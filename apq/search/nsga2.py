@@ -1,0 +1,291 @@
+"""NSGA-II on Optuna: its sampler selects, whole generations of genes vary as arrays.
+
+The only file that imports optuna. Stock samplers list every stored trial for every new one, which
+is quadratic; here a subclass hands the sampler's own selection one generation at a time through
+the public hooks ``get_population`` and ``get_parent_population``, children are made and scored in
+one batch. With a storage, those that survive are added to the study: a plain Optuna study with
+readable parameters, values, and the budgets as constraints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import NSGAIISampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from apq.errors import ApqError
+from apq.search.problem import Problem, Scored, join
+from apq.search.record import Record
+from apq.search.variation import children, rank, tournament
+from apq.space import ATTRIBUTES, Genes, Space
+
+POPULATION = 100
+
+
+class _Shared(dict[str, Any]):
+    """A mapping that copies as itself: storages deep-copy every trial, and parameters of 130
+    genes would make that the larger part of a search. Never changed after creation."""
+
+    def __deepcopy__(self, memo: object) -> _Shared:
+        return self
+
+
+class GenerationSampler(NSGAIISampler):
+    """Optuna's NSGA-II, fed by generation instead of by listing the study."""
+
+    def __init__(self, population_size: int, seed: int) -> None:
+        super().__init__(population_size=population_size, seed=seed)
+        self.children: list[FrozenTrial] = []
+        self.parents: list[FrozenTrial] = []
+
+    def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """The children of the current generation, stored or not."""
+        return self.children
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """Their parents."""
+        return self.parents
+
+
+def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -> None:
+    """Run NSGA-II until the record's candidates are used up.
+
+    Args:
+        record: Scores candidates.
+        seed: Decides every draw.
+        seeds: Feasible rows for the first generation.
+        storage: An Optuna storage: a journal file, ``sqlite:///…`` or ``postgresql://…``. A study
+            of the same problem found there is continued; what it has scored counts as done.
+
+    Raises:
+        ApqError: the storage cannot be opened.
+    """
+    problem = record.problem
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    size = min(POPULATION, max(4, record.candidates // 10))
+    sampler = GenerationSampler(size, seed)
+    study = _study(problem, sampler, storage)
+    parameters = Parameters(problem.priced.space, packed="://" in (storage or ""))
+    worker = uuid.uuid4().hex[:8]
+    stored = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    generation = 1 + max((t.user_attrs["generation"] for t in stored), default=-1)
+    before = _scored_before(stored)
+    record.done += before
+    pool: Scored | None = None
+    population: list[FrozenTrial] = []
+    if stored:
+        pool = _scored(problem, parameters, stored)
+        record.take(pool)
+        population = [_bare(i, values) for i, values in enumerate(pool.values.tolist())]
+        pool, population = _select(study, sampler, generation, pool, population, [])
+    number = len(stored)
+    while record.left > 0:
+        rng = np.random.default_rng([seed, generation, number])
+        count = min(size, record.left)
+        if pool is None:
+            rows = np.concatenate([seeds[:count], problem.spread_sample(count, rng)])[:count]
+        else:
+            first, second = tournament(*rank(pool.values), 2 * count, rng).reshape(2, count)
+            rows = children(problem, pool.genes[first], pool.genes[second], rng)
+        born = record.score(rows)
+        new = [_bare(number + i, values) for i, values in enumerate(born.values.tolist())]
+        both = born if pool is None else join(pool, born)
+        pool, population = _select(study, sampler, generation, both, population, new)
+        if storage is not None:
+            about = {"generation": generation, "worker": worker, "candidates": record.done - before}
+            fresh = np.array([trial.number >= number for trial in population])
+            study.add_trials(_full(problem, pool[fresh], about, parameters))
+        number += len(new)
+        generation += 1
+    if storage is not None:  # what other processes found meanwhile
+        stored = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        record.take(_scored(problem, parameters, stored))
+
+
+def _select(
+    study: optuna.Study,
+    sampler: GenerationSampler,
+    generation: int,
+    both: Scored,
+    population: list[FrozenTrial],
+    new: list[FrozenTrial],
+) -> tuple[Scored, list[FrozenTrial]]:
+    """Optuna's choice among old and new: their rows of ``both`` and their trials, alike ordered."""
+    at = {trial.number: i for i, trial in enumerate([*population, *new])}
+    sampler.parents, sampler.children = population, new
+    chosen = sampler.select_parent(study, generation + 1)
+    return both[np.array([at[trial.number] for trial in chosen], dtype=np.intp)], chosen
+
+
+def _bare(number: int, values: list[float]) -> FrozenTrial:
+    """A finished trial for selection only. It carries no constraints: nothing infeasible is ever
+    scored, and mixing trials with and without them would rank the latter last."""
+    return FrozenTrial(
+        number, TrialState.COMPLETE, None, None, None, {}, {}, {}, {}, {}, number, values=values
+    )
+
+
+def _full(
+    problem: Problem,
+    rows: Scored,
+    about: Mapping[str, Any],
+    parameters: Parameters,
+) -> list[FrozenTrial]:
+    """Survivors as a reader of the study wants to see them."""
+    now, trials = datetime.now(), []
+    for i, genes in enumerate(rows.genes.tolist()):
+        trial = FrozenTrial(
+            0,
+            TrialState.COMPLETE,
+            None,
+            now,
+            now,
+            parameters.of(genes),
+            parameters.distributions,
+            {
+                **about,
+                "accuracy": float(rows.accuracy[i]),
+                "accuracy_spread": float(rows.spread[i]),
+            },
+            {},
+            {},
+            0,
+            values=rows.values[i].tolist(),
+        )
+        for metric, limit in problem.limits.items():
+            trial.set_constraint(metric, float(rows.costs[metric][i]) - limit)
+        trials.append(trial)
+    return trials
+
+
+class Parameters:
+    """Genes as Optuna parameters that people can read.
+
+    One per gene, holding the choice itself (``b03_kernel = 5``); or ``packed``, one per slot with
+    its choices as digits (``b03 = 51448468``: kernel 5, width 144, bits 8 4 6 8), because a
+    database inserts every parameter as a row of its own.
+    """
+
+    def __init__(self, space: Space, packed: bool) -> None:
+        self.space = space
+        stages, many = len(space.stages), len(ATTRIBUTES)
+        axes = list(range(len(space.axes)))
+        groups = [[i] for i in axes[:stages]]
+        groups += [axes[i : i + many] for i in range(stages, len(axes), many)] if packed else [
+            [i] for i in axes[stages:]
+        ]
+        self.groups = {
+            space.axes[g[0]].name if len(g) == 1 else space.axes[g[0]].name.split("_")[0]: g
+            for g in groups
+        }
+        self.digits = [10 ** len(str(max(axis.choices))) for axis in space.axes]
+        self.index = [{c: i for i, c in enumerate(axis.choices)} for axis in space.axes]
+        self.distributions: dict[str, BaseDistribution] = _Shared(
+            (name, self._distribution(group)) for name, group in self.groups.items()
+        )
+
+    def _distribution(self, group: list[int]) -> BaseDistribution:
+        if len(group) > 1:
+            choices = [self.space.axes[i].choices for i in group]
+            low, high = (self._code(group, [end(c) for c in choices]) for end in (min, max))
+            return IntDistribution(low, high)
+        choices = self.space.axes[group[0]].choices
+        steps = {b - a for a, b in itertools.pairwise(choices)}
+        if len(steps) == 1 and min(steps) > 0:
+            return IntDistribution(choices[0], choices[-1], step=min(steps))
+        return CategoricalDistribution(choices)
+
+    def _code(self, group: list[int], choices: list[int]) -> int:
+        code = 0
+        for i, choice in zip(group, choices, strict=True):
+            code = code * self.digits[i] + choice
+        return code
+
+    def of(self, genes: list[int]) -> dict[str, Any]:
+        """Parameters of one row."""
+        axes = self.space.axes
+        return _Shared(
+            (name, self._code(group, [axes[i].choices[genes[i]] for i in group]))
+            for name, group in self.groups.items()
+        )
+
+    def genes(self, params: Mapping[str, Any]) -> list[int]:
+        """Inverse of :meth:`of`."""
+        row = [0] * len(self.space.axes)
+        for name, group in self.groups.items():
+            code = params[name]
+            for i in reversed(group):
+                code, choice = divmod(code, self.digits[i])
+                row[i] = self.index[i][choice]
+        return row
+
+
+def _study(problem: Problem, sampler: GenerationSampler, storage: str | None) -> optuna.Study:
+    """The study of this problem, new or found. Its name follows from everything that decides a
+    score, so another budget or predictor in the same storage is another study."""
+    about = {
+        "space": problem.priced.space.fingerprint,
+        "objectives": list(problem.objectives),
+        "limits": dict(sorted(problem.limits.items())),
+        "fix": list(problem.fix),
+        "caution": problem.caution,
+        "forgiving": repr(problem.forgiving),
+        "made_from": dict(sorted(problem.made_from.items())),
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
+    study = optuna.create_study(
+        study_name=f"apq-{problem.priced.space.name}-{digest}",
+        storage=_open(storage),
+        sampler=sampler,
+        directions=["minimize"] * len(problem.objectives),
+        load_if_exists=True,
+    )
+    if not study.user_attrs:
+        for name, value in about.items():
+            study.set_user_attr(name, value)
+    return study
+
+
+def _open(storage: str | None) -> BaseStorage | None:
+    if storage is None:
+        return None
+    try:
+        if "://" not in storage:
+            Path(storage).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(storage))
+        patient = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
+        return RDBStorage(storage, engine_kwargs=patient)
+    except Exception as error:  # drivers raise their own kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ApqError(
+            f"cannot open the storage {storage!r}: {reason}. Use a journal file (runs/study.log), "
+            "sqlite:///runs/study.db, or postgresql+psycopg2://user@host/base with its driver"
+        ) from error
+
+
+def _scored(problem: Problem, parameters: Parameters, trials: list[FrozenTrial]) -> Scored:
+    """Stored trials as candidates."""
+    rows = [parameters.genes(trial.params) for trial in trials]
+    return problem.evaluate(np.array(rows, dtype=np.int16))
+
+
+def _scored_before(trials: list[FrozenTrial]) -> int:
+    """Candidates scored for a study so far, over all processes that added to it."""
+    most: dict[str, int] = {}
+    for trial in trials:
+        worker = trial.user_attrs["worker"]
+        most[worker] = max(most.get(worker, 0), trial.user_attrs["candidates"])
+    return sum(most.values())

@@ -1,0 +1,274 @@
+"""What is searched: objectives and limits over a priced space, and feasibility without luck."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.errors import ApqError, BudgetError, choose
+from apq.hardware.pricing import PricedSpace
+from apq.search.region import Region, everything
+from apq.space import Genes
+
+Floats = NDArray[np.float64]
+Accuracy = Callable[[Genes], tuple[Floats, Floats]]
+"""Genes ``(n, axes)`` to mean accuracy (fraction) and its spread, ``(n,)`` each."""
+
+
+@dataclass(frozen=True)
+class Forgiving:
+    """AutoQKeras' score (arXiv 2006.10159): accuracy x (1 + delta), where
+
+    delta = p/100 · log_rate(stress · reference / cost), p = ``smaller`` if the cost is below
+    stress · reference, else ``larger``. With p = 8, rate = 2, halving the cost forgives 8 % of
+    the accuracy.
+
+    Attributes:
+        metric: The cost, e.g. ``"bitops_g"``.
+        reference: Its value for the reference model, in the metric's unit.
+        smaller, larger: Tolerated relative accuracy loss in percent, per side.
+        rate: The factor of reduction that earns it.
+        stress: Scales the reference.
+    """
+
+    metric: str
+    reference: float
+    smaller: float = 8.0
+    larger: float = 8.0
+    rate: float = 2.0
+    stress: float = 1.0
+
+    def factor(self, cost: Floats) -> Floats:
+        """1 + delta for costs of shape ``(n,)``."""
+        target = self.stress * self.reference
+        percent = np.where(cost < target, self.smaller, self.larger)
+        out: Floats = 1 + percent / 100 * np.log(target / cost) / math.log(self.rate)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scored candidates.
+
+    Attributes:
+        genes: ``(n, axes)``.
+        accuracy, spread: Prediction and its spread, fractions, ``(n,)``.
+        costs: The costs that the problem looks at, each ``(n,)``.
+        values: Objectives to be minimised, ``(n, objectives)``.
+    """
+
+    genes: Genes
+    accuracy: Floats
+    spread: Floats
+    costs: Mapping[str, Floats]
+    values: Floats
+
+    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Scored:
+        """The given rows."""
+        costs = {metric: cost[rows] for metric, cost in self.costs.items()}
+        return Scored(
+            self.genes[rows], self.accuracy[rows], self.spread[rows], costs, self.values[rows]
+        )
+
+
+def join(*parts: Scored) -> Scored:
+    """Rows of several batches, in order."""
+    return Scored(
+        np.concatenate([p.genes for p in parts]),
+        np.concatenate([p.accuracy for p in parts]),
+        np.concatenate([p.spread for p in parts]),
+        {m: np.concatenate([p.costs[m] for p in parts]) for m in parts[0].costs},
+        np.concatenate([p.values for p in parts]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A search problem. Creating one checks the limits exactly, so what exists can be solved.
+
+    Attributes:
+        priced: The space and its prices.
+        accuracy: Predicts accuracy; called with hundreds of candidates at a time.
+        objectives: Any of ``accuracy`` (maximised), ``score`` (maximised, needs ``forgiving``)
+            and the priced costs (minimised).
+        limits: Largest allowed value per cost.
+        fix: Restrictions of genes, see :func:`apq.search.region.everything`.
+        caution: k in accuracy = mean - k · spread.
+        forgiving: What ``score`` means.
+        made_from: Names and hashes of what the problem was made from, for the run's files.
+
+    Raises:
+        BudgetError: a limit is negative, not a number, or below what can be reached.
+        ApqError: an objective, a metric or a fixed gene does not exist.
+    """
+
+    priced: PricedSpace
+    accuracy: Accuracy
+    objectives: tuple[str, ...] = ("accuracy", "latency_ms")
+    limits: Mapping[str, float] = field(default_factory=dict)
+    fix: tuple[str, ...] = ()
+    caution: float = 0.0
+    forgiving: Forgiving | None = None
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = ["accuracy", *(["score"] if self.forgiving else []), *self.priced.metrics]
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ApqError(f"objectives must be distinct and at least one, got {self.objectives}")
+        for name in self.objectives:
+            choose(name, known, "objective")
+        if self.forgiving:
+            choose(self.forgiving.metric, self.priced.metrics, "cost")
+        check_limits(self.region, self.limits)
+
+    @cached_property
+    def region(self) -> Region:
+        """What may be chosen."""
+        return everything(self.priced, self.fix)
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Costs that decide anything: objectives, limits, and the score's."""
+        names = [o for o in self.objectives if o not in ("accuracy", "score")]
+        names += list(self.limits)
+        if self.forgiving and "score" in self.objectives:
+            names.append(self.forgiving.metric)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def costs_minimised(self) -> tuple[str, ...]:
+        """The objectives that are costs."""
+        return tuple(o for o in self.objectives if o not in ("accuracy", "score"))
+
+    def feasible(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which rows keep every limit, shape ``(n,)``."""
+        ok = np.ones(len(genes), dtype=bool)
+        for metric, cost in self.priced.costs(genes, self.limits).items():
+            ok &= cost <= self.limits[metric]
+        return ok
+
+    def evaluate(self, genes: Genes) -> Scored:
+        """Predict and price rows.
+
+        Raises:
+            ApqError: the predictor answered something that is not a number.
+        """
+        mean, spread = (np.asarray(a, dtype=np.float64) for a in self.accuracy(genes))
+        if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
+            raise ApqError("the predictor answered NaN or infinity for a candidate")
+        costs = self.priced.costs(genes, self.metrics)
+        columns = []
+        for name in self.objectives:
+            if name == "accuracy":
+                columns.append(self.caution * spread - mean)
+            elif name == "score":
+                assert self.forgiving is not None
+                factor = self.forgiving.factor(costs[self.forgiving.metric])
+                columns.append((self.caution * spread - mean) * factor)
+            else:
+                columns.append(costs[name])
+        return Scored(genes, mean, spread, costs, np.stack(columns, axis=1))
+
+    @cached_property
+    def anchors(self) -> Genes:
+        """Feasible rows known exactly, at least one: what infeasible rows are pulled towards."""
+        metrics = dict.fromkeys([*self.limits, *self.metrics]) or self.priced.metrics[:1]
+        rows = np.concatenate([self.region.extreme(metric)[1] for metric in metrics])
+        rows = rows[self.feasible(rows)]
+        if not len(rows):
+            from apq.search.program import cheapest_within
+
+            row = cheapest_within(self.region, next(iter(self.limits)), self.limits)
+            assert row is not None  # check_limits has seen to it
+            rows = row
+        return np.unique(rows, axis=0)
+
+    def pull(
+        self, genes: Genes, toward: Genes, rng: np.random.Generator, halvings: int = 6
+    ) -> Genes:
+        """Make rows feasible by giving them genes of feasible ones (ours).
+
+        Genes are handed over in random order, as few as a bisection finds; every row costs the
+        same however tight the limits are, and nothing is ever rejected.
+
+        Args:
+            genes: Permitted rows, ``(n, axes)``.
+            toward: Feasible rows, ``(n, axes)``.
+            rng: Decides the order.
+            halvings: Steps of the bisection.
+        """
+        bad = np.flatnonzero(~self.feasible(genes))
+        if not len(bad):
+            return genes
+        child, anchor = genes[bad], toward[bad]
+        order = rng.random(child.shape, dtype=np.float32)
+        low, high = np.zeros(len(bad), dtype=np.float32), np.ones(len(bad), dtype=np.float32)
+        best = anchor.copy()
+        for _ in range(halvings):
+            middle = (low + high) / 2
+            trial = self.region.snap(np.where(order < middle[:, None], anchor, child))
+            ok = self.feasible(trial)
+            best[ok] = trial[ok]
+            high, low = np.where(ok, middle, high), np.where(ok, low, middle)
+        out = genes.copy()
+        out[bad] = best
+        return out
+
+    def sample(self, count: int, rng: np.random.Generator) -> Genes:
+        """Random feasible rows: uniform ones, pulled to a known feasible row where needed."""
+        genes = self.region.sample(count, rng)
+        return self.pull(genes, self.anchors[rng.integers(len(self.anchors), size=count)], rng)
+
+    def spread_sample(self, count: int, rng: np.random.Generator) -> Genes:
+        """Feasible rows spread from cheap to rich, the first generation of the engines (ours).
+
+        Uniform genes crowd around the middle of every cost. Here each row takes a random share of
+        its genes from the cheapest or from the richest candidate instead.
+        """
+        genes = self.region.sample(count, rng)
+        rich = np.array([max(a) for a in self.region.allowed], dtype=np.int16)
+        ends = np.concatenate([self.anchors, self.region.snap(rich[None])])
+        share = rng.random((count, 1)) ** 0.5
+        taken = rng.random(genes.shape) < share
+        ends = ends[rng.integers(len(ends), size=count)]
+        genes = self.region.snap(np.where(taken, ends, genes))
+        return self.pull(genes, self.anchors[rng.integers(len(self.anchors), size=count)], rng)
+
+
+def check_limits(region: Region, limits: Mapping[str, float]) -> None:
+    """Raise unless some permitted candidate keeps all limits; exact, no sampling.
+
+    Raises:
+        BudgetError: names the limit, and the range that can be reached.
+        ApqError: there is no such cost.
+    """
+    for metric, limit in limits.items():
+        choose(metric, region.priced.metrics, "cost")
+        low, high = region.extreme(metric)[0], region.extreme(metric, largest=True)[0]
+        reach = f"reachable with these choices: {_up(low)} … {high:.4g}"
+        if not math.isfinite(limit) or limit <= 0:
+            raise BudgetError(f"{metric} must be a positive number, got {limit}; {reach}")
+        if low > limit:
+            raise BudgetError(
+                f"no candidate of space {region.space.name!r} has {metric} <= {limit:g}; {reach}"
+            )
+    if len(limits) > 1:
+        rows = np.concatenate([region.extreme(metric)[1] for metric in limits])
+        costs = region.priced.costs(rows, limits)
+        if not np.all([costs[m] <= limits[m] for m in limits], axis=0).any():
+            from apq.search.program import check_together
+
+            check_together(region, limits)
+
+
+def _up(value: float) -> str:
+    """Four digits, rounded up so that the printed limit can be met."""
+    if value <= 0:
+        return f"{value:g}"
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return f"{math.ceil(value / unit - 1e-9) * unit:.4g}"

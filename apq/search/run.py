@@ -1,0 +1,202 @@
+"""The files of a run: everything scored, the front, the chosen candidate."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apq import __version__
+from apq.search.explain import explain
+from apq.search.front import Front
+from apq.search.problem import Problem, Scored
+from apq.search.record import OnProgress
+from apq.search.search import Result, search
+from apq.space import Space
+
+ROWS = 20_000
+"""Evaluations per row group; what is held in memory before it is written."""
+
+
+def _schema(space: Space, costs: tuple[str, ...], metadata: Mapping[str, str]) -> pa.Schema:
+    floats = [(name, pa.float64()) for name in ("accuracy", "accuracy_spread", *costs)]
+    genes = [(axis.name, pa.int32()) for axis in space.axes]
+    return pa.schema([*floats, *genes], metadata=dict(metadata))
+
+
+def _table(space: Space, schema: pa.Schema, columns: Mapping[str, np.ndarray]) -> pa.Table:
+    arrays = []
+    for field in schema:
+        values = columns[field.name]
+        if pa.types.is_integer(field.type):
+            absent = np.isnan(values)
+            arrays.append(pa.array(np.where(absent, 0, values).astype(np.int32), mask=absent))
+        else:
+            arrays.append(pa.array(values))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _metadata(problem: Problem, algorithm: str, seed: int) -> dict[str, str]:
+    return {
+        "apq": __version__,
+        "space": json.dumps(problem.priced.space.to_dict(), sort_keys=True),
+        "fingerprint": problem.priced.space.fingerprint,
+        "objectives": json.dumps(problem.objectives),
+        "limits": json.dumps(dict(sorted(problem.limits.items()))),
+        "fix": json.dumps(problem.fix),
+        "devices": json.dumps(problem.priced.sources),
+        "algorithm": algorithm,
+        "seed": str(seed),
+        **problem.made_from,
+    }
+
+
+class EvaluationLog:
+    """Writes everything scored to Parquet while the search runs, so memory stays flat.
+
+    A context manager whose instance is a search's ``on_batch``; the file gets its name when the
+    search has ended well.
+    """
+
+    def __init__(self, path: Path, problem: Problem, algorithm: str, seed: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.space = path, problem.priced.space
+        self._partial = path.with_name(path.name + ".partial")
+        self._schema = _schema(self.space, problem.metrics, _metadata(problem, algorithm, seed))
+        self._writer = pq.ParquetWriter(self._partial, self._schema)
+        self._held: list[Scored] = []
+
+    def __call__(self, batch: Scored) -> None:
+        """Take a batch."""
+        self._held.append(batch)
+        if sum(len(b.genes) for b in self._held) >= ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        columns = {
+            "accuracy": np.concatenate([b.accuracy for b in self._held]),
+            "accuracy_spread": np.concatenate([b.spread for b in self._held]),
+            **self.space.values(np.concatenate([b.genes for b in self._held])),
+        }
+        for metric in self._held[0].costs:
+            columns[metric] = np.concatenate([b.costs[metric] for b in self._held])
+        self._writer.write_table(_table(self.space, self._schema, columns))
+        self._held = []
+
+    def __enter__(self) -> EvaluationLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+        if kind is None:
+            self._partial.replace(self.path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+
+def run_search(
+    folder: Path,
+    problem: Problem,
+    algorithm: str = "nsga2",
+    candidates: int = 20_000,
+    seed: int = 0,
+    storage: str | None = None,
+    earlier: Sequence[Result] = (),
+    on_progress: OnProgress | None = None,
+) -> Result:
+    """Search and write a run's folder: ``evaluations.parquet``, ``front.parquet``, ``best.json``.
+
+    Args:
+        folder: Created if missing; files of the same names are replaced.
+        problem, algorithm, candidates, seed, storage, on_progress: As in :func:`search`.
+        earlier: Results for other budgets; their fronts are where this search starts.
+    """
+    seeds = np.concatenate([r.front.genes for r in earlier]) if earlier else None
+    with EvaluationLog(folder / "evaluations.parquet", problem, algorithm, seed) as log:
+        result = search(
+            problem, algorithm, candidates, seed, storage, seeds, on_progress, on_batch=log
+        )
+    write_run(folder, result)
+    return result
+
+
+def write_run(folder: Path, result: Result) -> dict[str, Path]:
+    """Write ``front.parquet`` and ``best.json``, each under a temporary name first.
+
+    Returns:
+        Name to path of what was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    problem, front = result.problem, result.front
+    metadata = _metadata(problem, result.algorithm, result.seed)
+    schema = _schema(front.space, tuple(front.costs), metadata)
+    paths = {"front": folder / "front.parquet", "best": folder / "best.json"}
+    partial = folder / "front.parquet.partial"
+    pq.write_table(_table(front.space, schema, front.table()), partial)
+    partial.replace(paths["front"])
+    partial = folder / "best.json.partial"
+    partial.write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
+    partial.replace(paths["best"])
+    return paths
+
+
+def describe(result: Result) -> dict[str, Any]:
+    """A result's chosen candidate and how it was found, as plain data (``best.json``)."""
+    problem, front, row = result.problem, result.front, result.chosen
+    return {
+        "apq": __version__,
+        "candidate": front.candidate(row).to_dict(),
+        "predicted": {
+            "accuracy": float(front.accuracy[row]),
+            "accuracy_spread": float(front.spread[row]),
+        },
+        "costs": {metric: float(cost[row]) for metric, cost in front.costs.items()},
+        "limits": dict(problem.limits),
+        "blocks": explain(problem, front, row),
+        "search": {
+            "algorithm": result.algorithm,
+            "seed": result.seed,
+            "candidates": result.candidates,
+            "objectives": list(problem.objectives),
+            "fix": list(problem.fix),
+            "caution": problem.caution,
+            "score": asdict(problem.forgiving) if problem.forgiving else None,
+            "front_size": len(front),
+            "front_diversity": front.diversity(),
+            "hypervolume": result.curve[-1].hypervolume,
+            "hypervolume_reference": _finite(
+                dict(zip(problem.objectives, result.reference.worst.tolist(), strict=True))
+            ),
+            "curve": [asdict(point) for point in result.curve],
+        },
+        "space": front.space.to_dict(),
+        "devices": list(problem.priced.sources),
+        "made_from": {"space": front.space.fingerprint, **problem.made_from},
+    }
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def front_rows(front: Front, most: int, always: int) -> list[int]:
+    """At most ``most`` rows spread evenly over a front, ``always`` among them."""
+    picks = {round(i) for i in np.linspace(0, len(front) - 1, min(most, len(front)))}
+    return sorted(picks | {always})

@@ -1,0 +1,103 @@
+"""The one entry: a problem in, a front out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from apq.errors import choose
+from apq.search import ALGORITHMS
+from apq.search.front import Front, Reference, front_of
+from apq.search.problem import Problem
+from apq.search.record import OnBatch, OnProgress, Point, Record
+from apq.space import Genes
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a search found.
+
+    Attributes:
+        problem: What was asked.
+        front: The Pareto set of everything scored, never empty, all within the limits.
+        chosen: The row of the front to build: the most accurate within the limits, or the knee
+            where nothing is limited.
+        candidates: How many were scored.
+        curve: Best accuracy and hypervolume over candidates.
+        reference: The box in which hypervolume was measured.
+        algorithm, seed: How it was searched.
+        scoring_seconds: Time spent in predicting and pricing, s.
+    """
+
+    problem: Problem
+    front: Front
+    chosen: int
+    candidates: int
+    curve: tuple[Point, ...]
+    reference: Reference
+    algorithm: str
+    seed: int
+    scoring_seconds: float
+
+
+def search(
+    problem: Problem,
+    algorithm: str = "nsga2",
+    candidates: int = 20_000,
+    seed: int = 0,
+    storage: str | None = None,
+    seeds: Genes | None = None,
+    on_progress: OnProgress | None = None,
+    on_batch: OnBatch | None = None,
+) -> Result:
+    """Search.
+
+    Args:
+        problem: What is searched.
+        algorithm: A name in :data:`apq.search.ALGORITHMS`.
+        candidates: How many are scored.
+        seed: Decides everything random.
+        storage: Optuna storage for ``nsga2``: a journal file, ``sqlite:///…``, ``postgresql://…``.
+        seeds: Rows to start from, e.g. another budget's front; made feasible first.
+        on_progress: Called with done, total and figures about a hundred times.
+        on_batch: Receives everything scored, batch by batch.
+
+    Raises:
+        ApqError: unknown algorithm, unusable storage.
+    """
+    engine = ALGORITHMS[choose(algorithm, ALGORITHMS, "algorithm")]
+    record = Record(problem, candidates, on_progress, on_batch)
+    start = problem.anchors[:0] if seeds is None else _feasible(problem, seeds, seed)
+    engine(record, seed, start, storage)
+    assert record.archive.best is not None
+    front = front_of(problem, record.archive.best)
+    chosen = choose_row(problem, front)
+    return Result(
+        problem,
+        front,
+        chosen,
+        record.done,
+        tuple(record.curve),
+        record.reference,
+        algorithm,
+        seed,
+        record.scoring_seconds,
+    )
+
+
+def choose_row(problem: Problem, front: Front) -> int:
+    """The front's row to build: best in the first objective that is to be maximised if costs are
+    limited, else the knee."""
+    for i, name in enumerate(problem.objectives):
+        if name in ("accuracy", "score") and (problem.limits or len(problem.objectives) == 1):
+            return int(front.values[:, i].argmin())
+    return front.knee()
+
+
+def _feasible(problem: Problem, rows: Genes, seed: int) -> Genes:
+    """Rows snapped to what is permitted and pulled within the limits, distinct."""
+    rng = np.random.default_rng([seed, 1])
+    rows = problem.region.snap(rows)
+    toward = problem.anchors[rng.integers(len(problem.anchors), size=len(rows))]
+    return np.unique(problem.pull(rows, toward, rng), axis=0)

@@ -1,0 +1,105 @@
+"""How whole generations of genes are mated, mutated and kept feasible, as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.search.front import nondominated
+from apq.search.problem import Floats, Problem
+from apq.space import ATTRIBUTES, Genes
+
+Ints = NDArray[np.int64]
+
+
+def crowding(values: Floats) -> Floats:
+    """Crowding distance of NSGA-II (Deb et al., 2002) of one rank, ``(n,)``; ends are infinite."""
+    out = np.zeros(len(values))
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        ordered = column[order]
+        width = ordered[-1] - ordered[0]
+        if width <= 0:
+            continue
+        gaps = np.full(len(column), np.inf)
+        gaps[1:-1] = (ordered[2:] - ordered[:-2]) / width
+        out[order] += gaps
+    return out
+
+
+def rank(values: Floats) -> tuple[Ints, Floats]:
+    """Pareto rank (0 is best) and crowding distance within the rank, ``(n,)`` each."""
+    if values.shape[1] == 1:
+        places: Ints = values[:, 0].argsort(kind="stable").argsort(kind="stable")
+        return places, np.zeros(len(values))
+    ranks = np.full(len(values), -1, dtype=np.int64)
+    distance = np.zeros(len(values))
+    left = np.arange(len(values))
+    level = 0
+    while len(left):
+        front = left[nondominated(values[left])]
+        ranks[front] = level
+        distance[front] = crowding(values[front])
+        left = left[ranks[left] < 0]
+        level += 1
+    return ranks, distance
+
+
+def tournament(ranks: Ints, distance: Floats, count: int, rng: np.random.Generator) -> Ints:
+    """Rows that win binary tournaments by rank, then crowding; shape ``(count,)``."""
+    a, b = rng.integers(len(ranks), size=(2, count))
+    wins = (ranks[a] < ranks[b]) | ((ranks[a] == ranks[b]) & (distance[a] >= distance[b]))
+    winners: Ints = np.where(wins, a, b)
+    return winners
+
+
+def children(
+    problem: Problem,
+    first: Genes,
+    second: Genes,
+    rng: np.random.Generator,
+    crossover: float | NDArray[np.float64] = 0.9,
+    mutations: float = 2.0,
+) -> Genes:
+    """One feasible child per pair of feasible parents.
+
+    Uniform crossover, then reset mutation: a mutated gene is redrawn, half of the time to a
+    neighbouring choice. A slot that the child runs but a parent does not takes the other parent's
+    block, or a random one. Infeasible children are pulled to their first parent.
+
+    Args:
+        problem: What is permitted and feasible.
+        first, second: Parents, ``(n, axes)``.
+        rng: Source of randomness.
+        crossover: Probability per child to mix at all; else it is a mutated first parent.
+        mutations: Mean number of mutated genes per child.
+    """
+    space, region = problem.priced.space, problem.region
+    stages = len(space.stages)
+    n, axes = first.shape
+    # genes or, for every other child, whole blocks come from the second parent
+    by_gene = rng.random((n, axes), dtype=np.float32)
+    by_block = rng.random((n, stages + len(space.slots)), dtype=np.float32)
+    spread = np.concatenate(
+        [by_block[:, :stages], np.repeat(by_block[:, stages:], len(ATTRIBUTES), axis=1)], axis=1
+    )
+    whole = rng.random((n, 1)) < 0.5
+    share = rng.random((n, 1), dtype=np.float32) * 0.5
+    mixes = rng.random((n, 1)) < crossover
+    swap = (np.where(whole, spread, by_gene) < share) & mixes
+    child = np.where(swap, second, first)
+
+    ran_first, ran_second = space.active(first), space.active(second)
+    blocks = space.block_genes(child)
+    for ran, only, parent in ((ran_first, ~ran_second, first), (ran_second, ~ran_first, second)):
+        blocks[ran & only] = space.block_genes(parent)[ran & only]
+
+    fresh = region.sample(n, rng, canonical=False)
+    hit = rng.random((n, axes), dtype=np.float32) < mutations / max(1, int(region.free.sum()))
+    step = child + np.where(rng.random((n, axes), dtype=np.float32) < 0.5, 1, -1).astype(np.int16)
+    step = np.clip(step, 0, space.cardinalities - 1)
+    near = rng.random((n, axes), dtype=np.float32) < 0.5
+    mutated = np.where(hit, np.where(near, step, fresh), child)
+    grown = space.active(mutated) & ~(ran_first | ran_second)
+    space.block_genes(mutated)[grown] = space.block_genes(fresh)[grown]
+    return problem.pull(region.snap(mutated), first, rng)
