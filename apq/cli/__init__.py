@@ -17,6 +17,7 @@ from apq.cli.common import err
 from apq.cli.finetune import finetune
 from apq.cli.lut import app as lut
 from apq.cli.search import BudgetCommand, search
+from apq.cli.quickstart import quickstart
 from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet
 from apq.errors import ApqError
@@ -63,6 +64,7 @@ def _root(
     pass
 
 
+app.command("quickstart")(quickstart)
 app.command("train-supernet")(train_supernet)
 app.command("collect")(collect)
 app.command("train-predictor")(train_predictor)
