@@ -328,7 +328,9 @@ def measure(
     space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
     precision: Annotated[str, typer.Option(help="fp32 or int8, as the runtime runs it.")] = "int8",
     runtime: Annotated[str, typer.Option(help="onnxruntime.")] = "onnxruntime",
-    granularity: Annotated[str, typer.Option(help="block, or layer (wrong where fused).")] = "block",
+    granularity: Annotated[
+        str, typer.Option(help="block, or layer (wrong where fused).")
+    ] = "block",
     networks: Annotated[int, typer.Option(min=4, help="Whole networks to check sums on.")] = 40,
     fit_on: Annotated[int, typer.Option(min=2, help="Networks used for the correction.")] = 10,
     rounds: Annotated[int, typer.Option(min=2, help="How often every model is timed.")] = 6,
@@ -376,9 +378,7 @@ def measure(
     found = replace(
         found, table=replace(found.table, header={**found.table.header, "command": _command()})
     )
-    measuring.write_networks(
-        folder / "networks.csv", found.space, found.genes, found.latency_ms
-    )
+    measuring.write_networks(folder / "networks.csv", found.space, found.genes, found.latency_ms)
     found.table.write(folder / "raw.csv")
     result = fit(
         found.table, found.space, found.genes, found.latency_ms, fit_on, seed, limit, force

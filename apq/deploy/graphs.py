@@ -97,9 +97,7 @@ class _Graph:
             pads=[pad] * 4, group=groups,
         )  # fmt: skip
         if relu and self.precision == "fp32":
-            y = self.node(
-                "Clip", [y, self.constant(np.float32(0)), self.constant(np.float32(6))]
-            )
+            y = self.node("Clip", [y, self.constant(np.float32(0)), self.constant(np.float32(6))])
         self.x = self._requantize(y, relu)  # whose range is that of ReLU6
 
     def block(self, layer: Layer) -> None:

@@ -242,9 +242,7 @@ def _doublings(size: Ints, first: int | Ints) -> Ints:
     return np.ceil(np.log2(np.maximum(size / first, 1))).astype(np.int64)
 
 
-def _simulate_alike(
-    model: BitFusion, shapes: Ints, many: Ints
-) -> dict[str, NDArray[np.float64]]:
+def _simulate_alike(model: BitFusion, shapes: Ints, many: Ints) -> dict[str, NDArray[np.float64]]:
     """Simulate layers with equally many tile candidates ``many`` (side, in, out channels)."""
     k, s, side, ic, oc, w, a, im2col = (column[:, None] for column in shapes.T)
     n, m = model.rows, model.columns

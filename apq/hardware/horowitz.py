@@ -189,7 +189,7 @@ class Horowitz:
 
     Attributes:
         weight_kind, activation_kind: Number types; widths come from the layers (ternary and binary
-            weights have their own width, float is 16 or 32 by the layer's bits).
+            have their own, float is the 16 or 32 that holds the layer's bits).
         weights_in, activations_in: Where tensors live.
         memory: See :func:`sram_pj`.
         min_sram_bits: Smallest SRAM.
@@ -241,9 +241,13 @@ class Horowitz:
 
     def _mac_pj(self, weight_bits: int, activation_bits: int, fan_in: int) -> float:
         own = {"ternary": 2, "binary": 1, "bit": 1}
-        w = Operand(self.weight_kind, own.get(self.weight_kind, weight_bits))
+
+        def width(kind: Kind, bits: int) -> int:
+            return (16 if bits <= 16 else 32) if kind == "float" else own.get(kind, bits)
+
+        w = Operand(self.weight_kind, width(self.weight_kind, weight_bits))
         a = Operand(
-            self.activation_kind, own.get(self.activation_kind, activation_bits), signed=False
+            self.activation_kind, width(self.activation_kind, activation_bits), signed=False
         )
         return mac(w, a, fan_in + 1).total_pj
 

@@ -145,9 +145,7 @@ def test_four_bits_cost_what_the_runtime_takes(timed, tiny_space):
             high[:, j] = len(axis.choices) - 1
     priced = price_space(tiny_space, table)
     high = tiny_space.canonical(high)
-    np.testing.assert_array_equal(
-        priced.costs(low)["latency_ms"], priced.costs(high)["latency_ms"]
-    )
+    np.testing.assert_array_equal(priced.costs(low)["latency_ms"], priced.costs(high)["latency_ms"])
     wide = replace(to_layer(table.layers[-1]), weight_bits=16)
     assert np.isnan(table.price(to_array([wide]))["latency_ms"]).all()
 

@@ -50,10 +50,28 @@ def test_every_memory_access_of_qtools(qtools):
     assert len(rows) == 48
     for row in rows:
         bits = math.prod(row["shape"]) * row["bits"]
-        got = move_pj(
-            bits, row["mode"], "qtools-compat", row["min_sram_size"], row["rd_wr_on_io"]
-        )
+        got = move_pj(bits, row["mode"], "qtools-compat", row["min_sram_size"], row["rd_wr_on_io"])
         assert float(got) == pytest.approx(row["read_pJ"], rel=1e-6), row
+
+
+def test_first_layer_of_qtools_whole_model_runs(qtools):
+    """Its tensors in four memory configurations and its operations, printed to two decimals."""
+    runs = [m for m in qtools["models"] if m["for_reference"] and m["model"] == "hybrid_mlp"]
+    assert len(runs) == 8
+    for run in runs:
+        layer = run["layers"]["d0"]
+        staged, smallest = run["rd_wr_on_io"], run["min_sram_size"]
+        bits = int(run["reference_internal"][-2:].strip("t"))
+        kept = run["weights_on_memory"]
+        weights = sum(
+            float(move_pj(n * bits, kept, "qtools-compat", smallest, staged))
+            for n in (784 * 300, 300)
+        )
+        image = move_pj(784 * 8, "dram" if staged else "sram", "qtools-compat", smallest, staged)
+        assert weights == pytest.approx(layer["parameters"], abs=0.006), run["config"]
+        assert float(image) == pytest.approx(layer["inputs"], abs=0.006), run["config"]
+        each = float(multiply_pj(8) + add_pj(32)) if bits == 8 else 3.7 + 0.9
+        assert run["ops"]["d0"] * each == pytest.approx(layer["op_cost"], rel=1e-6)
 
 
 def test_horowitz_published_figures():

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from apq.errors import TableError
 from apq.hardware import LookupTable, build_table, load_cost_model, price_space
@@ -33,6 +35,32 @@ def test_a_written_table_reads_back_the_same(tmp_path, tiny_space, ending):
     for metric, values in made.prices.items():
         np.testing.assert_allclose(read.prices[metric], values, rtol=1e-9)
     assert not list(tmp_path.glob("*.part"))
+
+
+COUNTS = st.integers(1, 2000)
+BITS = st.integers(1, 32)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.sampled_from(["conv", "linear"]), COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS,
+            COUNTS, BITS, BITS,
+        ),
+        min_size=1, max_size=6, unique=True,
+    ),
+    latency=st.lists(st.floats(0, 1e9), min_size=6, max_size=6),
+)  # fmt: skip
+def test_any_table_survives_its_file(tmp_path, rows, latency):
+    made = table(*(Layer(*row) for row in rows), latency=latency[: len(rows)])
+    made.write(tmp_path / "any.csv")
+    read = LookupTable.read(tmp_path / "any.csv")
+    np.testing.assert_array_equal(read.layers, made.layers)
+    np.testing.assert_allclose(read.prices["latency_ms"], made.prices["latency_ms"], rtol=1e-9)
+    np.testing.assert_array_equal(read.find(made.layers), np.arange(len(rows)))
 
 
 def test_block_rows_read_back_and_price_a_space(tmp_path, tiny_space):
