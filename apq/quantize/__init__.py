@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apq.quantize.base import LayerBits, Scheme, layer_plan
+from apq.quantize.base import LayerBits, Packed, Scheme, layer_plan
 from apq.quantize.finetune import finetune
 from apq.quantize.network import QuantizedSubnet, quantize_subnet
 from apq.quantize.uniform import Uniform
@@ -20,6 +20,6 @@ SCHEMES: dict[str, Callable[[], Scheme]] = {
 }
 
 __all__ = [
-    "SCHEMES", "LayerBits", "QuantizedSubnet", "Scheme", "Uniform", "finetune", "layer_plan",
-    "quantize_subnet",
+    "SCHEMES", "LayerBits", "Packed", "QuantizedSubnet", "Scheme", "Uniform", "finetune",
+    "layer_plan", "quantize_subnet",
 ]  # fmt: skip

@@ -11,8 +11,39 @@ from apq.errors import ApqError
 from apq.space import Candidate
 
 
+@dataclass(frozen=True)
+class Packed:
+    """A quantized weight as a device stores it: ``table[codes] * scale``, or ``codes * scale``.
+
+    Attributes:
+        codes: Integers in the weight's shape, int16. With a table: indices from 0; else signed.
+        scale: One number per output channel, ``(out,)``.
+        table: Values the codes stand for, ``(levels,)``; None: the codes are the values.
+        bits: Bits one code needs.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    table: Tensor | None
+    bits: int
+
+    def values(self) -> Tensor:
+        """What the codes stand for, in float, before scaling."""
+        if self.table is None:
+            return self.codes.to(self.scale.dtype)
+        return self.table[self.codes.long()]
+
+    def dequantize(self) -> Tensor:
+        """The rounded weights in float."""
+        return self.values() * self.scale.reshape(-1, *(1 for _ in self.codes.shape[1:]))
+
+
 class Quantizer(Protocol):
-    """What a scheme builds; also an ``nn.Module``."""
+    """What a scheme builds; also an ``nn.Module``.
+
+    Weight quantizers have ``pack(weight) -> Packed`` besides, with ``pack(w).dequantize()`` equal
+    to the forward pass; activation quantizers ``rounding() -> Rounding``, the same for devices.
+    """
 
     def fit(self, x: Tensor) -> None:
         """Set the ranges from a tensor. Raises ApqError if it holds NaN or infinity."""

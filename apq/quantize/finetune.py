@@ -171,4 +171,4 @@ def refit_weights(model: nn.Module) -> None:
         if isinstance(part, QuantizedConv | QuantizedLinear) and not getattr(
             part.weights, "learned", False
         ):
-            part.weights.fit(part.weight)  # type: ignore[operator]
+            part.weights.fit(part.weight)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apq.errors import ApqError
-from apq.quantize.base import LayerBits, Scheme, layer_plan
+from apq.quantize.base import LayerBits, Packed, Scheme, layer_plan
+from apq.quantize.integer import IMAGE, IntegerLayer, Rounding, exact_mean, fold_gain
 from apq.quantize.uniform import Uniform
 from apq.space import Candidate
 
@@ -22,27 +23,42 @@ _SAMPLE = 2**16
 class QuantizedConv(nn.Module):
     """Rounded input, rounded weight, convolution, batch norm, activation.
 
-    Batch norm stays apart while training and is folded into the step at export, so the integers on
-    disk are those that were trained.
+    In training mode in float, with batch norm apart; in eval mode in integers, folded, as devices
+    run it (:mod:`apq.quantize.integer`). No gradients in eval mode.
     """
 
-    def __init__(self, part: nn.Module, weights: nn.Module, inputs: nn.Module | None) -> None:
+    def __init__(self, part: nn.Module, weights: Any, inputs: Any) -> None:
         super().__init__()
         self.conv: nn.Conv2d = part.conv  # type: ignore[assignment]
         self.bn: nn.BatchNorm2d = part.bn  # type: ignore[assignment]
         self.act: nn.Module = part.act  # type: ignore[assignment]
-        self.weights = weights
-        self.inputs = inputs
+        self.weights: Any = weights
+        self.inputs: Any = inputs
 
     @property
     def weight(self) -> Tensor:
         """Float weights that are rounded in every forward pass."""
         return self.conv.weight
 
+    @torch.no_grad()
+    def integer(self) -> IntegerLayer:
+        """The layer as a device computes it."""
+        c, bn = self.conv, self.bn
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        gain = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+        return IntegerLayer(
+            fold_gain(self.weights.pack(c.weight), gain), bn.bias - bn.running_mean * gain,
+            _rounding(self.inputs), int(c.stride[0]), int(c.padding[0]), c.groups,
+            isinstance(self.act, nn.ReLU6),
+        )  # fmt: skip
+
     def forward(self, x: Tensor) -> Tensor:
         """Same shapes as the float layer's."""
-        if self.inputs is not None:
-            x = self.inputs(x)
+        if not self.training:
+            with torch.no_grad():
+                return self.integer().run(x)
+        x = self.inputs(x) if self.inputs is not None else x
         c = self.conv
         weight = self.weights(c.weight)
         y = F.conv2d(x, weight, None, c.stride, c.padding, c.dilation, c.groups)
@@ -53,22 +69,36 @@ class QuantizedConv(nn.Module):
 class QuantizedLinear(nn.Module):
     """Rounded input and weight; the bias stays float (it is added in the accumulator)."""
 
-    def __init__(self, linear: nn.Linear, weights: nn.Module, inputs: nn.Module | None) -> None:
+    def __init__(self, linear: nn.Linear, weights: Any, inputs: Any) -> None:
         super().__init__()
         self.linear = linear
-        self.weights = weights
-        self.inputs = inputs
+        self.weights: Any = weights
+        self.inputs: Any = inputs
 
     @property
     def weight(self) -> Tensor:
         """Float weights that are rounded in every forward pass."""
         return self.linear.weight
 
+    @torch.no_grad()
+    def integer(self) -> IntegerLayer:
+        """The layer as a device computes it: a 1x1 convolution."""
+        packed = self.weights.pack(self.linear.weight)
+        codes = packed.codes[:, :, None, None]
+        packed = Packed(codes, packed.scale, packed.table, packed.bits)
+        return IntegerLayer(packed, self.linear.bias.detach(), _rounding(self.inputs))
+
     def forward(self, x: Tensor) -> Tensor:
         """``(n, in) -> (n, out)``."""
-        if self.inputs is not None:
-            x = self.inputs(x)
+        if not self.training:
+            with torch.no_grad():
+                return self.integer().run(x[:, :, None, None]).flatten(1)
+        x = self.inputs(x) if self.inputs is not None else x
         return F.linear(x, self.weights(self.linear.weight), self.linear.bias)
+
+
+def _rounding(inputs: Any) -> Rounding:
+    return IMAGE if inputs is None else inputs.rounding()
 
 
 class QuantizedSubnet(nn.Module):
@@ -92,7 +122,11 @@ class QuantizedSubnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(n, classes)``."""
-        out: Tensor = self.subnet(x)
+        net: Any = self.subnet
+        x = net.stem(x)
+        for part in (*net.first, *net.blocks, net.head):
+            x = part(x)
+        out: Tensor = net.classifier(x.mean(dim=(2, 3)) if self.training else exact_mean(x))
         return out
 
     def layers(self) -> Iterator[tuple[LayerBits, QuantizedConv | QuantizedLinear]]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from apq.errors import choose
-from apq.quantize.base import require_bits
+from apq.quantize.base import Packed, require_bits
 from apq.quantize.functions import clip_to_grid, grid, learn_step, round_to_grid
+from apq.quantize.integer import Rounding
 from apq.quantize.ranges import kl_clip, max_clip, mse_clip, require_finite
 
 WEIGHT_RANGES = ("auto", "mse", "max", "kl")
@@ -55,9 +56,12 @@ class UniformWeights(nn.Module):
         """Set the step from ``weight`` by the scheme's rule."""
         self.scale.copy_(self._scale(weight.detach()))
 
-    def codes(self, weight: Tensor) -> Tensor:
-        """Integers the weights round to, in float, same shape."""
-        return weight.detach().div(self.scale.detach()).clamp_(self.low, self.high).round_()
+    @torch.no_grad()
+    def pack(self, weight: Tensor) -> Packed:
+        """The integers to store, and their step per output channel."""
+        codes = weight.div(self.scale).clamp_(self.low, self.high).round_().to(torch.int16)
+        scale = self.scale.detach().reshape(-1).expand(len(weight)).clone()
+        return Packed(codes, scale, None, self.bits)
 
     def levels(self) -> Tensor:
         """Values the weights can take, ``(channels, levels)`` ascending."""
@@ -110,16 +114,17 @@ class UniformActivations(nn.Module):
         else:
             self.clip.copy_(clip)
 
-    @property
-    def scale(self) -> Tensor:
-        """Distance of levels, a scalar."""
+    def rounding(self) -> Rounding:
+        """The grid as devices apply it."""
         if self.rule == "lsq":
-            return self.step.detach().clone()
-        return self.clip.detach().clamp_min(1e-6) / self.high
+            scale = float(self.step.detach())
+        else:
+            scale = float(self.clip.detach().clamp_min(1e-6) / self.high)
+        return Rounding(scale, self.low, self.high, self.bits)
 
     def levels(self) -> Tensor:
         """Values the activations can take, ``(1, levels)`` ascending."""
-        return (torch.arange(self.low, self.high + 1) * self.scale)[None]
+        return (torch.arange(self.low, self.high + 1) * self.rounding().scale)[None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Rounded activations, same shape."""
@@ -150,8 +155,8 @@ class Uniform:
     activation_rule: str = "pact"
     learn_weight_step: bool = False
     name: str = "uniform"
-    weight_bits: tuple[int, ...] = tuple(range(2, 17))
-    activation_bits: tuple[int, ...] = tuple(range(2, 17))
+    weight_bits: tuple[int, ...] = tuple(range(2, 9))
+    activation_bits: tuple[int, ...] = tuple(range(2, 9))
     operand: str = "fixed"
 
     def __post_init__(self) -> None:
