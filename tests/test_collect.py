@@ -128,9 +128,7 @@ def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
         for part in tmp_path.glob("*.parquet"):
             assert len(pd.read_parquet(part)) == 10
     assert reached == sorted(set(reached))
-    both = [
-        processes.Process(target=fill, args=(tmp_path, supernet_path, count)) for _ in range(2)
-    ]
+    both = [processes.Process(target=fill, args=(tmp_path, supernet_path, count)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

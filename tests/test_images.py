@@ -24,10 +24,17 @@ def png(seed: int, size: int = 8, mode: str = "RGB") -> bytes:
 
 
 def write_parquet(path, count, names=("cat", "dog"), blobs=None, labels=None):
-    images = [{"bytes": b, "path": f"{i}.png"} for i, b in enumerate(blobs or map(png, range(count)))]
+    images = [
+        {"bytes": b, "path": f"{i}.png"} for i, b in enumerate(blobs or map(png, range(count)))
+    ]
     schema = pa.schema(
-        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps({"info": {"features": {"label": {"names": list(names)}}}})},
+        [
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("label", pa.int64()),
+        ],
+        metadata={
+            "huggingface": json.dumps({"info": {"features": {"label": {"names": list(names)}}}})
+        },
     )
     columns = {"image": images, "label": labels or [i % len(names) for i in range(count)]}
     pq.write_table(pa.table(columns, schema=schema), path)

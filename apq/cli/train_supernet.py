@@ -26,6 +26,13 @@ def train_supernet(
     ] = 10.0,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.1,
+    phases: Annotated[
+        str, typer.Option(help="Phases to go through, comma separated.")
+    ] = "largest,kernel,depth,width",
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Supernet whose weights to start from (to train one further)."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides weights, batches and sampled subnets.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -38,20 +45,26 @@ def train_supernet(
       apq train-supernet --space digits --images digits --epochs 30 --out data/digits/supernet.safetensors
 
       apq train-supernet --space cifar10 --images photos/ --epochs 40 --out data/mine/supernet.safetensors
+
+      apq train-supernet --start data/mine/supernet.safetensors --phases width --epochs 10 --lr 0.03 --space cifar10 --images photos/ --out data/mine/longer.safetensors
     """
     from apq.images import load_images
     from apq.space import load_space
-    from apq.supernet import save_supernet
+    from apq.supernet import load_supernet, save_supernet
     from apq.supernet.training import Recipe
     from apq.supernet.training import train_supernet as train
 
     chosen = load_space(space)
     found = load_images(images, chosen.resolution, chosen.in_channels, chosen.classes)
     err.print(found.describe())
-    recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed)
+    names = tuple(name.strip() for name in phases.split(","))
+    recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, phases=names)
+    first = load_supernet(start, chosen) if start else None
     checkpoint = out_path.with_name(out_path.stem + ".checkpoint.safetensors")
     with live_line(f"supernet {chosen.name}") as report:
-        network, metadata = train(chosen, found, recipe, checkpoint, on_progress=report)
+        network, metadata = train(
+            chosen, found, recipe, checkpoint, start_from=first, on_progress=report
+        )
     save_supernet(out_path, network, metadata)
     checkpoint.unlink(missing_ok=True)
     if json:

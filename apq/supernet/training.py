@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,11 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apq.errors import ModelError
+from apq.errors import ModelError, choose
 from apq.images import ImageSet
 from apq.space import Candidate, Space
 from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
-from apq.supernet.network import Supernet, largest, load_tensors, save_tensors, smallest
+from apq.supernet.network import (
+    Supernet,
+    SupernetFile,
+    largest,
+    load_tensors,
+    save_tensors,
+    smallest,
+)
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -39,6 +47,7 @@ class Recipe:
         weight_decay: On convolution and classifier weights only.
         smoothing: Label smoothing of the cross-entropy.
         seed: Decides initial weights, batches, augmentation and sampled subnets.
+        phases: Which of PHASES to go through; their shares keep their proportions.
     """
 
     epochs: float = 10.0
@@ -47,6 +56,7 @@ class Recipe:
     weight_decay: float = 2e-4
     smoothing: float = 0.05
     seed: int = 0
+    phases: tuple[str, ...] = tuple(name for name, _ in PHASES)
 
 
 def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
@@ -70,14 +80,15 @@ def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
     return out.contiguous(memory_format=torch.channels_last)
 
 
-def phase_of(step: int, total: int) -> str:
+def phase_of(step: int, total: int, phases: tuple[str, ...] = Recipe.phases) -> str:
     """Name of the phase that ``step`` of ``total`` belongs to."""
-    reached = 0.0
-    for name, share in PHASES:
-        reached += share
+    shares = [(name, share) for name, share in PHASES if name in phases]
+    whole, reached = sum(share for _, share in shares), 0.0
+    for name, share in shares:
+        reached += share / whole
         if step < round(reached * total):
             return name
-    return PHASES[-1][0]
+    return shares[-1][0]
 
 
 def sample_open(space: Space, phase: str, rng: np.random.Generator) -> Candidate:
@@ -120,6 +131,7 @@ def train_supernet(
     recipe: Recipe = Recipe(),
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
+    start_from: SupernetFile | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Supernet, dict[str, Any]]:
     """Train a supernet on the training split, or continue an interrupted training.
@@ -138,6 +150,7 @@ def train_supernet(
         checkpoint: File to save progress in and to continue from. Same machine and thread count:
             a continued run ends with the same weights as an uninterrupted one.
         checkpoint_seconds: How often to save.
+        start_from: Supernet of the same space whose weights to start from.
         on_progress: Called every step with steps done, all steps, and loss and accuracy so far.
 
     Returns:
@@ -145,17 +158,29 @@ def train_supernet(
 
     Raises:
         ModelError: the loss is no longer finite, or the checkpoint belongs to another training.
+        SpaceError: ``start_from`` is of another space.
+        ApqError: a phase is unknown.
     """
+    for name in recipe.phases:
+        choose(name, Recipe.phases, "phase")
     torch.manual_seed(recipe.seed)
-    network = Supernet(space).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = Supernet(space)
+    sorted_already = False
+    if start_from is not None:
+        space.require_same(start_from.network.space, "the space", "the supernet to start from")
+        network.load_state_dict(start_from.network.state_dict())
+        sorted_already = "width" in start_from.metadata["recipe"]["phases"]
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = _optimiser(network, recipe)
     pixels, numbers = images.splits["train"]
     data, labels = to_tensor(pixels), torch.from_numpy(numbers)
     per_epoch = max(1, len(labels) // recipe.batch)
     total = max(1, round(recipe.epochs * per_epoch))
-    identity = {
+    identity: dict[str, Any] = {
+        "start_from": start_from.hash if start_from else None,
         "recipe": asdict(recipe), "fingerprint": space.fingerprint, "images": images.digest(),
     }  # fmt: skip
+    identity = json.loads(json.dumps(identity))  # as it will be read back
     start, spent = 0, 0.0
     if checkpoint is not None and checkpoint.exists():
         start, spent = _load_checkpoint(checkpoint, network, optimiser, identity)
@@ -163,44 +188,36 @@ def train_supernet(
     saved = began = time.monotonic()
     loss_mean, hit_mean = float("nan"), float("nan")
     order = np.empty(0, dtype=np.int64)
-    try:
-        for step in range(start, total):
-            epoch, position = divmod(step, per_epoch)
-            if position == 0 or step == start:
-                shuffle = np.random.default_rng([recipe.seed, 1, epoch])
-                order = shuffle.permutation(len(labels))
-            rng = np.random.default_rng([recipe.seed, 2, step])
-            if step > 0 and phase_of(step, total) == "width" != phase_of(step - 1, total):
-                network.sort_channels()
-                optimiser.state.clear()  # momentum belongs to the old channel order
-            pick = torch.from_numpy(order[position * recipe.batch :][: recipe.batch])
-            x = normalise(augment(data[pick], images.flip, rng), images.mean, images.std)
-            for group in optimiser.param_groups:
-                group["lr"] = _learning_rate(recipe, step, total)
-            loss, hit = _train_step(
-                network, optimiser, x, labels[pick], recipe, phase_of(step, total), rng
+    for step in range(start, total):
+        epoch, position = divmod(step, per_epoch)
+        if position == 0 or step == start:
+            shuffle = np.random.default_rng([recipe.seed, 1, epoch])
+            order = shuffle.permutation(len(labels))
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        phase = phase_of(step, total, recipe.phases)
+        before = phase_of(step - 1, total, recipe.phases) if step else None
+        if phase == "width" != before and not sorted_already:
+            network.sort_channels()
+            optimiser.state.clear()  # momentum belongs to the old channel order
+        pick = torch.from_numpy(order[position * recipe.batch :][: recipe.batch])
+        x = normalise(augment(data[pick], images.flip, rng), images.mean, images.std)
+        for group in optimiser.param_groups:
+            group["lr"] = _learning_rate(recipe, step, total)
+        loss, hit = _train_step(network, optimiser, x, labels[pick], recipe, phase, rng)
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"training diverged at step {step} (loss {loss}). Lower --lr (it was {recipe.lr})."
             )
-            if not math.isfinite(loss):
-                raise ModelError(
-                    f"training diverged at step {step} (loss {loss}). "
-                    f"Lower --lr (it was {recipe.lr})."
-                )
-            loss_mean = loss if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * loss
-            hit_mean = hit if math.isnan(hit_mean) else 0.98 * hit_mean + 0.02 * hit
-            start = step + 1
-            if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-                _save_checkpoint(checkpoint, network, optimiser, identity, start,
-                                 spent + time.monotonic() - began)  # fmt: skip
-                saved = time.monotonic()
-            if on_progress is not None:
-                phase = [name for name, _ in PHASES].index(phase_of(step, total)) + 1
-                on_progress(
-                    start, total, {"phase": phase, "loss": loss_mean, "train_acc": hit_mean}
-                )
-    finally:
-        if checkpoint is not None and start > 0:
+        loss_mean = loss if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * loss
+        hit_mean = hit if math.isnan(hit_mean) else 0.98 * hit_mean + 0.02 * hit
+        start = step + 1
+        if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
             _save_checkpoint(checkpoint, network, optimiser, identity, start,
                              spent + time.monotonic() - began)  # fmt: skip
+            saved = time.monotonic()
+        if on_progress is not None:
+            number = Recipe.phases.index(phase) + 1
+            on_progress(start, total, {"phase": number, "loss": loss_mean, "train_acc": hit_mean})
     seconds = spent + time.monotonic() - began
     scores = _finish(network, images)
     return network, identity | {

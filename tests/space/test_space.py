@@ -46,7 +46,9 @@ def test_candidates_and_genes_are_two_forms_of_one_thing(space, seed):
     candidates = [space.build(row) for row in genes]
     assert np.array_equal(space.genes(candidates), genes)
     assert np.array_equal(space.from_values(space.values(genes)), genes)
-    assert [Candidate.from_dict(json.loads(json.dumps(c.to_dict()))) for c in candidates] == candidates
+    assert [
+        Candidate.from_dict(json.loads(json.dumps(c.to_dict()))) for c in candidates
+    ] == candidates
     assert len({c for c in candidates}) == len(np.unique(genes, axis=0))
 
 
@@ -117,7 +119,9 @@ def test_geometry_gives_the_published_costs(shared):
             for x in space.layers(space.build(row))[3:-2]
         ]
         for figure, unit in ((ms, "latency"), (mj, "energy")):
-            assert sum(table[k][unit] for k in ["head", "tail", *keys]) == pytest.approx(figure, rel=1e-12)
+            assert sum(table[k][unit] for k in ["head", "tail", *keys]) == pytest.approx(
+                figure, rel=1e-12
+            )
 
 
 def test_encoding_moves_with_bits_alone_and_is_zero_for_skipped_blocks():

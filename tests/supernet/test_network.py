@@ -38,7 +38,9 @@ def test_a_subnet_computes_what_the_supernet_does(name):
     rows = space.sample(12, np.random.default_rng(0))
     with torch.no_grad():
         for candidate in [largest(space), smallest(space), *map(space.build, rows)]:
-            torch.testing.assert_close(network.subnet(candidate)(x), network(x, candidate), atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                network.subnet(candidate)(x), network(x, candidate), atol=1e-5, rtol=0
+            )
 
 
 def test_sorting_channels_keeps_the_largest_and_orders_the_rest():

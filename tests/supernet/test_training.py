@@ -1,0 +1,132 @@
+"""Supernet training: what opens when, resumption, and that it learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from apq.errors import ApqError, ModelError, SpaceError
+from apq.images import load_images
+from apq.space import load_space
+from apq.supernet import largest, load_supernet, save_supernet, smallest
+from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
+from apq.supernet.training import Recipe, augment, phase_of, sample_open, train_supernet
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_images("digits", 8, 1, 10)
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """A short training of every phase, shared by the tests that only look at it."""
+    return train_supernet(load_space("digits"), digits, Recipe(epochs=8, batch=64))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_phases_open_one_after_the_other():
+    names = [phase_of(step, 1000) for step in range(1000)]
+    assert list(dict.fromkeys(names)) == ["largest", "kernel", "depth", "width"]
+    assert [names.count(n) for n in ("largest", "kernel", "depth", "width")] == [400, 150, 150, 300]
+    assert {phase_of(step, 30, ("kernel", "width")) for step in range(10)} == {"kernel"}
+    space = load_space("cifar10")
+    rng = np.random.default_rng(0)
+    for phase, free in {"largest": set(), "kernel": {"kernel"}, "depth": {"kernel", "depth"},
+                        "width": {"kernel", "depth", "width"}}.items():  # fmt: skip
+        rows = space.genes([sample_open(space, phase, rng) for _ in range(40)])
+        rows = rows[space.active(rows).all(axis=1)] if phase != "depth" else rows
+        moved = {space.axes[j].attribute for j in np.flatnonzero(np.ptp(rows[:, :], axis=0))}
+        if phase in ("largest", "kernel"):
+            assert moved == free
+        else:
+            assert moved <= {"depth", "kernel", "width", "pw_w_bits", "pw_a_bits", "dw_w_bits",
+                             "dw_a_bits"}  # fmt: skip
+
+
+def test_augmentation_shifts_and_mirrors_whole_images():
+    images = torch.arange(2 * 1 * 16 * 16, dtype=torch.uint8).reshape(2, 1, 16, 16)
+    out = augment(images, flip=True, rng=np.random.default_rng(0))
+    assert out.shape == images.shape
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    for before, after in zip(padded, out, strict=True):
+        views = [
+            view[:, i : i + 16, j : j + 16]
+            for i in range(5)
+            for j in range(5)
+            for view in (before,)
+        ]
+        views += [v.flip(2) for v in views]
+        assert any(torch.equal(after, v) for v in views)
+
+
+def test_training_learns_and_the_ends_are_both_usable(trained, digits):
+    network, metadata = trained
+    scores = metadata["validation_accuracy"]
+    assert scores["largest"] > 0.85
+    assert scores["smallest"] > 0.5
+    data = EvalImages.of(digits, digits.mean, digits.std)
+    assert measure(network.subnet(largest(network.space)), data)[0] > 0.85
+    net = network.subnet(smallest(network.space))
+    recalibrate(net, data.calibration)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(net)(data.images), net(data.images), atol=1e-4, rtol=1e-4)
+    assert accuracy(fold(net), data.images, data.labels) == pytest.approx(
+        accuracy(net, data.images, data.labels), abs=5e-3
+    )
+
+
+def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path):
+    space = load_space("digits")
+    recipe = Recipe(epochs=1.5, batch=128)
+    whole, _ = train_supernet(space, digits, recipe)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+
+    def die_at(moment: int):
+        def progress(done: int, total: int, _: object) -> None:
+            if done == moment:
+                raise Killed
+
+        return progress
+
+    for moment in (3, 9):
+        with pytest.raises(Killed):
+            train_supernet(space, digits, recipe, checkpoint, 0.0, on_progress=die_at(moment))
+    resumed, metadata = train_supernet(space, digits, recipe, checkpoint, 0.0)
+    assert metadata["steps"] == 12
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    with pytest.raises(ModelError, match="another training: its recipe"):
+        train_supernet(space, digits, Recipe(epochs=1.5, batch=128, lr=0.2), checkpoint)
+
+
+def test_training_can_start_from_another_supernet(trained, digits, tmp_path):
+    network, metadata = trained
+    path = tmp_path / "first.safetensors"
+    save_supernet(path, network, metadata)
+    first = load_supernet(path)
+    further, made = train_supernet(
+        network.space,
+        digits,
+        Recipe(epochs=0.3, batch=64, lr=1e-5, phases=("width",)),
+        start_from=first,
+    )
+    assert made["start_from"] == first.hash
+    assert made["validation_accuracy"]["largest"] == pytest.approx(
+        metadata["validation_accuracy"]["largest"], abs=0.03
+    )
+    with pytest.raises(SpaceError, match="resolution"):
+        train_supernet(load_space("cifar10"), digits, start_from=first)
+    with pytest.raises(ApqError, match="Did you mean 'width'"):
+        train_supernet(network.space, digits, Recipe(phases=("widths",)))
+
+
+def test_divergence_is_reported_not_saved(digits, tmp_path):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(ModelError, match=r"diverged at step \d+.*Lower --lr"):
+        train_supernet(load_space("digits"), digits, Recipe(epochs=2, lr=1e30), checkpoint, 1e9)
+    assert not checkpoint.exists()
