@@ -63,7 +63,8 @@ def build(
     if "widened" in table.header:
         out.print(table.header["widened"])
     out.print(f"wrote {path}")
-    next_step(f"apq search --space {space} --lut {path} --latency-ms ...")
+    budget = "--latency-ms" if "latency_ms" in table.prices else "--energy-mj"
+    next_step(f"apq search --space {space} --lut {path} {budget} ...")
 
 
 @app.command(
@@ -185,7 +186,8 @@ def show(
             markup=False,
         )
     if space and lacking is not None and not len(lacking):
-        next_step(f"apq search --space {space} --lut {file} --latency-ms ...")
+        budget = "--latency-ms" if "latency_ms" in table.prices else "--energy-mj"
+        next_step(f"apq search --space {space} --lut {file} {budget} ...")
 
 
 @app.command(
@@ -321,7 +323,10 @@ def calibrate(
     "  apq lut measure --import --folder phone --device phone --out lut/phone-cifar10.csv",
 )
 def measure(
-    folder: Annotated[Path, typer.Option(help="Models and timings; the same folder continues.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Models and timings, continued; default runs/<device>-<space>."),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default lut/<device>-<space>.csv.")
     ] = None,
@@ -361,10 +366,11 @@ def measure(
     choose(precision, BITS, "precision")
     choose(granularity, ("block", "layer"), "granularity")
     name = device or f"host-{precision}"
+    chosen = load_space(space)
+    folder = folder or Path("runs") / f"{name}-{chosen.name}"
     if not only_import:
         require_onnx()
         kind: Any = precision
-        chosen = load_space(space)
         total = measuring.prepare(folder, chosen, kind, networks, granularity, seed)
         err.print(f"{folder}: {total:,} models")
         if only_prepare:
