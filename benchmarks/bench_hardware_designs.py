@@ -31,7 +31,9 @@ def main():
         )  # fmt: skip
     simulated = (time.perf_counter() - start) / len(designs)
     base = best["INT16"]
-    print("best of 2,000 designs against the best INT16: perf/area, energy (papers: LightPE 4.9-5.7x)")
+    print(
+        "best of 2,000 designs over the best INT16: perf/area, energy (papers, LightPE: 4.9-5.7x)"
+    )
     for pe in PE_TYPES:
         print(f"  {pe:<10} {best[pe][0] / base[0]:5.2f}x  {base[1] / best[pe][1]:5.2f}x")
     fitted = fit_surrogate(layers)
