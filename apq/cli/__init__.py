@@ -14,12 +14,15 @@ from typer.core import TyperGroup
 from apq import __version__
 from apq.cli.collect import collect
 from apq.cli.common import err
+from apq.cli.export import export
 from apq.cli.finetune import finetune
 from apq.cli.lut import app as lut
-from apq.cli.search import BudgetCommand, search
 from apq.cli.quickstart import quickstart
+from apq.cli.search import BudgetCommand, search
+from apq.cli.predict import predict
 from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet
+from apq.cli.verify import verify
 from apq.errors import ApqError
 
 
@@ -68,7 +71,10 @@ app.command("quickstart")(quickstart)
 app.command("train-supernet")(train_supernet)
 app.command("collect")(collect)
 app.command("train-predictor")(train_predictor)
+app.command("predict")(predict)
 app.command("finetune")(finetune)
+app.command("export")(export)
+app.command("verify")(verify)
 app.command("search", cls=BudgetCommand)(search)
 app.add_typer(lut, name="lut")
 

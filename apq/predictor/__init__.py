@@ -1,6 +1,11 @@
-"""Accuracy of candidates without running them: an MLP pre-trained on cheap samples (torch)."""
+"""Accuracy of candidates without running them: few samples, transfer, and known doubt (torch)."""
 
+from apq.predictor.baselines import BASELINES
+from apq.predictor.columns import COLUMNS, Columns, load_columns, read_table
 from apq.predictor.predictor import Predictor, load_predictor
-from apq.predictor.training import PRESETS, train_predictor
+from apq.predictor.training import PRESETS, train_on_table, train_predictor
 
-__all__ = ["PRESETS", "Predictor", "load_predictor", "train_predictor"]
+__all__ = [
+    "BASELINES", "COLUMNS", "PRESETS", "Columns", "Predictor", "load_columns", "load_predictor",
+    "read_table", "train_on_table", "train_predictor",
+]  # fmt: skip

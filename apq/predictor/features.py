@@ -1,57 +1,56 @@
-"""What a predictor sees of a candidate: the paper's one-hot code and, by default, its costs."""
+"""What a predictor sees of a candidate: the paper's one-hot code, and columns that are smooth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.space import Genes, Space
+from apq.space import ATTRIBUTES, Genes, Space
 from apq.space.layer import bitops, macs, weight_count
 
 Floats = NDArray[np.float32]
+Groups = tuple[tuple[str, int], ...]
+"""Names of neighbouring columns that mean the same kind of thing, and how many there are."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """n candidates as arrays; columns that are 1 are listed instead of stored densely.
+    """n candidates as arrays. One-hot columns are listed, not stored.
 
     Attributes:
         arch_hot: Architecture columns that are 1, shape ``(n, k)``; -1 for none.
         bits_hot: Bit columns that are 1, counted from 0, shape ``(n, m)``; -1 for none.
-        arch_costs: Logarithms of what follows from the architecture alone, ``(n, f)``.
-        bits_costs: Logarithms of what depends on bits too, ``(n, g)``.
+        arch: Smooth columns that follow from the architecture alone, ``(n, a)``.
+        bits: Smooth columns that depend on bits too, ``(n, b)``.
     """
 
     arch_hot: NDArray[np.int64]
     bits_hot: NDArray[np.int64]
-    arch_costs: Floats
-    bits_costs: Floats
+    arch: Floats
+    bits: Floats
 
     def __len__(self) -> int:
         return len(self.arch_hot)
 
     def __getitem__(self, rows: Any) -> Inputs:
-        return Inputs(
-            self.arch_hot[rows], self.bits_hot[rows], self.arch_costs[rows], self.bits_costs[rows]
-        )
+        return Inputs(self.arch_hot[rows], self.bits_hot[rows], self.arch[rows], self.bits[rows])
 
 
 class Features(Protocol):
     """Turns candidates into :class:`Inputs`.
 
     Attributes:
-        arch_columns, bits_columns: Widths of the two one-hot parts.
-        arch_costs, bits_costs: Names of the cost columns.
+        arch_hot_groups, bits_hot_groups: What the one-hot columns are.
+        arch_groups, bits_groups: What the smooth columns are.
     """
 
-    arch_columns: int
-    bits_columns: int
-    arch_costs: tuple[str, ...]
-    bits_costs: tuple[str, ...]
+    arch_hot_groups: Groups
+    bits_hot_groups: Groups
+    arch_groups: Groups
+    bits_groups: Groups
 
     def inputs(self, candidates: Any) -> Inputs:
         """Inputs of n candidates."""
@@ -62,25 +61,53 @@ class Features(Protocol):
         ...
 
 
+def width(groups: Groups) -> int:
+    """How many columns the groups have together."""
+    return sum(n for _, n in groups)
+
+
+def one_hot(hot: NDArray[np.int64], columns: int) -> Floats:
+    """The dense one-hot code ``(n, columns)``; -1 and columns beyond leave no mark."""
+    out = np.zeros((len(hot), columns + 1), dtype=np.float32)
+    np.put_along_axis(out, np.where((hot < 0) | (hot >= columns), columns, hot), 1.0, axis=1)
+    return np.ascontiguousarray(out[:, :-1])
+
+
 class SpaceFeatures:
     """Features of genes of a :class:`~apq.space.Space`.
 
-    The one-hot code is APQ's (CVPR 2020, section 3.2). ``costs=True`` adds logarithms of counts
-    (ours): multiply-accumulates and weights of the searchable part and of each stage, and with
-    bits BitOps and stored weight bits. They let a predictor generalise from few samples, since
-    accuracy follows size smoothly while one-hot columns have to be learnt one by one.
+    The one-hot code is APQ's (CVPR 2020, section 3.2). ``smooth=True`` adds columns (ours) in
+    which near candidates are near, so that little data goes a long way: the chosen values as
+    numbers, sums over stages, and logarithms of multiply-accumulates, weights, BitOps and stored
+    bits, of the searchable part and of each stage. Log counts alone are worth more than the
+    choice of model (benchmarks/bench_predictor.py).
     """
 
-    def __init__(self, space: Space, *, costs: bool = True) -> None:
+    def __init__(self, space: Space, *, smooth: bool = True) -> None:
         self.space = space
-        self.costs = costs
-        self.arch_columns = space.architecture_dims
-        self.bits_columns = space.encoding_dims - space.architecture_dims
-        parts = ("", *(f"_{s}" for s in range(len(space.stages)))) if costs else ()
-        self.arch_costs = tuple(f"{name}{part}" for part in parts for name in ("macs", "weights"))
-        self.bits_costs = tuple(f"{name}{part}" for part in parts for name in ("bitops", "storage"))
-        self._slot_stage = np.array([slot.stage for slot in space.slots])
-        self._tables, self._offsets, self._strides = _count_tables(space)
+        self.smooth = smooth
+        sizes = [sum(len(slot.choices[a]) for slot in space.slots) for a in range(len(ATTRIBUTES))]
+        hot = tuple((f"{name} choices", n) for name, n in zip(ATTRIBUTES, sizes, strict=True))
+        self.arch_hot_groups: Groups = hot[:2]
+        self.bits_hot_groups: Groups = hot[2:]
+        self.arch_groups: Groups = ()
+        self.bits_groups: Groups = ()
+        if not smooth:
+            return
+        slots, stages = len(space.slots), len(space.stages)
+        self._levels = _level_table(space)
+        self._stage_starts = np.array(
+            [next(s.index for s in space.slots if s.stage == i) for i in range(stages)]
+        )
+        self._counts, self._offsets, self._strides = _count_tables(space)
+        self.arch_groups = (
+            ("depth", stages), ("kernel", slots), ("width", slots),
+            ("sums", 2 * stages), ("counts", 2 * (1 + stages)),
+        )  # fmt: skip
+        self.bits_groups = (
+            *((name, slots) for name in ATTRIBUTES[2:]),
+            ("bit sums", 4 * stages), ("bit counts", 2 * (1 + stages)),
+        )  # fmt: skip
 
     def inputs(self, candidates: Genes) -> Inputs:
         """Inputs of genes, shape ``(n, len(space.axes))``.
@@ -94,38 +121,58 @@ class SpaceFeatures:
                 f"genes must have shape (n, {len(self.space.axes)}) in space "
                 f"{self.space.name!r}, got {genes.shape}"
             )
+        n = len(genes)
         hot = self.space.hot_columns(genes)
-        bits = hot[:, :, 2:].reshape(len(hot), -1)
-        bits = np.where(bits >= 0, bits - self.arch_columns, -1)
-        costs = self._costs(genes) if self.costs else np.zeros((len(genes), 0, 4), np.float32)
-        return Inputs(
-            hot[:, :, :2].reshape(len(hot), -1),
-            bits,
-            np.ascontiguousarray(costs[:, :, :2]).reshape(len(genes), -1),
-            np.ascontiguousarray(costs[:, :, 2:]).reshape(len(genes), -1),
-        )
+        bits_hot = hot[:, :, 2:].reshape(n, -1)
+        bits_hot = np.where(bits_hot >= 0, bits_hot - self.space.architecture_dims, -1)
+        arch = bits = np.zeros((n, 0), dtype=np.float32)
+        if self.smooth:
+            arch, bits = self._smooth(genes, hot)
+        return Inputs(hot[:, :, :2].reshape(n, -1), bits_hot, arch, bits)
 
-    def _costs(self, genes: Genes) -> Floats:
-        """Log counts of the whole network and each stage, shape ``(n, 1 + stages, 4)``."""
+    def _smooth(self, genes: Genes, hot: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        n = len(genes)
+        levels = self._levels[hot].transpose(0, 2, 1)  # (n, attributes, slots); -1 is the zero row
+        sums = np.add.reduceat(levels, self._stage_starts, axis=2)
+        depth = self.space.depths(genes).astype(np.float32)
         blocks = self.space.block_genes(genes).astype(np.int64)
         index = np.einsum("nsa,sa->ns", blocks, self._strides) + self._offsets
-        index[~self.space.active(genes)] = len(self._tables) - 1
-        counts = self._tables[index]
-        starts = np.searchsorted(self._slot_stage, np.arange(len(self.space.stages)))
-        stages = np.add.reduceat(counts, starts, axis=1)
-        whole = stages.sum(axis=1, keepdims=True)
-        logs: Floats = np.log(np.concatenate([whole, stages], axis=1))
-        return logs
+        index[hot[:, :, 0] < 0] = -1
+        stages = np.add.reduceat(self._counts[index], self._stage_starts, axis=1)
+        counts = np.log(np.concatenate([stages.sum(axis=1, keepdims=True), stages], axis=1))
+        arch = (depth, levels[:, :2], sums[:, :2], counts[:, :, :2])
+        bits = (levels[:, 2:], sums[:, 2:], counts[:, :, 2:])
+        return (
+            np.concatenate([part.reshape(n, -1) for part in arch], axis=1),
+            np.concatenate([part.reshape(n, -1) for part in bits], axis=1),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; inverse of :func:`features_from_dict`."""
-        return {"kind": "space", "costs": self.costs, "space": self.space.to_dict()}
+        """Plain data: enough to build the same features again."""
+        return {"kind": "space", "smooth": self.smooth, "space": self.space.to_dict()}
+
+
+def _level_table(space: Space) -> Floats:
+    """The number behind every one-hot column, and a last 0 for a skipped block.
+
+    Kernels and widths are relative to the largest of the slot, since a skipped block is like one
+    of size 0; bits are centred, since a skipped block adds no noise.
+    """
+    levels: list[float] = []
+    for a, _ in enumerate(ATTRIBUTES):
+        for slot in space.slots:
+            values = np.array(slot.choices[a], dtype=np.float64)
+            span = max(float(np.ptp(values)), 1.0)
+            levels.extend(values / values.max() if a < 2 else (values - values.mean()) / span)
+    return np.array([*levels, 0.0], dtype=np.float32)
 
 
 def _count_tables(space: Space) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
     """Macs, weights, bitops and weight bits of every block of every slot, so that counting is a
     gather: table ``(combinations + 1, 4)`` whose last row is zero, offsets, strides."""
-    rows, offsets, strides = [], [], []
+    rows: list[NDArray[np.float64]] = []
+    offsets: list[int] = []
+    strides: list[list[int]] = []
     for slot in space.slots:
         shape = tuple(len(c) for c in slot.choices)
         total = np.zeros((*shape, 4))
@@ -139,12 +186,3 @@ def _count_tables(space: Space) -> tuple[Floats, NDArray[np.int64], NDArray[np.i
         rows.append(total.reshape(-1, 4))
     table = np.concatenate([*rows, np.zeros((1, 4))]).astype(np.float32)
     return table, np.array(offsets, dtype=np.int64), np.array(strides, dtype=np.int64)
-
-
-def features_from_dict(data: Mapping[str, Any]) -> SpaceFeatures:
-    """Inverse of ``to_dict``.
-
-    Raises:
-        KeyError, SpaceError: the data is incomplete.
-    """
-    return SpaceFeatures(Space.from_dict(data["space"]), costs=bool(data["costs"]))

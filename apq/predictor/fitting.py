@@ -121,9 +121,11 @@ def _ranking(out: Tensor, truth: Tensor) -> Tensor:
 def answers(network: Ensemble, arch: Tensor, bits: Tensor | None) -> Tensor:
     """Standardised answers of all members to all rows, ``(e, n)``."""
     parts = []
-    for rows in torch.arange(len(arch)).split(4096):
-        x = arch[rows].expand(network.members, -1, -1)
-        q = None if bits is None else bits[rows].expand(network.members, -1, -1)
+    for start in range(0, len(arch), 4096):
+        x = arch[start : start + 4096].expand(network.members, -1, -1)
+        q = None
+        if bits is not None:
+            q = bits[start : start + 4096].expand(network.members, -1, -1)
         parts.append(network(x, q))
     return torch.cat(parts, dim=1)
 

@@ -15,7 +15,8 @@ class Ensemble(nn.Module):
     sees the architecture columns; bit columns enter through one linear map added to its output
     after the ReLU, so that an fp32 predictor is the same network without that map.
 
-        h = relu(A x_arch + a) [+ Q x_bits + q];  h = relu(B h + b);  h = relu(C h + c);  y = R h + r
+        h = relu(A x_arch + a) [+ Q x_bits + q]
+        h = relu(B h + b);  h = relu(C h + c);  y = R h + r
 
     Shape letters: e members, n candidates, a architecture columns, b bit columns, h hidden.
 
@@ -51,13 +52,9 @@ class Ensemble(nn.Module):
         )
         return weight, bias
 
-    def add_bits(self, bits: int, *, zero: bool = False) -> None:
-        """Give the network its map of bit columns, random as in the paper, or zero: then it
-        answers as before until quantized samples teach it otherwise."""
-        weight, bias = self._linear(bits, self.hidden)
-        if zero:
-            weight, bias = (nn.Parameter(torch.zeros_like(p)) for p in (weight, bias))
-        self.bits, self.bits_bias = weight, bias
+    def add_bits(self, bits: int) -> None:
+        """Give the network its map of bit columns, with random weights as in the paper."""
+        self.bits, self.bits_bias = self._linear(bits, self.hidden)
 
     def forward(self, arch: Tensor, bits: Tensor | None = None) -> Tensor:
         """Answers ``(e, n)`` for ``arch`` of shape ``(e, n, a)`` and ``bits`` of ``(e, n, b)``."""

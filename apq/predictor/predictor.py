@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,44 +16,74 @@ from torch import Tensor
 
 from apq import __version__
 from apq.errors import ModelError
-from apq.predictor.features import Features, Inputs, SpaceFeatures, features_from_dict
-from apq.predictor.model import Ensemble
+from apq.predictor.columns import TableFeatures
+from apq.predictor.features import Features, Groups, Inputs, SpaceFeatures, one_hot, width
+from apq.predictor.kernel import Kernel
+from apq.predictor.network import Network
 from apq.space import Space
+
+Array = NDArray[np.float64]
 
 FORMAT = 1
 """Version of the file's layout; raised when an older apq could not read it."""
 
+KINDS: dict[str, type[Network] | type[Kernel]] = {"network": Network, "kernel": Kernel}
+"""What a predictor can be made of, by the name in its file."""
+
 
 @dataclass(frozen=True)
-class Scale:
-    """Affine maps that give columns and targets mean 0 and deviation 1 on the training rows."""
+class Warp:
+    """The map between accuracies and the standardised targets that models are fitted to.
 
-    arch_mean: NDArray[np.float32]
-    arch_std: NDArray[np.float32]
-    bits_mean: NDArray[np.float32]
-    bits_std: NDArray[np.float32]
-    target_mean: float
-    target_std: float
+    With a ceiling: ``z = (-log(ceiling - accuracy) - mean) / std`` (ours). Accuracies of good
+    candidates crowd below a ceiling and bad ones trail off; the logarithm evens this out.
+    """
+
+    ceiling: float | None
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, accuracy: Array, *, log: bool) -> Warp:
+        """The map for these measurements; the ceiling lies two deviations above the best."""
+        ceiling = float(accuracy.max() + 2 * accuracy.std()) if log else None
+        raw = cls(ceiling, 0.0, 1.0).to_target(accuracy)
+        return cls(ceiling, float(raw.mean()), float(raw.std()) or 1.0)
+
+    def to_target(self, accuracy: Array) -> Array:
+        """Standardised targets of accuracies below the ceiling."""
+        raw = accuracy if self.ceiling is None else -np.log(self.ceiling - accuracy)
+        z: Array = (raw - self.mean) / self.std
+        return z
+
+    def to_accuracy(self, mean: Array, deviation: Array) -> tuple[Array, Array]:
+        """Back to accuracies; the deviation by the slope of the map at the mean."""
+        raw = mean * self.std + self.mean
+        if self.ceiling is None:
+            return raw, deviation * self.std
+        below = np.exp(-raw)
+        return self.ceiling - below, deviation * self.std * below
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Accuracy of candidates (fractions), with doubt.
+    """Accuracy of candidates (in the unit of the samples, fractions for apq's own), with doubt.
 
     Attributes:
         features: What it sees of a candidate; knows the space.
-        network: The MLPs.
-        scale: Standardisation of cost columns and target.
-        spread_scale: Calibration factor of the members' deviation (see ``calibrate``).
-        spread_floor: Deviation that remains where all members agree.
+        models: One model, or two: then the second is a kernel that also sees the first's answer.
+        warp: Between the last model's targets and accuracies.
+        bits: Whether the last model sees bit columns; the first of two never does.
+        calibration: Factor on the spread, chosen on held-out rows so that
+            ``mean ± 1.645 * spread`` covers 90 % of them (split conformal prediction).
         report: Held-out errors, sample counts, seed, hash of the supernet: what made it.
     """
 
     features: Features
-    network: Ensemble
-    scale: Scale
-    spread_scale: float = 1.0
-    spread_floor: float = 0.0
+    models: tuple[Network | Kernel, ...]
+    warp: Warp
+    bits: bool
+    calibration: float = 1.0
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,93 +97,97 @@ class Predictor:
             raise ModelError("this predictor scores rows of a table, not genes of a space")
         return self.features.space
 
-    @property
-    def quantized(self) -> bool:
-        """Whether it sees bits; an fp32 predictor ignores them."""
-        return self.network.bits is not None
-
-    def predict(
-        self, candidates: Any, *, batch: int = 4096
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def predict(self, candidates: Any, *, batch: int = 2048) -> tuple[Array, Array]:
         """Predict n candidates.
 
         Args:
             candidates: Genes ``(n, axes)``, or a table's rows if it was trained on one.
-            batch: How many at a time (bounds memory, does not change the answer).
+            batch: How many at a time (bounds memory).
 
         Returns:
-            Mean accuracy and spread (one standard deviation, calibrated), float64 ``(n,)`` each.
+            Mean accuracy and spread (calibrated deviation of one measurement), float64 ``(n,)``.
         """
-        means, deviations = [np.empty(0)], [np.empty(0)]
+        means, spreads = [np.empty(0)], [np.empty(0)]
         for start in range(0, len(candidates), batch):
-            mean, deviation = self.predict_inputs(
-                self.features.inputs(candidates[start : start + batch])
-            )
+            inputs = self.features.inputs(candidates[start : start + batch])
+            mean, spread = self.predict_inputs(inputs)
             means.append(mean)
-            deviations.append(deviation)
-        return np.concatenate(means), np.concatenate(deviations)
+            spreads.append(spread)
+        return np.concatenate(means), np.concatenate(spreads)
 
-    def predict_inputs(self, inputs: Inputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def predict_inputs(self, inputs: Inputs) -> tuple[Array, Array]:
         """As :meth:`predict`, from inputs that were computed before."""
-        answers = self._answers(inputs) * self.scale.target_std
-        mean = answers.mean(axis=0) + self.scale.target_mean
-        deviation = answers.std(axis=0, ddof=1 if len(answers) > 1 else 0)
-        return mean, np.hypot(deviation * self.spread_scale, self.spread_floor)
+        mean, deviation = self.warp.to_accuracy(*self.latent(inputs))
+        return mean, deviation * self.calibration
 
-    @torch.inference_mode()
-    def _answers(self, inputs: Inputs) -> NDArray[np.float64]:
-        """Standardised answers of every member, ``(e, n)``.
-
-        The first layer adds up rows of its weight matrix instead of multiplying a vector of
-        mostly zeros.
-        """
-        net = self.network
-        arch_costs, bits_costs = standardise(inputs, self.scale)
-        hidden = torch.relu(_first(net.arch, net.arch_bias, inputs.arch_hot, arch_costs))
-        if net.bits is not None and net.bits_bias is not None:
-            hidden = hidden + _first(net.bits, net.bits_bias, inputs.bits_hot, bits_costs)
-        answers: NDArray[np.float64] = net.tail(hidden).double().numpy()
-        return answers
+    def latent(self, inputs: Inputs) -> tuple[Array, Array]:
+        """Mean and deviation in the last model's standardised units."""
+        mean, deviation = np.empty(0), np.empty(0)
+        for i, model in enumerate(self.models):
+            if isinstance(model, Network):
+                mean, deviation = model.predict(inputs)
+            else:
+                last = i + 1 == len(self.models)
+                columns = kernel_columns(
+                    inputs, self.features, self.bits and last, mean if i else None
+                )
+                mean, deviation = model.predict(columns)
+        return mean, deviation
 
     def save(self, path: Path | str) -> None:
-        """Write one safetensors file; its header holds the rest as JSON. Never pickle."""
+        """Write one safetensors file; its header holds the rest as JSON. Never pickle.
+
+        Raises:
+            ModelError: the disk refused; an older file stays intact.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: p.detach().contiguous() for name, p in self.network.named_parameters()}
-        for name in ("arch_mean", "arch_std", "bits_mean", "bits_std"):
-            tensors[f"scale.{name}"] = torch.from_numpy(getattr(self.scale, name))
+        tensors: dict[str, Tensor] = {}
+        models = []
+        for i, model in enumerate(self.models):
+            kind = next(name for name, cls in KINDS.items() if isinstance(model, cls))
+            models.append({"kind": kind, **model.to_dict()})
+            tensors |= {f"{i}.{name}": t.contiguous() for name, t in model.tensors().items()}
         about = {
             "format": FORMAT,
             "apq": __version__,
             "features": self.features.to_dict(),
-            "network": {"hidden": self.network.hidden, "members": self.network.members},
-            "target": [self.scale.target_mean, self.scale.target_std],
-            "spread": [self.spread_scale, self.spread_floor],
+            "models": models,
+            "warp": [self.warp.ceiling, self.warp.mean, self.warp.std],
+            "bits": self.bits,
+            "calibration": self.calibration,
             "report": dict(self.report),
         }
         if isinstance(self.features, SpaceFeatures):
             about["fingerprint"] = self.features.space.fingerprint
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"apq-predictor": json.dumps(about, sort_keys=True)})
-        partial.replace(path)
+        partial = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, partial, metadata={"apq-predictor": json.dumps(about)})
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot write {path}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
 
-def standardise(inputs: Inputs, scale: Scale) -> tuple[Tensor, Tensor]:
-    """The cost columns with mean 0 and deviation 1, ``(n, f)`` and ``(n, g)``."""
-    arch = (inputs.arch_costs - scale.arch_mean) / scale.arch_std
-    bits = (inputs.bits_costs - scale.bits_mean) / scale.bits_std
-    return torch.from_numpy(arch), torch.from_numpy(bits)
+def kernel_columns(
+    inputs: Inputs, features: Features, bits: bool, answer: Array | None
+) -> NDArray[np.float32]:
+    """What a kernel sees: another model's answer first if there is one, then smooth columns, then
+    the one-hot code; in the order of :func:`kernel_groups`."""
+    parts = [inputs.arch, one_hot(inputs.arch_hot, width(features.arch_hot_groups))]
+    if bits:
+        parts += [inputs.bits, one_hot(inputs.bits_hot, width(features.bits_hot_groups))]
+    if answer is not None:
+        parts.insert(0, answer[:, None].astype(np.float32))
+    return np.concatenate(parts, axis=1)
 
 
-def _first(weight: Tensor, bias: Tensor, hot: NDArray[np.int64], costs: Tensor) -> Tensor:
-    """First layer by gathering: weight ``(e, columns + costs, h)`` to ``(e, n, h)``."""
-    columns = weight.shape[1] - costs.shape[1]
-    # members side by side, and a row of zeros for "no column" (-1)
-    rows = torch.nn.functional.pad(weight[:, :columns].transpose(0, 1), (0, 0, 0, 0, 0, 1))
-    index = torch.from_numpy(np.where(hot < 0, columns, hot))
-    flat = torch.nn.functional.embedding_bag(index, rows.flatten(1), mode="sum")
-    out = flat.view(len(index), weight.shape[0], -1).transpose(0, 1) + bias
-    return out + costs @ weight[:, columns:]
+def kernel_groups(features: Features, bits: bool, answer: bool) -> Groups:
+    """Names and widths of the columns of :func:`kernel_columns`."""
+    groups: Groups = (("answer", 1),) if answer else ()
+    groups += features.arch_groups + features.arch_hot_groups
+    return groups + (features.bits_groups + features.bits_hot_groups if bits else ())
 
 
 def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
@@ -187,17 +220,29 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
                 f"this apq {__version__} reads up to {FORMAT}. Upgrade apq."
             )
         features = features_from_dict(about["features"])
-        if space is not None and isinstance(features, SpaceFeatures):
-            features.space.require_same(space, str(path), "the space asked for")
-        scale = Scale(
-            *(tensors.pop(f"scale.{n}").numpy() for n in ("arch_mean", "arch_std", "bits_mean", "bits_std")),
-            *map(float, about["target"]),
-        )
-        bits = tensors["bits"].shape[1] if "bits" in tensors else 0
-        network = Ensemble(tensors["arch"].shape[1], bits, **about["network"])
-        network.load_state_dict(tensors)
-        network.requires_grad_(False)
-        spread = about["spread"]
-        return Predictor(features, network, scale, float(spread[0]), float(spread[1]), about["report"])
+        if space is not None:
+            own = Predictor(features, (), Warp(None, 0, 1), False).space
+            own.require_same(space, str(path), "the space asked for")
+        models = []
+        for i, made in enumerate(about["models"]):
+            own_tensors = {
+                n.removeprefix(f"{i}."): t for n, t in tensors.items() if n.startswith(f"{i}.")
+            }
+            models.append(KINDS[made["kind"]].from_parts(own_tensors, made))
+        return Predictor(
+            features, tuple(models), Warp(*about["warp"]), bool(about["bits"]),
+            float(about["calibration"]), about["report"],
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ModelError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def features_from_dict(data: Mapping[str, Any]) -> Features:
+    """Inverse of the ``to_dict`` of features.
+
+    Raises:
+        KeyError, SpaceError: the data is incomplete.
+    """
+    if data["kind"] == "table":
+        return TableFeatures.from_dict(data)
+    return SpaceFeatures(Space.from_dict(data["space"]), smooth=bool(data["smooth"]))

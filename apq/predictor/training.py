@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
 from apq.errors import SamplesError, choose
+from apq.predictor.baselines import BASELINES, fit_baseline
+from apq.predictor.columns import Columns, TableFeatures
 from apq.predictor.features import Features, Inputs, SpaceFeatures
-from apq.predictor.fitting import OnProgress, answers, fit, folds
-from apq.predictor.metrics import Scores, score
-from apq.predictor.model import Ensemble
-from apq.predictor.predictor import Predictor, Scale, standardise
+from apq.predictor.fitting import OnProgress, folds
+from apq.predictor.kernel import fit_kernel
+from apq.predictor.metrics import coverage, score
+from apq.predictor.network import Network, continued, new_network, train_network
+from apq.predictor.predictor import Predictor, Warp, kernel_columns, kernel_groups
 from apq.samples import Samples
+
+Array = NDArray[np.float64]
 
 LEAST_ROWS = 10
 """Fewer samples than this cannot be split into a part to learn from and a part to judge by."""
+
+LEVEL, LEVEL_SPREADS = 0.9, 1.6449
+"""Calibration: ``mean ± 1.6449 * spread`` is to cover nine of ten measurements."""
 
 
 @dataclass(frozen=True)
@@ -30,31 +36,34 @@ class Recipe:
 
     Attributes:
         members: MLPs in the ensemble.
-        hidden: Width of their hidden layers.
-        costs: Whether they see log counts beside the one-hot code.
-        rank_weight: Weight of the ranking term in the loss.
-        updates: Training steps of the fp32 stage, about; passes over the rows follow from it.
-        transfer_updates: The same for the quantized stage.
-        rescale: Whether transfer starts from the pre-trained answers fitted to the new samples
-            by two parameters, instead of from the bare weights.
+        hidden: Width of their three hidden layers.
+        smooth: Whether smooth columns (values, sums, log costs) stand beside the one-hot code.
+        log_target: Whether models are fitted to the logarithm of the distance from a ceiling.
+        rank_weight: Weight of the ranking term in the MLPs' loss.
+        updates: Training steps of the MLPs, about.
+        kernel_rows: Up to so many samples a Gaussian process learns them (on top of the fp32
+            predictor's answer, if there is one); beyond, the MLPs do.
     """
 
     members: int = 5
-    hidden: int = 400
-    costs: bool = True
-    rank_weight: float = 0.5
-    updates: int = 1000
-    transfer_updates: int = 300
-    rescale: bool = True
+    hidden: int = 256
+    smooth: bool = True
+    log_target: bool = True
+    rank_weight: float = 0.3
+    updates: int = 600
+    kernel_rows: int = 1500
 
 
 PRESETS: dict[str, Recipe] = {
     "default": Recipe(),
     "paper": Recipe(
-        members=1, costs=False, rank_weight=0.0, updates=2000, transfer_updates=600, rescale=False
+        members=1, hidden=400, smooth=False, log_target=False, rank_weight=0.0, updates=2000,
+        kernel_rows=0,
     ),
-}
-"""``paper`` is APQ's form: one MLP on the one-hot code, squared error, plain fine-tuning."""
+}  # fmt: skip
+"""``paper`` is APQ's form: one MLP on the one-hot code, squared error, plain fine-tuning. The
+default differs because on real tables a Gaussian process on smooth columns needs a fraction of the
+samples, and as a correction on top of the fp32 predictor it cannot forget what that one knew."""
 
 
 @dataclass(frozen=True)
@@ -63,55 +72,46 @@ class Data:
 
     Attributes:
         inputs: What the predictor sees.
-        target: Accuracies, shape ``(n,)``.
-        groups: Equal numbers mark one architecture (its bit policies stay in one part of a split).
+        accuracy: Measurements, shape ``(n,)``.
+        blocks: Equal numbers mark one architecture; its rows stay in one part of every split.
     """
 
     inputs: Inputs
-    target: NDArray[np.float64]
-    groups: NDArray[np.int64]
+    accuracy: Array
+    blocks: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.target)
+        return len(self.accuracy)
 
     def __getitem__(self, rows: Any) -> Data:
-        return Data(self.inputs[rows], self.target[rows], self.groups[rows])
+        return Data(self.inputs[rows], self.accuracy[rows], self.blocks[rows])
 
 
-def data_of(samples: Samples, features: Features, what: str) -> Data:
-    """Check samples and turn them into arrays.
-
-    Raises:
-        SamplesError: too few, not finite, or all accuracies equal.
-    """
-    inputs = features.inputs(samples.genes)
-    _, groups = np.unique(inputs.arch_hot, axis=0, return_inverse=True)
-    return checked(Data(inputs, samples.accuracy, groups.reshape(-1)), what)
-
-
-def checked(data: Data, what: str) -> Data:
-    """Return ``data`` unless nothing can be learnt from it.
+def data_of(inputs: Inputs, accuracy: Array, what: str) -> Data:
+    """Group rows by architecture and check that something can be learnt from them.
 
     Raises:
-        SamplesError: too few, not finite, or all accuracies equal.
+        SamplesError: too few rows, measurements that are not finite, or all equal.
     """
-    if len(data) < LEAST_ROWS:
+    if len(inputs) < LEAST_ROWS:
         raise SamplesError(
-            f"{what} holds {len(data)} sample(s); at least {LEAST_ROWS} are needed to learn from some "
+            f"{what}: {len(inputs)} row(s); at least {LEAST_ROWS} are needed to learn from some "
             "and judge by others. Collect more: apq collect --count N"
         )
-    wrong = np.flatnonzero(~np.isfinite(data.target))
+    wrong = np.flatnonzero(~np.isfinite(accuracy))
     if len(wrong):
         raise SamplesError(
-            f"{what}: {len(wrong)} of {len(data)} accuracies are not numbers (first: row {wrong[0]}). "
-            "Remove those rows or collect them again."
+            f"{what}: {len(wrong)} of {len(accuracy)} accuracies are not numbers "
+            f"(first: row {wrong[0]}). Remove those rows or collect them again."
         )
-    if np.ptp(data.target) == 0:
+    if np.ptp(accuracy) == 0:
         raise SamplesError(
-            f"{what}: all {len(data)} accuracies equal {data.target[0]:g}, so there is nothing to "
-            "learn. Check the supernet (apq train-supernet) and the validation split."
+            f"{what}: all {len(accuracy)} accuracies equal {accuracy[0]:g}, so there is nothing "
+            "to learn. Check the supernet (apq train-supernet) and its validation images."
         )
-    return data
+    code = np.concatenate([inputs.arch_hot.astype(np.float64), inputs.arch], axis=1)
+    _, blocks = np.unique(code, axis=0, return_inverse=True)
+    return Data(inputs, accuracy, blocks.reshape(-1).astype(np.int64))
 
 
 def train_predictor(
@@ -135,16 +135,14 @@ def train_predictor(
         members: Overrides the preset's ensemble size.
         compare: Also train the alternatives and judge all on held-out samples.
         seed: Of weights, splits and order.
-        on_progress: Called with steps done, all steps and the latest held-out error.
+        on_progress: Called while MLPs train: passes done, all passes, latest held-out error.
 
     Raises:
         ApqError: unknown preset.
         SamplesError: samples that cannot be learnt from, or none at all.
         SpaceError: the two kinds of samples are of different spaces.
     """
-    recipe = PRESETS[choose(preset, PRESETS, "preset")]
-    if members is not None:
-        recipe = replace(recipe, members=members)
+    recipe = _recipe(preset, members)
     first = fp32 if fp32 is not None else quantized
     if first is None or (quantized is not None and transfer and fp32 is None):
         raise SamplesError(
@@ -152,162 +150,210 @@ def train_predictor(
             "pass --samples DIR, or --no-transfer to train from scratch"
         )
     if fp32 is not None and quantized is not None:
-        fp32.space.require_same(quantized.space, "fp32 samples", "quantized samples")
-    features = SpaceFeatures(first.space, costs=recipe.costs)
+        fp32.space.require_same(quantized.space, "the fp32 samples", "the quantized samples")
+    features = SpaceFeatures(first.space, smooth=recipe.smooth)
+    cheap = dear = None
+    if fp32 is not None:
+        cheap = data_of(features.inputs(fp32.genes), fp32.accuracy, "the fp32 samples")
+    if quantized is not None:
+        inputs = features.inputs(quantized.genes)
+        dear = data_of(inputs, quantized.accuracy, "the quantized samples")
     about: dict[str, Any] = {
         "preset": preset,
-        "recipe": asdict(recipe),
         "seed": seed,
+        "fingerprint": first.space.fingerprint,
         "supernet": first.supernet,
-        "fp32_count": 0 if fp32 is None else len(fp32),
-        "quantized_count": 0 if quantized is None else len(quantized),
-        "transfer": bool(transfer and quantized is not None),
+        "transfer": bool(transfer and dear is not None),
+        "counts": {
+            kind: len(data) for kind, data in (("fp32", cheap), ("quantized", dear)) if data
+        },
+        "held_out": {},
     }
-    cheap = None if fp32 is None else data_of(fp32, features, "the fp32 samples")
-    dear = None if quantized is None else data_of(quantized, features, "the quantized samples")
-    if dear is None:
-        assert cheap is not None
-        return _fp32_only(cheap, features, recipe, about, compare, seed, on_progress)
-    base = None
-    if transfer:
-        assert cheap is not None
-        base = pretrain(cheap, features, recipe, seed=seed, on_progress=on_progress)
-        about["fp32"] = asdict(_out_of_fold(base, cheap, seed))
+    held_out = about["held_out"]
+    if dear is None or not transfer:
+        only = cheap if dear is None else dear
+        assert only is not None
+        kind, bits = ("fp32", False) if dear is None else ("quantized", True)
+        predictor = learn(only, features, recipe, bits=bits, seed=seed, on_progress=on_progress)
+        held_out[kind] = dict(predictor.report)
+        if compare:
+            held_out[kind] |= compare_ways(None, only, features, recipe, bits=bits, seed=seed)
+        return replace(predictor, report=about)
+    assert cheap is not None
+    base = learn(cheap, features, recipe, bits=False, seed=seed, on_progress=on_progress)
+    final = learn(dear, features, recipe, bits=True, base=base, seed=seed)
+    held_out["fp32"], held_out["quantized"] = dict(base.report), dict(final.report)
     if compare:
-        about["quantized"] = {
-            name: asdict(s) for name, s in compare_quantized(base, dear, features, recipe, seed).items()
-        }
-    if base is not None:
-        final = transfer_to(base, dear, recipe, seed=seed)
-    else:
-        final = pretrain(dear, features, recipe, bits=True, seed=seed, on_progress=on_progress)
+        ways = compare_ways(base, dear, features, recipe, bits=True, seed=seed)
+        held_out["quantized"] |= ways
     return replace(final, report=about)
 
 
-def _fp32_only(
-    cheap: Data, features: Features, recipe: Recipe, about: Mapping[str, Any], compare: bool,
-    seed: int, on_progress: OnProgress | None,
-) -> Predictor:  # fmt: skip
-    predictor = pretrain(cheap, features, recipe, seed=seed, on_progress=on_progress)
-    return replace(predictor, report={**about, "fp32": asdict(_out_of_fold(predictor, cheap, seed))})
+def train_on_table(
+    frame: pd.DataFrame,
+    columns: Columns,
+    *,
+    preset: str = "default",
+    members: int | None = None,
+    compare: bool = True,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+) -> Predictor:
+    """Train a predictor on a table measured elsewhere; repeats of a candidate are averaged.
+
+    Args:
+        frame: Rows as from :func:`apq.predictor.columns.read_table`.
+        columns: What its columns mean.
+        preset, members, compare, seed, on_progress: As for :func:`train_predictor`.
+
+    Raises:
+        SamplesError: the rows cannot be learnt from.
+    """
+    recipe = _recipe(preset, members)
+    features = TableFeatures.of(frame, columns, smooth=recipe.smooth)
+    key = columns.group or [*features.values]
+    target = frame.groupby(key)[columns.target].transform("mean")
+    once = ~frame.duplicated(key)
+    rows = frame[once]
+    accuracy = target[once].to_numpy(np.float64) * columns.unit
+    data = data_of(features.inputs(rows), accuracy, "the table")
+    predictor = learn(data, features, recipe, bits=False, seed=seed, on_progress=on_progress)
+    ways = dict(predictor.report)
+    if compare:
+        ways |= compare_ways(None, data, features, recipe, bits=False, seed=seed)
+    about = {
+        "preset": preset, "seed": seed, "counts": {"table": len(data)}, "held_out": {"table": ways}
+    }  # fmt: skip
+    return replace(predictor, report=about)
 
 
-def compare_quantized(
-    base: Predictor | None, dear: Data, features: Features, recipe: Recipe, seed: int
-) -> dict[str, Scores]:
-    """Train every way of using the samples on four fifths and judge it on the rest."""
-    held = folds(dear.groups, 1, seed)[0]
-    train, test = dear[~held], dear[held]
-    ways: dict[str, Predictor] = {}
-    if base is not None:
-        ways["transfer"] = transfer_to(base, train, recipe, seed=seed)
-    ways["from scratch"] = pretrain(train, features, recipe, bits=True, seed=seed)
-    ways["bits-blind"] = pretrain(train, features, recipe, bits=False, seed=seed)
-    return {name: score(way.predict_inputs(test.inputs)[0], test.target) for name, way in ways.items()}
+def _recipe(preset: str, members: int | None) -> Recipe:
+    recipe = PRESETS[choose(preset, PRESETS, "preset")]
+    return recipe if members is None else replace(recipe, members=members)
 
 
-def pretrain(
+def learn(
     data: Data,
     features: Features,
     recipe: Recipe,
     *,
-    bits: bool = False,
+    bits: bool,
+    base: Predictor | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Predictor:
-    """Train an ensemble from random weights; ``bits`` says whether it sees bit columns."""
-    scale = Scale(
-        *_mean_std(data.inputs.arch_costs),
-        *_mean_std(data.inputs.bits_costs),
-        float(data.target.mean()),
-        float(data.target.std()) or 1.0,
-    )
-    network = Ensemble(
-        features.arch_columns + len(features.arch_costs),
-        features.bits_columns + len(features.bits_costs) if bits else 0,
-        hidden=recipe.hidden,
-        members=recipe.members,
-        seed=seed,
-    )
-    with torch.no_grad():
-        network.head_bias.zero_()  # the target's mean is 0, so training starts at the mean
-    predictor = Predictor(features, network, scale)
-    return _fitted(predictor, data, recipe.updates, recipe, seed, on_progress)
+    """Fit one predictor to measured candidates.
+
+    Args:
+        data: The candidates.
+        features: What made ``data.inputs``.
+        recipe: How.
+        bits: Whether it is to see bit columns.
+        base: An fp32 predictor to start from.
+        seed: Of weights, splits and order.
+        on_progress: As for :func:`train_predictor`.
+
+    Returns:
+        The predictor, calibrated on rows it did not train on; ``report`` scores those.
+    """
+    warp = Warp.of(data.accuracy, log=recipe.log_target)
+    target = warp.to_target(data.accuracy)
+    if len(data) <= recipe.kernel_rows:
+        answer = None if base is None else base.latent(data.inputs)[0]
+        kernel, mean, deviation = fit_kernel(
+            kernel_columns(data.inputs, features, bits, answer),
+            kernel_groups(features, bits, base is not None),
+            target, data.blocks, trusted=int(base is not None), seed=seed,
+        )  # fmt: skip
+        models = (*(base.models if base else ()), kernel)
+    else:
+        start = base.models[0] if base is not None else None
+        if isinstance(start, Network):
+            network = continued(start, features, data.inputs, bits=bits)
+        else:
+            network = new_network(
+                features, data.inputs, bits=bits, hidden=recipe.hidden, members=recipe.members,
+                seed=seed,
+            )  # fmt: skip
+        network, mean, deviation = train_network(
+            network, data.inputs, target, data.blocks, updates=recipe.updates,
+            rank_weight=recipe.rank_weight, seed=seed, on_progress=on_progress,
+        )  # fmt: skip
+        models = (network,)
+    judged = np.isfinite(mean)
+    held, spread = warp.to_accuracy(mean[judged], deviation[judged])
+    calibration = conformal(held, spread, data.accuracy[judged])
+    report = {"out of fold": asdict(score(held, data.accuracy[judged], seed=seed))}
+    return Predictor(features, models, warp, bits, calibration, report)
 
 
-def transfer_to(
-    base: Predictor, data: Data, recipe: Recipe, *, seed: int = 0
-) -> Predictor:
-    """Continue an fp32 predictor on quantized samples (APQ, CVPR 2020, section 3.3)."""
-    network = copy.deepcopy(base.network).requires_grad_(True)
-    bits = base.features.bits_columns + len(base.features.bits_costs)
-    network.add_bits(bits, zero=recipe.rescale)
-    bits_mean, bits_std = _mean_std(data.inputs.bits_costs)
-    scale = replace(base.scale, bits_mean=bits_mean, bits_std=bits_std)
-    if recipe.rescale:
-        scale = replace(
-            scale, target_mean=float(data.target.mean()), target_std=float(data.target.std())
-        )
-        _rescale(network, Predictor(base.features, network, scale), data)
-    moved = Predictor(base.features, network, scale)
-    return _fitted(moved, data, recipe.transfer_updates, recipe, seed, None)
+def conformal(mean: Array, spread: Array, measured: Array) -> float:
+    """Factor on ``spread`` that makes ``mean ± 1.6449 * spread`` cover nine of ten new rows.
+
+    Split conformal prediction with scaled residuals (Lei et al., 2018, section 5.2): the right
+    order statistic of the held-out rows' residuals in units of their spread. All ``(n,)``.
+    """
+    n = len(measured)
+    ratios = np.sort(np.abs(measured - mean) / spread)
+    rank = min(math.ceil((n + 1) * LEVEL), n)
+    return float(ratios[rank - 1]) / LEVEL_SPREADS
 
 
-@torch.no_grad()
-def _rescale(network: Ensemble, predictor: Predictor, data: Data) -> None:
-    """Fit answers to the new targets by slope and offset (least squares, slope not negative)."""
-    arch, _, target = dense(predictor, data)
-    old = answers(network, arch, None).mean(dim=0)
-    slope = float(((old - old.mean()) * target).mean() / old.var(unbiased=False).clamp(min=1e-9))
-    slope = max(slope, 0.0)
-    network.head.mul_(slope)
-    network.head_bias.mul_(slope).add_(float(target.mean()) - slope * float(old.mean()))
+def compare_ways(
+    base: Predictor | None,
+    data: Data,
+    features: Features,
+    recipe: Recipe,
+    *,
+    bits: bool,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Judge every way of using the samples on rows it has not seen.
+
+    Fifths of the architectures are left out in turn until about 100 rows are judged. The
+    alternatives: the fp32 predictor rescaled by two parameters, training from scratch, not seeing
+    bits, and scikit-learn's models on the same columns.
+    """
+    parts = folds(data.blocks, 5, seed)
+    rounds = min(5, math.ceil(500 / len(data)))
+    rows = np.flatnonzero(parts[:rounds].any(axis=0))
+    out: dict[str, tuple[Array, Array]] = {}
+
+    def note(name: str, held: NDArray[np.bool_], mean: Array, spread: Array | None) -> None:
+        means, spreads = out.setdefault(name, (np.zeros(len(data)), np.zeros(len(data))))
+        means[held] = mean
+        spreads[held] = np.nan if spread is None else spread
+
+    for held in parts[:rounds]:
+        train, test = data[~held], data[held]
+        if base is not None:
+            moved = learn(train, features, recipe, bits=bits, base=base, seed=seed)
+            note("transfer", held, *moved.predict_inputs(test.inputs))
+            note("rescaled fp32", held, _rescaled(base, train, test, recipe), None)
+        scratch = learn(train, features, recipe, bits=bits, seed=seed)
+        name = "from scratch" if base is not None or bits else "this predictor"
+        note(name, held, *scratch.predict_inputs(test.inputs))
+        if bits:
+            blind = learn(train, features, recipe, bits=False, base=base, seed=seed)
+            note("bits-blind", held, *blind.predict_inputs(test.inputs))
+        for name in BASELINES:
+            fitted = fit_baseline(name, train.inputs, train.accuracy, bits=bits, seed=seed)
+            note(name, held, fitted(test.inputs), None)
+    report = {}
+    for name, (mean, spread) in out.items():
+        truth = data.accuracy[rows]
+        figures = asdict(score(mean[rows], truth, seed=seed))
+        if not np.isnan(spread[rows]).any():
+            figures["coverage_90"] = coverage(mean[rows], spread[rows], truth, LEVEL_SPREADS)
+        report[name] = figures
+    return report
 
 
-def _fitted(
-    predictor: Predictor, data: Data, updates: int, recipe: Recipe, seed: int,
-    on_progress: OnProgress | None,
-) -> Predictor:  # fmt: skip
-    batch = int(np.clip(len(data) // 8, 16, 256))
-    epochs = int(np.clip(updates * batch // len(data), 10, 400))
-    arch, bits, target = dense(predictor, data)
-    held = folds(data.groups, recipe.members, seed)
-    fit(
-        predictor.network, arch, bits, target, held, epochs=epochs, batch=batch,
-        rank_weight=recipe.rank_weight, seed=seed, on_progress=on_progress,
-    )  # fmt: skip
-    predictor.network.requires_grad_(False)
-    return predictor
+def _rescaled(base: Predictor, train: Data, test: Data, recipe: Recipe) -> Array:
+    """The fp32 predictor's answers moved onto the new measurements by slope and offset."""
+    warp = Warp.of(train.accuracy, log=recipe.log_target)
+    old = base.latent(train.inputs)[0]
+    slope, offset = np.polyfit(old, warp.to_target(train.accuracy), 1)
+    new = base.latent(test.inputs)[0] * max(slope, 0.0) + offset
+    return warp.to_accuracy(new, np.zeros(len(new)))[0]
 
-
-def dense(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Dense inputs and standardised targets for training: ``(n, a)``, ``(n, b)``, ``(n,)``."""
-    features, scale = predictor.features, predictor.scale
-    arch_costs, bits_costs = standardise(data.inputs, scale)
-    arch = torch.cat([_one_hot(data.inputs.arch_hot, features.arch_columns), arch_costs], dim=1)
-    bits = None
-    if predictor.quantized:
-        bits = torch.cat([_one_hot(data.inputs.bits_hot, features.bits_columns), bits_costs], dim=1)
-    target = torch.from_numpy((data.target - scale.target_mean) / scale.target_std).float()
-    return arch, bits, target
-
-
-def _one_hot(hot: NDArray[np.int64], columns: int) -> Tensor:
-    out = np.zeros((len(hot), columns + 1), dtype=np.float32)
-    np.put_along_axis(out, np.where(hot < 0, columns, hot), 1.0, axis=1)
-    return torch.from_numpy(np.ascontiguousarray(out[:, :-1]))
-
-
-def _mean_std(columns: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    std = columns.std(axis=0)
-    return columns.mean(axis=0), np.where(std > 1e-6, std, np.float32(1)).astype(np.float32)
-
-
-def _out_of_fold(predictor: Predictor, data: Data, seed: int) -> Scores:
-    """Judge on rows by the members that did not train on them."""
-    arch, bits, _ = dense(predictor, data)
-    held = torch.from_numpy(folds(data.groups, predictor.network.members, seed))
-    out = (answers(predictor.network, arch, bits) * held).sum(dim=0) / held.sum(dim=0).clamp(min=1)
-    rows = held.any(dim=0).numpy()
-    mean = out.double().numpy() * predictor.scale.target_std + predictor.scale.target_mean
-    return score(mean[rows], data.target[rows], seed=seed)

@@ -1,0 +1,190 @@
+"""The MLP ensemble as a predictor: standardised inputs, training, prediction by gathering."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apq.predictor.features import Features, Inputs, one_hot, width
+from apq.predictor.fitting import OnProgress, answers, fit, folds
+from apq.predictor.model import Ensemble
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ensemble and the maps that give its smooth columns mean 0 and deviation 1.
+
+    Attributes:
+        ensemble: The MLPs.
+        arch_mean, arch_std, bits_mean, bits_std: Of the smooth columns, ``(a,)`` and ``(b,)``.
+        floor: Deviation that remains where all members agree (their held-out error).
+    """
+
+    ensemble: Ensemble
+    arch_mean: Tensor
+    arch_std: Tensor
+    bits_mean: Tensor
+    bits_std: Tensor
+    floor: float = 0.0
+
+    @property
+    def sees_bits(self) -> bool:
+        """Whether bit columns go in."""
+        return self.ensemble.bits is not None
+
+    @torch.inference_mode()
+    def predict(self, inputs: Inputs) -> tuple[Array, Array]:
+        """Mean and deviation over members, standardised units, ``(n,)`` each.
+
+        The first layer adds up rows of its weight matrix instead of multiplying vectors of
+        mostly zeros.
+        """
+        net = self.ensemble
+        arch, bits = self.standardised(inputs)
+        hidden = torch.relu_(_first(net.arch, net.arch_bias, inputs.arch_hot, arch))
+        if net.bits is not None and net.bits_bias is not None:
+            hidden += _first(net.bits, net.bits_bias, inputs.bits_hot, bits)
+        out = net.tail(hidden).double().numpy()
+        spread = out.std(axis=0, ddof=1) if len(out) > 1 else np.zeros(out.shape[1])
+        return out.mean(axis=0), np.hypot(spread, self.floor)
+
+    def standardised(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The smooth columns with mean 0 and deviation 1."""
+        arch = (torch.from_numpy(inputs.arch) - self.arch_mean) / self.arch_std
+        bits = (torch.from_numpy(inputs.bits) - self.bits_mean) / self.bits_std
+        return arch, bits
+
+    def dense(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        """Dense inputs for training: one-hot code and smooth columns side by side."""
+        net = self.ensemble
+        arch, bits = self.standardised(inputs)
+        hot = one_hot(inputs.arch_hot, net.arch.shape[1] - arch.shape[1])
+        x = torch.cat([torch.from_numpy(hot), arch], dim=1)
+        if net.bits is None:
+            return x, None
+        hot = one_hot(inputs.bits_hot, net.bits.shape[1] - bits.shape[1])
+        return x, torch.cat([torch.from_numpy(hot), bits], dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What has to be saved, by name."""
+        own = {n: getattr(self, n) for n in ("arch_mean", "arch_std", "bits_mean", "bits_std")}
+        return own | {
+            f"ensemble.{n}": p.detach().contiguous() for n, p in self.ensemble.named_parameters()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers that are no tensors."""
+        return {
+            "members": self.ensemble.members, "hidden": self.ensemble.hidden, "floor": self.floor
+        }  # fmt: skip
+
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Network:
+        """Inverse of :meth:`tensors` and :meth:`to_dict`."""
+        weights = {n.removeprefix("ensemble."): t for n, t in tensors.items() if "ensemble." in n}
+        bits = weights["bits"].shape[1] if "bits" in weights else 0
+        ensemble = Ensemble(
+            weights["arch"].shape[1], bits,
+            hidden=int(about["hidden"]), members=int(about["members"]),
+        )  # fmt: skip
+        ensemble.load_state_dict(weights)
+        ensemble.requires_grad_(False)
+        own = {n: t for n, t in tensors.items() if "ensemble." not in n}
+        return cls(ensemble, **own, floor=float(about["floor"]))
+
+
+def new_network(
+    features: Features, inputs: Inputs, *, bits: bool, hidden: int, members: int, seed: int
+) -> Network:
+    """An untrained network whose standardisation fits ``inputs``."""
+    ensemble = Ensemble(
+        width(features.arch_hot_groups) + inputs.arch.shape[1],
+        width(features.bits_hot_groups) + inputs.bits.shape[1] if bits else 0,
+        hidden=hidden, members=members, seed=seed,
+    )  # fmt: skip
+    with torch.no_grad():
+        ensemble.head_bias.zero_()  # targets are standardised, so this is their mean
+    return Network(ensemble, *_mean_std(inputs.arch), *_mean_std(inputs.bits))
+
+
+def continued(base: Network, features: Features, inputs: Inputs, *, bits: bool) -> Network:
+    """A copy of an fp32 network to be trained on, with a fresh map of bit columns if ``bits``
+    (APQ, CVPR 2020, section 3.3)."""
+    ensemble = copy.deepcopy(base.ensemble).requires_grad_(True)
+    if bits:
+        ensemble.add_bits(width(features.bits_hot_groups) + inputs.bits.shape[1])
+    return Network(ensemble, base.arch_mean, base.arch_std, *_mean_std(inputs.bits))
+
+
+def train_network(
+    network: Network,
+    inputs: Inputs,
+    target: Array,
+    blocks: NDArray[np.int64],
+    *,
+    updates: int,
+    rank_weight: float,
+    seed: int,
+    on_progress: OnProgress | None = None,
+) -> tuple[Network, Array, Array]:
+    """Train in place.
+
+    Args:
+        network: Trained in place; the result shares its weights.
+        inputs: Of n candidates.
+        target: Standardised measurements ``(n,)``.
+        blocks: Rows with equal numbers are held out together ``(n,)``.
+        updates: Steps, about.
+        rank_weight: Weight of the ranking term of the loss.
+        seed: Of the order of rows and of what is held out.
+        on_progress: See :func:`apq.predictor.fitting.fit`.
+
+    Returns:
+        The network with its floor set and, per row, mean and deviation by the members that did
+        not train on it; NaN for rows every member trained on.
+    """
+    batch = int(np.clip(len(target) // 8, 16, 256))
+    epochs = int(np.clip(updates * batch // len(target), 8, 200))
+    arch, bits = network.dense(inputs)
+    held = folds(blocks, network.ensemble.members, seed)
+    fit(
+        network.ensemble, arch, bits, torch.from_numpy(target).float(), held,
+        epochs=epochs, batch=batch, rank_weight=rank_weight, seed=seed, on_progress=on_progress,
+    )  # fmt: skip
+    network.ensemble.requires_grad_(False)
+    out = answers(network.ensemble, arch, bits).double().numpy()
+    count = held.sum(axis=0)
+    mean = np.where(count > 0, (out * held).sum(axis=0) / np.maximum(count, 1), np.nan)
+    spread = out.std(axis=0, ddof=1) if len(out) > 1 else np.zeros(len(target))
+    floor = float(np.sqrt(np.nanmean((mean - target) ** 2)))
+    trained = Network(
+        network.ensemble, network.arch_mean, network.arch_std, network.bits_mean,
+        network.bits_std, floor,
+    )  # fmt: skip
+    return trained, mean, np.hypot(spread, floor)
+
+
+def _first(weight: Tensor, bias: Tensor, hot: NDArray[np.int64], smooth: Tensor) -> Tensor:
+    """First layer by gathering: weight ``(e, columns, h)`` to ``(e, n, h)``."""
+    columns = weight.shape[1] - smooth.shape[1]
+    # members side by side, and a row of zeros for "no column" (-1)
+    rows = torch.nn.functional.pad(weight[:, :columns].transpose(0, 1), (0, 0, 0, 0, 0, 1))
+    index = torch.from_numpy(np.where(hot < 0, columns, hot))
+    flat = torch.nn.functional.embedding_bag(index, rows.flatten(1), mode="sum")
+    out = flat.view(len(index), weight.shape[0], -1).transpose(0, 1) + bias
+    return torch.baddbmm(out, smooth.expand(len(weight), -1, -1), weight[:, columns:])
+
+
+def _mean_std(columns: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    std = columns.std(axis=0)
+    std = np.where(std > 1e-6, std, np.float32(1)).astype(np.float32)
+    return torch.from_numpy(columns.mean(axis=0)), torch.from_numpy(std)
