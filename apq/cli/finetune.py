@@ -64,10 +64,7 @@ def finetune(
         scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch, seed=seed
     )
     with live_line("fine-tune") as report:
-        model, result = finetune_candidate(
-            chosen.candidate, loaded, found, path, recipe, predicted=chosen.accuracy,
-            predicted_spread=chosen.spread, on_progress=report,
-        )  # fmt: skip
+        model, result = finetune_candidate(chosen, loaded, found, path, recipe, on_progress=report)
     if json:
         print_json(
             {"out": path.as_posix(), "size_bytes": size_bytes(model.network)} | asdict(result)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apq.deploy.model import Model, build_network, save_model
+from apq.deploy.model import Chosen, Model, build_network, save_model
 from apq.errors import ModelError
 from apq.images import ImageSet
 from apq.quantize.finetune import (
@@ -82,14 +82,12 @@ class FinetuneReport:
 
 
 def finetune_candidate(
-    candidate: Candidate,
+    candidate: Candidate | Chosen,
     supernet: SupernetFile,
     images: ImageSet,
     out: Path,
     recipe: FinetuneRecipe = FinetuneRecipe(),
     *,
-    predicted: float | None = None,
-    predicted_spread: float | None = None,
     checkpoint_seconds: float = 60.0,
     on_progress: OnProgress | None = None,
 ) -> tuple[Model, FinetuneReport]:
@@ -104,12 +102,12 @@ def finetune_candidate(
     with the same bits as an uninterrupted one on the same machine with the same thread count.
 
     Args:
-        candidate: What to train, of the supernet's space.
+        candidate: What to train, of the supernet's space; with what the search said of it, if it
+            shall stand beside the measured figures.
         supernet: Starting weights, teacher and normalisation.
         images: Image set with all four splits.
         out: Model file to write (safetensors).
         recipe: Hyper-parameters.
-        predicted, predicted_spread: The search's prediction, to be reported beside the truth.
         checkpoint_seconds: How often to save progress; also at every epoch's end.
         on_progress: Called every step with loss and the best validation accuracy so far.
 
@@ -118,7 +116,8 @@ def finetune_candidate(
         ModelError: training diverged, or a checkpoint of another fine-tuning is in the way.
         ApqError: unknown scheme, or bits it does not offer.
     """
-    space = supernet.network.space
+    chosen = candidate if isinstance(candidate, Chosen) else Chosen(candidate)
+    candidate, space = chosen.candidate, supernet.network.space
     mean, std = supernet.mean, supernet.std
     calibration = normalise(to_tensor(images.splits["calibration"][0][:1000]), mean, std)
     held, held_labels = _split(images, "validation", mean, std)
@@ -175,11 +174,12 @@ def finetune_candidate(
     best = run.best_epoch
     test, _ = accuracy(model, *_split(images, "test", mean, std))
     report = FinetuneReport(
-        run.scores[0], tuple(run.scores[1:]), best, run.scores[best], test, predicted,
-        predicted_spread, round(run.seconds(), 1),
+        run.scores[0], tuple(run.scores[1:]), best, run.scores[best], test, chosen.accuracy,
+        chosen.spread, round(run.seconds(), 1),
     )  # fmt: skip
     made = {
         "recipe": asdict(recipe), "accuracy": asdict(report), "supernet": supernet.hash,
+        "costs": chosen.costs, "devices": chosen.devices,
         "images": {"name": images.name, "digest": images.digest()},
     }  # fmt: skip
     result = Model(model, space, candidate, recipe.scheme, mean, std, images.classes, made)

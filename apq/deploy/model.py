@@ -121,12 +121,19 @@ def size_bytes(network: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A candidate read from a file, and what was predicted for it (None: nothing was)."""
+    """A candidate read from a file, and what the search said of it (None, empty: nothing).
+
+    Attributes:
+        accuracy, spread: Predicted accuracy and its spread, as fractions.
+        costs: By metric, e.g. ``latency_ms``, as the search's tables price it.
+        devices: Where those figures come from.
+    """
 
     candidate: Candidate
-    accuracy: float | None
-    spread: float | None
-    data: dict[str, Any] = field(repr=False)
+    accuracy: float | None = None
+    spread: float | None = None
+    costs: dict[str, float] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
 
 
 def read_candidate(path: Path) -> Chosen:
@@ -145,5 +152,8 @@ def read_candidate(path: Path) -> Chosen:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} holds no candidate (as best.json does): {error!r}") from error
-    predictions = data.get("predictions", {})
-    return Chosen(candidate, predictions.get("accuracy"), predictions.get("accuracy_spread"), data)
+    predicted = data.get("predicted", {})
+    return Chosen(
+        candidate, predicted.get("accuracy"), predicted.get("accuracy_spread"),
+        dict(data.get("costs", {})), tuple(data.get("devices", ())),
+    )  # fmt: skip

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.deploy.folded import FloatLayer, Step
+from apq.deploy.graphs import require_onnx
 from apq.errors import ApqError
 from apq.quantize import Packed
 from apq.quantize.integer import IntegerLayer, Rounding
@@ -31,18 +32,6 @@ if TYPE_CHECKING:
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
 FORMS = ("integer", "qdq", "qonnx")
-
-
-def require_onnx() -> None:
-    """Say how to install what exports need.
-
-    Raises:
-        ApqError: onnx is not installed.
-    """
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise ApqError("exports need the onnx package: pip install 'apq[onnx]'") from error
 
 
 def onnx_model(
@@ -98,7 +87,7 @@ class _Graph:
         """Append a node; its output is named after it unless told otherwise."""
         from onnx import helper
 
-        out = output or f"{name}.out"
+        out = output or name
         self.nodes.append(helper.make_node(op, inputs, [out], name=name, **attributes))
         return out
 

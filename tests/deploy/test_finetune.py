@@ -142,12 +142,17 @@ def test_an_unknown_scheme_names_the_nearest(tiny_supernet, tiny_space, digits, 
 def test_candidates_are_read_from_best_json(tiny_space, tmp_path):
     path = tmp_path / "best.json"
     candidate = largest(tiny_space)
-    data = {"candidate": candidate.to_dict(), "predictions": {"accuracy": 0.9}}
+    data = {
+        "candidate": candidate.to_dict(),
+        "predicted": {"accuracy": 0.9},
+        "costs": {"size_mb": 1},
+    }
     path.write_text(json.dumps(data))
     chosen = read_candidate(path)
     assert chosen.candidate == candidate
     assert chosen.accuracy == 0.9
     assert chosen.spread is None
+    assert chosen.costs == {"size_mb": 1}
     for broken in ("", "[1]", "{}", '{"candidate": {"resolution": 8}}'):
         path.write_text(broken)
         with pytest.raises(ModelError, match="no candidate"):

@@ -1,0 +1,61 @@
+"""``apq export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apq.cli.common import next_step, out, print_json
+
+
+def export(
+    model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = Path(
+        "runs/demo/model.safetensors"
+    ),
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="onnx (exact integer arithmetic, int4/int8 weights), onnx-qdq (for toolchains "
+            "that fuse QuantizeLinear pairs), qonnx (FINN, hls4ml), torch (plain module).",
+        ),
+    ] = "onnx",
+    out_path: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default: beside the model.")
+    ] = None,
+    int2: Annotated[
+        bool, typer.Option("--int2", help="ONNX: 2-bit weights in 2 bits. Opset 25: few read it.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="ONNX: fixed batch size.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write a fine-tuned model in a form that others run, its weights in as few bits as they need.
+
+    Examples:
+
+      apq export --model runs/demo/model.safetensors --format onnx
+
+      apq export --model runs/demo/model.safetensors --format qonnx --out for-finn.qonnx.onnx
+    """
+    from dataclasses import asdict
+
+    from apq.deploy.export import FORMATS
+    from apq.deploy.export import export as write
+    from apq.deploy.model import load_model
+    from apq.errors import choose
+
+    choose(form, FORMATS, "format")
+    path = out_path or model.with_name(model.stem + FORMATS[form])
+    made = write(load_model(model), path, form, int2, batch)
+    if json:
+        print_json(asdict(made) | {"path": path.as_posix()})
+    else:
+        out.print(
+            f"wrote {path}   {made.file_bytes:,} bytes "
+            f"({made.weight_bytes:,} of weights; the search counted {made.promised_bytes:,})"
+        )
+        if form == "torch":
+            out.print(f"loads with {path.with_name(path.stem.replace('.', '_') + '.py')} and torch")
+    next_step(f"apq verify --model {model} --file {path}")

@@ -1,0 +1,87 @@
+"""``apq verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apq.cli.common import err, live_line, next_step, out, print_json
+
+
+def verify(
+    model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = Path(
+        "runs/demo/model.safetensors"
+    ),
+    file: Annotated[
+        Path | None, typer.Option(help="Exported file; default: the .onnx beside the model.")
+    ] = None,
+    images: Annotated[
+        str,
+        typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
+    ] = "digits",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use so many test images (default: all).")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="onnxruntime session option, e.g. session.disable_quant_qdq=1."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Run an exported file on test images, beside the torch model and what the search promised.
+
+    Examples:
+
+      apq verify --model runs/demo/model.safetensors --file runs/demo/model.onnx --images photos/
+
+      apq verify --file runs/demo/model.qdq.onnx --images photos/ --option session.disable_quant_qdq=1
+    """
+    from dataclasses import asdict
+
+    from apq.deploy.model import load_model
+    from apq.deploy.verify import verify as run
+    from apq.errors import ApqError
+    from apq.images import load_images
+
+    wrong = [o for o in option or [] if "=" not in o]
+    if wrong:
+        raise ApqError(f"--option {wrong[0]} is not of the form NAME=VALUE")
+    path = file or model.with_name(model.stem + ".onnx")
+    loaded = load_model(model)
+    space = loaded.space
+    found = load_images(images, space.resolution, space.in_channels, space.classes)
+    err.print(found.describe())
+    options = dict(o.split("=", 1) for o in option or [])
+    with live_line("verify") as report:
+        result = run(loaded, path, found, limit, options, report)
+    if json:
+        print_json({"file": path.as_posix()} | asdict(result))
+    else:
+        _table(path, result)
+    next_step(f"apq report {model.parent}")
+
+
+def _table(path: Path, result: object) -> None:
+    from rich.table import Table
+
+    from apq.deploy.verify import Verification
+
+    assert isinstance(result, Verification)
+    r, said = result, result.predicted
+    spread = f" ± {said['spread']:.2%}" if "spread" in said else ""
+    predicted = f"{said['accuracy']:.2%}{spread}" if "accuracy" in said else ""
+    table = Table("", "search", "torch model", str(path.name), box=None, pad_edge=False)
+    table.add_row("accuracy", predicted, f"{r.model_accuracy:.2%}", f"{r.accuracy:.2%}")
+    size = f"{1e6 * said['size_mb']:,.0f}" if "size_mb" in said else ""
+    table.add_row("size, bytes", size, f"{r.promised_bytes:,}", f"{r.file_bytes:,}")
+    if r.latency_ms is not None:
+        table.add_row("latency here, ms", "", "", f"{r.latency_ms[0]:.3f} (p10)")
+    if "latency_ms" in said:
+        table.add_row("latency on target, ms", f"{said['latency_ms']:.4g}", "", "")
+    out.print(table)
+    out.print(
+        f"{r.images:,} test images: same class on {r.agreement:.2%}, largest logit difference "
+        f"{r.max_difference:.2g}, more than 1e-4 on {r.differing:.2%}"
+    )

@@ -1,0 +1,169 @@
+"""Write a fine-tuned model in a form that others run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apq import __version__
+from apq.deploy import plain
+from apq.deploy.folded import FloatLayer, Step, fold
+from apq.deploy.model import Model, size_bytes
+from apq.errors import ModelError, choose
+from apq.supernet.network import save_tensors
+
+FORMATS = {
+    "onnx": ".onnx",
+    "onnx-qdq": ".qdq.onnx",
+    "qonnx": ".qonnx.onnx",
+    "torch": ".plain.safetensors",
+}
+"""Name of each format and the suffix its files get."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        format: Key of ``FORMATS``.
+        file_bytes: Its size.
+        promised_bytes: Weights at their bits, a scale and a bias per channel: what a search counts.
+        weight_bytes: What weights, scales, tables and biases take in this file; formats without a
+            type of 3, 5, 6 or 7 bits take the next larger.
+    """
+
+    path: Path
+    format: str
+    file_bytes: int
+    promised_bytes: int
+    weight_bytes: int
+
+
+def export(
+    model: Model, path: Path, form: str = "onnx", int2: bool = False, batch: int = 1
+) -> Export:
+    """Write ``model`` to ``path``, whole or not at all.
+
+    ``onnx``: integer arithmetic in standard operators, the same bits on every runtime;
+    ``onnx-qdq``: QuantizeLinear/DequantizeLinear pairs for toolchains that fuse them; ``qonnx``:
+    Quant nodes for FINN and hls4ml; ``torch``: packed weights and, beside them, a Python file that
+    loads them with torch alone. See :mod:`apq.deploy.onnx_graph`.
+
+    Args:
+        model: From :func:`apq.deploy.model.load_model`.
+        path: File to write.
+        form: Key of ``FORMATS``.
+        int2: ONNX: store 2-bit weights in 2 bits (opset 25).
+        batch: ONNX: fixed batch size.
+
+    Raises:
+        ApqError: unknown format, a package is missing, or the format cannot express a layer.
+        ModelError: the file cannot be written.
+    """
+    choose(form, FORMATS, "format")
+    steps = fold(model.network)
+    if form == "torch":
+        weight_bytes = _write_torch(steps, path, about(model))
+    else:
+        weight_bytes = _write_onnx(steps, path, model, form, int2, batch)
+    promised = size_bytes(model.network)
+    return Export(path, form, path.stat().st_size, promised, weight_bytes)
+
+
+def about(model: Model) -> dict[str, Any]:
+    """What every exported file says of itself."""
+    return {
+        "made_by": f"apq {__version__}",
+        "space": f"{model.space.name} {model.space.fingerprint}",
+        "candidate": str(model.candidate),
+        "scheme": model.scheme,
+        "mean": model.mean,
+        "std": model.std,
+        "classes": model.classes,
+        "test_accuracy": model.metadata.get("accuracy", {}).get("test"),
+    }
+
+
+def _write_onnx(
+    steps: list[Step], path: Path, model: Model, form: str, int2: bool, batch: int
+) -> int:
+    from apq.deploy.onnx_graph import onnx_model
+
+    space = model.space
+    shape = (batch, space.in_channels, space.resolution, space.resolution)
+    told = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about(model).items()}
+    kind = {"onnx": "integer", "onnx-qdq": "qdq", "qonnx": "qonnx"}[form]
+    built = onnx_model(steps, shape, told, kind, int2)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(built.SerializeToString())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return sum(len(t.raw_data) for t in built.graph.initializer)
+
+
+def _write_torch(steps: list[Step], path: Path, told: dict[str, Any]) -> int:
+    tensors: dict[str, Tensor] = {}
+    layers = []
+    for i, step in enumerate(steps):
+        layer = step.layer
+        entry: dict[str, Any] = {
+            "name": step.name, "shape": step.shape, "stride": layer.stride,
+            "padding": layer.padding, "groups": layer.groups, "relu6": layer.relu6,
+            "shortcut": step.shortcut, "bits": 0, "rounding": None,
+        }  # fmt: skip
+        tensors[f"{i}.bias"] = layer.bias
+        if isinstance(layer, FloatLayer):
+            tensors[f"{i}.weight"] = layer.weight
+        else:
+            w, multiplier = layer.weight, layer.multiplier
+            codes, multiplier, offset, spacing = _unsigned(w.codes, w.bits, multiplier)
+            entry |= {"bits": w.bits, "offset": offset, "step": spacing}
+            entry["rounding"] = asdict(layer.rounding)
+            tensors[f"{i}.weight"] = torch.from_numpy(pack_bits(codes, w.bits))
+            tensors[f"{i}.scale"] = multiplier
+            if w.table is not None:
+                tensors[f"{i}.table"] = w.table
+        layers.append(entry)
+    save_tensors(path, tensors, told | {"layers": layers})
+    loader = path.with_name(path.name.removesuffix(".safetensors").replace(".", "_") + ".py")
+    shutil.copyfile(Path(plain.__file__), loader)
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _unsigned(
+    codes: Tensor, bits: int, multiplier: Tensor
+) -> tuple[NDArray[np.int64], Tensor, int, int]:
+    """Codes as integers from 0: ``code = stored * step + offset``, after signs that one bit cannot
+    hold went into the multiplier."""
+    if bits == 1:
+        zero = (codes == 0).flatten(1).any(dim=1)
+        negative = (codes < 0).flatten(1).any(dim=1)
+        if bool(zero.any()) or not bool(negative.any()):  # {0, 1} up to sign
+            sign = torch.where(negative, -1, 1)
+            codes = codes * sign.reshape(-1, *(1 for _ in codes.shape[1:]))
+            return codes.long().numpy(), multiplier * sign, 0, 1
+        return ((codes.long() + 1) // 2).numpy(), multiplier, -1, 2
+    offset = min(0, int(codes.min())) if int(codes.min()) < 0 else 0
+    return (codes.long() - offset).numpy(), multiplier, offset, 1
+
+
+def pack_bits(codes: NDArray[np.int64], bits: int) -> NDArray[np.uint8]:
+    """A stream of ``bits``-bit integers, low bits first."""
+    planes = (codes.reshape(-1, 1) >> np.arange(bits)) & 1
+    return np.packbits(planes.astype(np.uint8).reshape(-1), bitorder="little")

@@ -1,0 +1,200 @@
+"""Run an exported file and set it beside the model and the search's promises."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+from apq.deploy.model import Model, size_bytes
+from apq.errors import ModelError
+from apq.images import ImageSet
+from apq.supernet.evaluate import batches, normalise, to_tensor
+
+OnProgress = Callable[[int, int, Mapping[str, float]], None]
+Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """An exported file against the torch model it came from.
+
+    Attributes:
+        images: How many test images were run.
+        max_difference: Largest difference of any logit.
+        differing: Share of images with a logit more than 1e-4 off.
+        agreement: Share of images with the same predicted class.
+        accuracy, model_accuracy: On those images: the file's, and the torch model's.
+        latency_ms: 10th percentile and median of one inference at the file's batch size, one
+            thread, on this machine. None: not a file a runtime times (QONNX).
+        file_bytes, promised_bytes: Size of the file, and of the weights at their bits.
+        predicted: What the search said: accuracy, spread, costs by metric.
+    """
+
+    images: int
+    max_difference: float
+    differing: float
+    agreement: float
+    accuracy: float
+    model_accuracy: float
+    latency_ms: tuple[float, float] | None
+    file_bytes: int
+    promised_bytes: int
+    predicted: dict[str, float]
+
+
+def verify(
+    model: Model,
+    file: Path,
+    images: ImageSet,
+    limit: int | None = None,
+    options: Mapping[str, str] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Verification:
+    """Run test images through an exported file and through the model.
+
+    Args:
+        model: What was exported.
+        file: Result of :func:`apq.deploy.export.export`, any format.
+        images: Image set; its test split is used.
+        limit: Use the first so many test images (default: all).
+        options: Session options for onnxruntime, e.g. ``{"session.disable_quant_qdq": "1"}``.
+        on_progress: Called per batch with images done and the largest difference so far.
+
+    Raises:
+        ModelError: the file is missing or cannot be run; the message is the runtime's.
+    """
+    runner, shape = open_file(file, options or {})
+    pixels, labels = images.splits["test"]
+    pixels, labels = pixels[:limit], labels[:limit]
+    count = len(labels)
+    model.network.eval()
+    worst, off, same, right, model_right = 0.0, 0, 0, 0, 0
+    for part in batches(count, 250):
+        x = normalise(to_tensor(pixels[part]), model.mean, model.std).contiguous()
+        with torch.no_grad():
+            want: Tensor = model.network(x)
+        got = torch.from_numpy(runner(x.numpy()))
+        difference = (got - want).abs().amax(dim=1)
+        y = torch.from_numpy(labels[part])
+        worst = max(worst, float(difference.max()))
+        off += int((difference > 1e-4).sum())
+        same += int((got.argmax(1) == want.argmax(1)).sum())
+        right += int((got.argmax(1) == y).sum())
+        model_right += int((want.argmax(1) == y).sum())
+        if on_progress is not None:
+            on_progress(part.stop, count, {"max_difference": worst})
+    accuracy = model.metadata.get("accuracy", {})
+    predicted = {
+        key: value
+        for key, value in (
+            ("accuracy", accuracy.get("predicted")),
+            ("spread", accuracy.get("predicted_spread")),
+            *model.metadata.get("costs", {}).items(),
+        )
+        if value is not None
+    }
+    return Verification(
+        count, worst, off / count, same / count, right / count, model_right / count,
+        _latency(runner, shape) if shape else None, file.stat().st_size, size_bytes(model.network),
+        predicted,
+    )  # fmt: skip
+
+
+def open_file(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[int, ...] | None]:
+    """A function from any number of images to logits, and the input shape to time it with.
+
+    The shape is None where timing says nothing: only onnxruntime is a deployment runtime here.
+
+    Raises:
+        ModelError: the file is missing or cannot be loaded.
+    """
+    if not file.exists():
+        raise ModelError(f"no exported model at {file}. Make one: apq export --model MODEL")
+    if file.suffix == ".safetensors":
+        return _plain(file), None
+    if file.name.endswith(".qonnx.onnx"):
+        return _qonnx(file), None
+    return _onnxruntime(file, options)
+
+
+def _plain(file: Path) -> Runner:
+    from apq.deploy import plain
+
+    try:
+        network, _ = plain.load(file)
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(f"{file} is not what apq export --format torch writes: {error}") from error
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        out: NDArray[np.float32] = network(torch.from_numpy(x)).numpy()
+        return out
+
+    return run
+
+
+def _onnxruntime(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[int, ...]]:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise ModelError("verify needs onnxruntime: pip install 'apq[onnx]'") from error
+    setup = ort.SessionOptions()
+    setup.intra_op_num_threads = 1
+    setup.log_severity_level = 3
+    for key, value in options.items():
+        setup.add_session_config_entry(key, value)
+    try:
+        session = ort.InferenceSession(str(file), setup, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ModelError(f"onnxruntime cannot load {file}: {error}") from error
+    shape = tuple(session.get_inputs()[0].shape)
+    batch = shape[0]
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        short = -len(x) % batch
+        padded = np.concatenate([x, np.repeat(x[-1:], short, axis=0)])
+        parts = np.split(padded, len(padded) // batch)
+        return np.concatenate([session.run(None, {"image": part})[0] for part in parts])[: len(x)]
+
+    return run, shape
+
+
+def _qonnx(file: Path) -> Runner:
+    try:
+        execute = importlib.import_module("qonnx.core.onnx_exec").execute_onnx
+        wrapper: Any = importlib.import_module("qonnx.core.modelwrapper").ModelWrapper(str(file))
+        shapes = importlib.import_module("qonnx.transformation.infer_shapes").InferShapes()
+    except ImportError as error:
+        raise ModelError("QONNX files are run by qonnx: pip install qonnx") from error
+    import onnx
+
+    # qonnx runs every standard node as a model of its own, in the newest format the onnx package
+    # writes; onnxruntime reads up to 13.
+    vars(onnx)["IR_VERSION"] = min(13, onnx.IR_VERSION)
+    wrapper = wrapper.transform(shapes)
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.concatenate([execute(wrapper, {"image": row[None]})["logits"] for row in x])
+
+    return run
+
+
+def _latency(runner: Runner, shape: tuple[int, ...], runs: int = 100) -> tuple[float, float]:
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    for _ in range(10):
+        runner(x)
+    took = np.empty(runs)
+    for i in range(runs):
+        began = time.perf_counter()
+        runner(x)
+        took[i] = time.perf_counter() - began
+    return float(np.quantile(took, 0.1) * 1e3), float(np.median(took) * 1e3)

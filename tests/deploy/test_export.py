@@ -1,0 +1,247 @@
+"""Exported files: what runs is what was trained, in as many bytes as promised."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from apq.deploy.export import FORMATS, export, pack_bits
+from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
+from apq.deploy.folded import fold
+from apq.deploy.model import Model, build_network, size_bytes
+from apq.deploy.plain import load, unpack
+from apq.deploy.verify import verify
+from apq.errors import ApqError, ModelError
+from apq.space import PRESETS, BitChoices, Bits, Block, Candidate, Space, Stage
+from apq.supernet import Subnet, largest
+from apq.supernet.evaluate import normalise, recalibrate, to_tensor
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+MIXED = (Bits(2, 4, 6, 8), Bits(8, 6, 4, 2), Bits(4, 8, 2, 6))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_space, tiny_supernet, digits, tmp_path_factory):
+    """Every weight and activation width from 2 to 8 in one small trained network."""
+    bits = BitChoices(*[(2, 4, 6, 8)] * 4)
+    space = Space(**{**vars_of(tiny_space), "bits": bits, "exclude": ()})
+    top = largest(tiny_space)
+    mixed = iter(MIXED)
+    stages = tuple(tuple(Block(b.kernel, b.width, next(mixed)) for b in s) for s in top.stages)
+    candidate = Candidate(8, stages)
+    subnet = tiny_supernet.network.subnet(top)
+    calibration = normalise(to_tensor(digits.splits["calibration"][0]), digits.mean, digits.std)
+    recalibrate(subnet, calibration)
+    with torch.no_grad():  # batch norm may flip a channel, or switch it off
+        subnet.blocks[0].expand.bn.weight[0].mul_(-1)
+        subnet.blocks[1].expand.bn.weight[1] = 0
+    network = build_network(space, candidate, "uniform", subnet, calibration)
+    recalibrate(network, calibration)
+    return Model(
+        network, space, candidate, "uniform", digits.mean, digits.std, digits.classes,
+        {"costs": {"size_mb": 0.1}, "accuracy": {"predicted": 0.5}},
+    )  # fmt: skip
+
+
+def vars_of(space):
+    return {name: getattr(space, name) for name in space.__dataclass_fields__}
+
+
+@pytest.mark.parametrize(("form", "int2"), [("onnx", False), ("onnx", True), ("torch", False)])
+def test_a_file_gives_the_models_logits(model, digits, tmp_path, form, int2):
+    path = tmp_path / ("model" + FORMATS[form])
+    export(model, path, form, int2)
+    result = verify(model, path, digits)
+    assert result.images == len(digits.splits["test"][1])
+    assert result.max_difference == 0
+    assert result.agreement == 1
+    assert result.accuracy == result.model_accuracy
+    assert result.predicted == {"accuracy": 0.5, "size_mb": 0.1}
+
+
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+@pytest.mark.parametrize("folding", ["0", "1"])
+def test_no_optimisation_of_the_runtime_changes_a_bit(model, digits, tmp_path, level, folding):
+    path = tmp_path / "model.onnx"
+    export(model, path, batch=5)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.add_session_config_entry("session.disable_quant_qdq", folding)
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    x = normalise(to_tensor(digits.splits["test"][0][:5]), digits.mean, digits.std).contiguous()
+    assert np.array_equal(session.run(None, {"image": x.numpy()})[0], model.network(x).numpy())
+
+
+def test_qdq_without_fusion_differs_by_isolated_roundings_only(model, digits, tmp_path):
+    path = tmp_path / "model.qdq.onnx"
+    export(model, path, "onnx-qdq")
+    result = verify(model, path, digits, options={"session.disable_quant_qdq": "1"})
+    assert result.differing < 0.1
+    assert result.agreement >= 0.97
+
+
+def test_qonnx_runs(model, digits, tmp_path):
+    pytest.importorskip("qonnx")
+    path = tmp_path / "model.qonnx.onnx"
+    export(model, path, "qonnx")
+    result = verify(model, path, digits, limit=20)
+    assert result.agreement >= 0.9
+    assert result.latency_ms is None
+    ops = {n.op_type for n in onnx.load(path).graph.node}
+    assert "Quant" in ops
+
+
+def test_weights_lie_in_the_smallest_type_that_holds_them(model, tmp_path):
+    kinds = onnx.TensorProto
+    for int2, smallest, opset in ((False, kinds.INT4, 21), (True, kinds.INT2, 25)):
+        path = tmp_path / "model.onnx"
+        export(model, path, int2=int2)
+        loaded = onnx.load(path)
+        onnx.checker.check_model(loaded, full_check=True)
+        assert loaded.opset_import[0].version == opset
+        stored = {t.name: t for t in loaded.graph.initializer if t.name.endswith("_codes")}
+        for layer in model.network.plan:
+            expected = {2: smallest, 4: kinds.INT4, 6: kinds.INT8, 8: kinds.INT8}[layer.weight]
+            tensor = stored[f"{layer.name}.weight_codes"]
+            assert tensor.data_type == expected, layer
+            width = {kinds.INT2: 2, kinds.INT4: 4, kinds.INT8: 8}[expected]
+            assert len(tensor.raw_data) == -(-int(np.prod(tensor.dims)) * width // 8)
+
+
+def test_the_packed_file_is_as_small_as_promised(model, tmp_path):
+    made = export(model, tmp_path / "model.plain.safetensors", "torch")
+    assert made.promised_bytes == size_bytes(model.network)
+    # each tensor ends on a whole byte
+    assert made.promised_bytes <= made.weight_bytes <= made.promised_bytes + len(model.network.plan)
+    assert made.file_bytes < made.weight_bytes + 16_000
+
+
+def test_the_python_file_needs_nothing_of_apq(model, digits, tmp_path):
+    path = tmp_path / "small.plain.safetensors"
+    export(model, path, "torch")
+    source = tmp_path / "small_plain.py"
+    assert "apq." not in source.read_text().split('"""', 2)[2]
+    spec = importlib.util.spec_from_file_location("small_plain", source)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network, about = module.load(path)
+    x = normalise(to_tensor(digits.splits["test"][0]), tuple(about["mean"]), tuple(about["std"]))
+    assert torch.equal(network(x), model.network(x))
+    assert about["classes"] == list(digits.classes)
+
+
+def test_nodes_carry_the_subnets_names_and_the_file_its_story(model, tmp_path):
+    path = tmp_path / "model.onnx"
+    export(model, path)
+    loaded = onnx.load(path)
+    names = {node.name for node in loaded.graph.node}
+    assert {f"{layer.name}.conv" for layer in model.network.plan} <= names
+    assert all(names)
+    told = {p.key: p.value for p in loaded.metadata_props}
+    assert json.loads(told["classes"]) == list(model.classes)
+    assert told["candidate"] == str(model.candidate)
+    assert [d.dim_value for d in loaded.graph.input[0].type.tensor_type.shape.dim] == [1, 1, 8, 8]
+
+
+def test_sums_of_codes_are_exact(model, digits):
+    """The claim behind the integer form: batch size, memory format and threads leave no trace."""
+    x = normalise(to_tensor(digits.splits["test"][0][:64]), digits.mean, digits.std)
+    whole = model.network(x)
+    single = torch.cat([model.network(row[None].contiguous()) for row in x])
+    assert torch.equal(whole, single)
+    for step in fold(model.network)[1:]:
+        assert step.layer.largest_sum < 2**24, step.name
+
+
+def test_integer_evaluation_is_the_trained_network(model, digits):
+    """Folded integers against the float fake-quantized layers, where no rounding can differ."""
+    x = normalise(to_tensor(digits.splits["test"][0][:64]), digits.mean, digits.std)
+    layer = model.network.subnet.first[0]
+    y = model.network.subnet.stem(x)
+    with torch.no_grad():
+        float_form = layer.act(
+            layer.bn(
+                torch.nn.functional.conv2d(
+                    layer.inputs(y),
+                    layer.weights(layer.weight),
+                    padding=1,
+                    groups=layer.conv.groups,
+                )
+            )
+        )
+    torch.testing.assert_close(layer(y), float_form, rtol=1e-5, atol=1e-5)
+
+
+def test_float_networks_are_exported_too(tiny_space, tiny_supernet, digits, tmp_path):
+    candidate = largest(tiny_space)
+    recipe = FinetuneRecipe("fp32", epochs=1)
+    model, _ = finetune_candidate(candidate, tiny_supernet, digits, tmp_path / "m", recipe)
+    for form in ("onnx", "torch"):
+        path = tmp_path / ("model" + FORMATS[form])
+        export(model, path, form)
+        result = verify(model, path, digits, limit=50)
+        assert result.max_difference < 1e-4
+        assert result.file_bytes > result.promised_bytes > 4 * 1000
+
+
+def test_halving_the_bits_halves_the_file():
+    """W4A8 against W8A8 where every layer takes part, on the paper's space (random weights)."""
+    space = PRESETS["apq-imagenet"]()
+    sizes = {}
+    for bits in (4, 8):
+        small = Space(
+            **{**vars_of(space), "classes": 100, "fixed_bits": bits, "resolution": 32,
+               "stages": (Stage(96, 1, (1,), (3,), (6,), 0), Stage(192, 2, (2,), (3,), (6,), 0)),
+               "bits": BitChoices((4, 8), (8,), (4, 8), (8,)), "exclude": ()}
+        )  # fmt: skip
+        top = largest(small)
+        stages = tuple(
+            tuple(Block(b.kernel, b.width, Bits(bits, 8, bits, 8)) for b in s) for s in top.stages
+        )
+        candidate = Candidate(32, stages)
+        network = build_network(small, candidate, "uniform", Subnet(small, top))
+        sizes[bits] = export_size(
+            Model(network, small, candidate, "uniform", (0,) * 3, (1,) * 3, ("a",), {})
+        )
+    assert sizes[4] <= 0.55 * sizes[8]
+
+
+def export_size(model):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        return export(model, Path(folder) / "m.onnx").file_bytes
+
+
+def test_wrong_files_are_refused_in_words(model, digits, tmp_path):
+    with pytest.raises(ApqError, match="Did you mean 'onnx'"):
+        export(model, tmp_path / "x", "onxx")
+    with pytest.raises(ModelError, match="apq export"):
+        verify(model, tmp_path / "absent.onnx", digits)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="onnxruntime cannot load"):
+        verify(model, broken, digits)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="format torch"):
+        verify(model, broken, digits)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 6, 8])
+def test_packing_bits_is_reversible(bits):
+    codes = np.random.default_rng(bits).integers(0, 2**bits, size=(7, 3))
+    packed = pack_bits(codes, bits)
+    assert len(packed) == -(-codes.size * bits // 8)
+    assert np.array_equal(unpack(torch.from_numpy(packed), bits, [7, 3]).numpy(), codes)
+
+
+def test_plain_files_load(model, tmp_path):
+    path = tmp_path / "m.plain.safetensors"
+    export(model, path, "torch")
+    assert len(load(path)[0].layers) == len(model.network.plan)
