@@ -84,17 +84,19 @@ def multiply_pj(bits: ArrayLike) -> NDArray[np.float64]:
     return 0.002994791667 * b**2 + 0.001041666667 * b
 
 
-def mac(weight: Operand, activation: Operand, fan_in: int) -> Mac:
+def mac(weight: Operand, activation: Operand, fan_in: int, bias: bool = False) -> Mac:
     """Energy of one multiply-accumulate as QTools counts it.
 
     Args:
         weight, activation: Number types.
-        fan_in: Products summed per output, plus one if there is a bias.
+        fan_in: Products summed per output.
+        bias: Whether a bias is added to that sum: one more bit in the accumulator (a bias with
+            more fraction bits than the products would add those too; not modelled).
 
     Returns:
         The circuit that the two types need and its energies.
     """
-    grow = math.ceil(math.log2(fan_in))
+    grow = math.ceil(math.log2(fan_in)) + bias
     if "float" in (weight.kind, activation.kind):
         bits = max(o.bits for o in (weight, activation) if o.kind == "float")
         add, multiply = _FLOAT[bits]
@@ -191,6 +193,7 @@ class Horowitz:
         weight_kind, activation_kind: Number types; widths come from the layers (ternary and binary
             have their own, float is the 16 or 32 that holds the layer's bits).
         weights_in, activations_in: Where tensors live.
+        bias_bits: Width of the bias that every layer adds, kept with the weights; 0: none.
         memory: See :func:`sram_pj`.
         min_sram_bits: Smallest SRAM.
         staged: DRAM traffic also passes an SRAM.
@@ -205,6 +208,7 @@ class Horowitz:
     activation_kind: Kind = "fixed"
     weights_in: Place = "dram"
     activations_in: Place = "sram"
+    bias_bits: int = 32
     memory: Memory = "physical"
     min_sram_bits: int = 0
     staged: bool = True
@@ -227,6 +231,7 @@ class Horowitz:
         inputs = f["in_channels"] * f["height"] * f["width"] * f["activation_bits"]
         tensors = [
             (weight_count(rows) * f["weight_bits"], self.weights_in),
+            (f["out_channels"] * self.bias_bits, self.weights_in),
             (inputs, self.activations_in),
         ]
         if self.count_outputs:
@@ -249,7 +254,7 @@ class Horowitz:
         a = Operand(
             self.activation_kind, width(self.activation_kind, activation_bits), signed=False
         )
-        return mac(w, a, fan_in + 1).total_pj
+        return mac(w, a, fan_in, self.bias_bits > 0).total_pj
 
     def explain(self, layers: LayerArray) -> str:
         """Only whole blocks have no price."""
@@ -264,6 +269,7 @@ def horowitz_qtools() -> Horowitz:
         memory="qtools-compat",
         weights_in="sram",
         activations_in="sram",
+        bias_bits=8,
         min_sram_bits=8 * 16 * 1024 * 1024,
         staged=False,
         count_outputs=False,
