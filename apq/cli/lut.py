@@ -198,19 +198,24 @@ def show(
 def price(
     file: Annotated[Path, typer.Argument(help="A candidate: best.json, or its JSON alone.")],
     lut: Annotated[str, typer.Option(help="A table (.csv, .parquet) or a simulated device.")],
-    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    space: Annotated[
+        str, typer.Option(help="Preset name or a space file; default the file's own, or cifar10.")
+    ] = "",
     layers: Annotated[bool, typer.Option("--layers", help="List every layer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Price one candidate on any device, layer by layer."""
-    from apq.deploy.model import read_candidate
     from apq.hardware import load_cost_model, price_space
     from apq.hardware.inspect import priced_layers
     from apq.space import load_space
+    from apq.space.files import read_candidate, space_from_dict
     from apq.space.layer import to_layer
 
-    candidate = read_candidate(file).candidate
-    chosen = load_space(space)
+    candidate, found = read_candidate(file)
+    if space or "space" not in found:
+        chosen = load_space(space or "cifar10")
+    else:
+        chosen = space_from_dict(found["space"])
     device = load_cost_model(lut)
     genes = chosen.genes([candidate])
     totals = {m: float(v[0]) for m, v in price_space(chosen, device).costs(genes).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import torch
 from torch import nn
 
 from apq import __version__
-from apq.errors import ApqError, ModelError
+from apq.errors import ApqError, ModelError, SpaceError
 from apq.quantize import QuantizedSubnet, quantize_subnet
-from apq.space import Candidate, Space
+from apq.space import Candidate, Space, files
 from apq.supernet import Subnet
 from apq.supernet.network import load_tensors, save_tensors, weights_hash
 
@@ -143,15 +142,9 @@ def read_candidate(path: Path) -> Chosen:
         ModelError: missing, not JSON, or no candidate in it.
     """
     try:
-        data = json.loads(path.read_text())
-        found = data.get("candidate", data)
-        candidate = Candidate.from_dict(found)
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"no candidate at {path}. Search one: apq search --latency-ms 0.5 --out {path.parent}"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} holds no candidate (as best.json does): {error!r}") from error
+        candidate, data = files.read_candidate(path)
+    except SpaceError as error:
+        raise ModelError(str(error)) from error
     predicted = data.get("predicted", {})
     return Chosen(
         candidate, predicted.get("accuracy"), predicted.get("accuracy_spread"),

@@ -1,8 +1,9 @@
-"""Spaces from names, TOML files and plain data, with errors a person can act on."""
+"""Spaces and candidates from files, names and plain data, with errors a person can act on."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -11,6 +12,7 @@ from typing import Any
 
 from apq.errors import SpaceError, choose
 from apq.space.base import ATTRIBUTES, BitChoices, Space, Stage
+from apq.space.candidate import Candidate
 from apq.space.presets import PRESETS
 
 _LISTS = {"depth", "kernel", "pw_w", "pw_a", "dw_w", "dw_a"}
@@ -36,6 +38,32 @@ def load_space(name_or_path: str) -> Space:
         return space_from_dict(data)
     except SpaceError as error:
         raise SpaceError(f"{path}: {error}") from error
+
+
+def read_candidate(path: Path) -> tuple[Candidate, dict[str, Any]]:
+    """Read ``best.json`` of a search, or a JSON file that is a candidate or has one.
+
+    Returns:
+        The candidate, and all that the file says (``best.json``: its space, costs, predictions).
+
+    Raises:
+        SpaceError: missing, not JSON, or no candidate in it.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        return Candidate.from_dict(data.get("candidate", data)), data
+    except FileNotFoundError as error:
+        raise SpaceError(
+            f"no candidate at {path}. Search one: apq search --latency-ms 0.5 --out {path.parent}"
+        ) from error
+    except OSError as error:
+        raise SpaceError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise SpaceError(
+            f"{path} holds no candidate: {why}. "
+            "Give the best.json of a search, or the value of its 'candidate' alone."
+        ) from error
 
 
 def space_from_dict(data: Mapping[str, Any]) -> Space:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from apq.errors import SpaceError
 from apq.space import ATTRIBUTES, PRESETS, Bits, Block, Candidate, Space, load_space
+from apq.space.files import read_candidate
 
 SPACES = {name: make() for name, make in PRESETS.items()}
 
@@ -49,7 +50,7 @@ def test_candidates_and_genes_are_two_forms_of_one_thing(space, seed):
     assert [
         Candidate.from_dict(json.loads(json.dumps(c.to_dict()))) for c in candidates
     ] == candidates
-    assert len({c for c in candidates}) == len(np.unique(genes, axis=0))
+    assert len(set(candidates)) == len(np.unique(genes, axis=0))
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
@@ -211,3 +212,27 @@ def test_unknown_names_and_foreign_candidates_are_refused_with_what_exists():
         space.genes([Candidate(8, ((block,),) * 3)])
     with pytest.raises(SpaceError, match="depth_1"):
         space.from_values({"depth_0": np.array([1.0])})
+
+
+def test_candidates_are_read_from_files(tiny_space, tmp_path):
+    candidate = tiny_space.build(tiny_space.sample(1, np.random.default_rng(0))[0])
+    path = tmp_path / "best.json"
+    for data in (candidate.to_dict(), {"candidate": candidate.to_dict(), "limits": {"macs_m": 3}}):
+        text = json.dumps(data)
+        path.write_text(text, encoding="utf-8-sig")
+        assert read_candidate(path) == (candidate, json.loads(text))
+    broken = {
+        "": "Expecting value",
+        "[1]": "holds no candidate",
+        "{}": "it lacks 'stages'",
+        '{"candidate": {"stages": []}}': "it lacks 'resolution'",
+        '{"candidate": null}': "holds no candidate",
+    }
+    for text, message in broken.items():
+        path.write_text(text)
+        with pytest.raises(SpaceError, match=message):
+            read_candidate(path)
+    with pytest.raises(SpaceError, match="apq search"):
+        read_candidate(tmp_path / "absent.json")
+    with pytest.raises(SpaceError, match="cannot read"):
+        read_candidate(tmp_path)
