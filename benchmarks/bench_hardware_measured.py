@@ -1,6 +1,6 @@
 """How well do tables predict whole networks on this machine?
 
-    python benchmarks/bench_hardware_measured.py [--space cifar10] [--rounds 8] [--folder DIR]
+    python benchmarks/bench_hardware_measured.py [--space cifar10] [--runtime openvino] [--rounds 8]
 
 Per precision: sums of measured blocks against sums of measured layers and scaled MACs, each
 corrected with the same 10 networks and checked on the same 30 others, beside the noise of the
@@ -36,17 +36,19 @@ def halves(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="cifar10")
+    parser.add_argument("--runtime", default="onnxruntime", choices=timing.RUNTIMES)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "apq-measured")
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
     space = load_space(told.space)
-    print(f"{describe_host()}; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    print(f"{describe_host(told.runtime)}; {load}")
     for precision in ("fp32", "int8"):
         found = {}
         for granularity in ("block", "layer"):
-            folder = told.folder / f"{space.name}-{precision}-{granularity}"
-            prepare(folder, space, precision, 40, granularity, told.seed)
+            folder = told.folder / f"{space.name}-{told.runtime}-{precision}-{granularity}"
+            prepare(folder, space, precision, 40, granularity, told.seed, told.runtime)
             timing.time_folder(folder, told.rounds)
             found[granularity] = finish(folder, granularity)
         block = found["block"]
@@ -60,7 +62,7 @@ def main():
         fit, rest = order[:FIT], order[FIT:]
         print(f"\n{precision}: {len(rest)} held-out networks of {space.name}, "
               f"{measured.min():.3f} .. {measured.max():.3f} ms")  # fmt: skip
-        odd, even = halves(told.folder / f"{space.name}-{precision}-block")
+        odd, even = halves(told.folder / f"{space.name}-{told.runtime}-{precision}-block")
         print(f"  {'the same network again':<24} {agreement(odd[rest], even[rest])}")
         for name, total in sums.items():
             if name != "MACs":

@@ -337,7 +337,7 @@ def measure(
     ] = None,
     space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
     precision: Annotated[str, typer.Option(help="fp32 or int8, as the runtime runs it.")] = "int8",
-    runtime: Annotated[str, typer.Option(help="onnxruntime.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
     granularity: Annotated[
         str, typer.Option(help="block, or layer (wrong where fused).")
     ] = "block",
@@ -362,21 +362,25 @@ def measure(
 
     from apq.deploy import measure as measuring
     from apq.deploy.graphs import BITS, require_onnx
-    from apq.deploy.timing import time_folder
+    from apq.deploy.timing import RUNTIMES, time_folder
     from apq.errors import choose
     from apq.hardware.calibration import calibrate as fit
     from apq.space import load_space
 
-    choose(runtime, ("onnxruntime",), "runtime")
+    if only_prepare and only_import:
+        raise typer.BadParameter("--prepare and --import are two ends of one way; give one")
+    choose(runtime, RUNTIMES, "runtime")
     choose(precision, BITS, "precision")
     choose(granularity, ("block", "layer"), "granularity")
-    name = device or f"host-{precision}"
+    name = device or f"host-{runtime}-{precision}"
     chosen = load_space(space)
     folder = folder or Path("runs") / f"{name}-{chosen.name}"
     if not only_import:
         require_onnx()
         kind: Any = precision
-        total = measuring.prepare(folder, chosen, kind, networks, granularity, seed)
+        if not only_prepare:
+            measuring.require_runtime(runtime)
+        total = measuring.prepare(folder, chosen, kind, networks, granularity, seed, runtime)
         err.print(f"{folder}: {total:,} models")
         if only_prepare:
             out.print(f"wrote {folder}; copy it to the device, run measure.py, copy it back")
@@ -384,7 +388,7 @@ def measure(
             return
         with live_line(f"timing {precision}") as report:
             time_folder(folder, rounds, on_progress=report)
-        source = source or f"{measuring.describe_host()}, {precision}"
+        source = source or f"{measuring.describe_host(runtime)}, {precision}"
     found = measuring.finish(folder, name, source)
     found = replace(
         found, table=replace(found.table, header={**found.table.header, "command": _command()})

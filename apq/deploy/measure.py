@@ -8,9 +8,12 @@ precision that is deployed. Sums of blocks are then corrected with a few whole n
 from __future__ import annotations
 
 import csv
+import importlib.metadata
+import importlib.util
 import io
 import json
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from apq import __version__
 from apq.deploy import timing
 from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
-from apq.errors import TableError, side_by_side
+from apq.errors import ModelError, TableError, side_by_side
 from apq.hardware.calibration import networks_columns
 from apq.hardware.lut import METRICS, LookupTable, at_bits, needed_layers
 from apq.space import Genes, Space
@@ -55,6 +58,7 @@ def prepare(
     networks: int = 40,
     granularity: str = "block",
     seed: int = 0,
+    runtime: str = "onnxruntime",
 ) -> int:
     """Write the folder that a device needs: models, and ``measure.py`` to time them.
 
@@ -70,6 +74,7 @@ def prepare(
         "space": space.to_dict(),
         "fingerprint": space.fingerprint,
         "precision": precision,
+        "runtime": runtime,
         "granularity": granularity,
         "networks": networks,
         "seed": seed,
@@ -79,7 +84,7 @@ def prepare(
     genes = random_networks(space, networks, seed)
     total = len(layers) + len(genes) + 1
     if (folder / "folder.json").exists():
-        held = _read_json(folder / "folder.json")
+        held = {"runtime": "onnxruntime"} | _read_json(folder / "folder.json")
         if held != told:
             raise TableError(
                 f"{folder} was made for something else:\n"
@@ -147,7 +152,7 @@ def finish(folder: Path, device: str, source: str = "") -> Measured:
     precision, granularity = told["precision"], told["granularity"]
     layers = what_to_measure(space, precision, granularity)
     genes = random_networks(space, told["networks"], told["seed"])
-    rounds = _rounds(folder)
+    rounds, runtime = _rounds(folder), timing.folder_runtime(folder)
     names = [f"layer{i:05d}" for i in range(len(layers))]
     network_names = [f"network{i:04d}" for i in range(len(genes))]
     lacking = [n for n in ("empty", *names, *network_names) if n not in rounds]
@@ -162,7 +167,7 @@ def finish(folder: Path, device: str, source: str = "") -> Measured:
     latency = np.array([max(best[n] - best["empty"], 1e-6) for n in names])
     table = LookupTable(
         name=device,
-        source=source or f"measured with onnxruntime, {precision}, batch 1, whole {granularity}s",
+        source=source or f"measured with {runtime}, {precision}, batch 1, whole {granularity}s",
         layers=layers,
         prices={"latency_ms": latency},
         granularity=granularity,
@@ -213,12 +218,19 @@ def write_networks(path: Path, space: Space, genes: Genes, latency_ms: NDArray[n
     os.replace(part, path)
 
 
-def describe_host() -> str:
+def require_runtime(runtime: str) -> None:
+    """Check that a runtime can be imported.
+
+    Raises:
+        ModelError: it is not installed; says how to install it.
+    """
+    if importlib.util.find_spec(runtime) is None:
+        extra = "onnx" if runtime == "onnxruntime" else runtime
+        raise ModelError(f"this needs {runtime}: pip install 'apq[{extra}]'")
+
+
+def describe_host(runtime: str = "onnxruntime") -> str:
     """Processor and runtime of this machine, in one line."""
-    import platform
-
-    import onnxruntime
-
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -226,4 +238,4 @@ def describe_host() -> str:
             if line.startswith("model name"):
                 cpu = line.partition(":")[2].strip()
                 break
-    return f"onnxruntime {onnxruntime.__version__} on {cpu}, 1 thread"
+    return f"{runtime} {importlib.metadata.version(runtime)} on {cpu}, 1 thread"

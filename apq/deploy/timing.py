@@ -1,4 +1,4 @@
-"""Time the ONNX models of a folder on this device. Needs only onnxruntime and numpy.
+"""Time the ONNX models of a folder on this device. Needs only numpy and the runtime.
 
     python measure.py [FOLDER] [--rounds 6] [--runs 25] [--threads 1]
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +23,77 @@ import numpy as np
 
 COLUMNS = ("round", "name", "latency_ms")
 
+Inference = Callable[[], object]
+"""Runs a model once on inputs of its own."""
 
-def open_session(path: Path, threads: int) -> Any:
-    """An onnxruntime session on the CPU."""
+
+def random_input(shape: Sequence[int], real: bool) -> np.ndarray[Any, Any]:
+    """Floats in [0, 1) or 8-bit codes."""
+    rng = np.random.default_rng(0)
+    if real:
+        return rng.random(shape, dtype=np.float32)
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def open_onnxruntime(path: Path, threads: int) -> Inference:
+    """A model on onnxruntime's CPU provider."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {i.name: random_input(i.shape, "float" in i.type) for i in session.get_inputs()}
+    return lambda: session.run(None, feed)
 
 
-def time_model(path: Path, runs: int, threads: int, warm: int = 5) -> float:
+def open_openvino(path: Path, threads: int) -> Inference:
+    """A model on OpenVINO's CPU plugin. It would run float models in bfloat16 where the processor
+    has it; the hint keeps them in float."""
+    import openvino
+
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    model = openvino.Core().compile_model(str(path), "CPU", options)
+    feed = {
+        i.get_any_name(): random_input(list(i.shape), i.element_type.is_real())
+        for i in model.inputs
+    }
+    request = model.create_infer_request()
+    return lambda: request.infer(feed, share_inputs=True)
+
+
+RUNTIMES: dict[str, Callable[[Path, int], Inference]] = {
+    "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
+}
+"""What can run the models: opens a file with a number of threads."""
+
+
+def time_model(path: Path, runtime: str, runs: int, threads: int, warm: int = 5) -> float:
     """10th percentile of ``runs`` inferences on random input, in ms."""
-    session = open_session(path, threads)
-    rng = np.random.default_rng(0)
-    feed = {}
-    for entry in session.get_inputs():
-        if "float" in entry.type:
-            feed[entry.name] = rng.random(entry.shape, dtype=np.float32)
-        else:
-            feed[entry.name] = rng.integers(0, 256, entry.shape, dtype=np.uint8)
+    infer = RUNTIMES[runtime](path, threads)
     for _ in range(warm):
-        session.run(None, feed)
+        infer()
     took = np.empty(runs)
     for i in range(runs):
         start = time.perf_counter()
-        session.run(None, feed)
+        infer()
         took[i] = time.perf_counter() - start
     return float(np.quantile(took, 0.1) * 1e3)
+
+
+def folder_runtime(folder: Path) -> str:
+    """The runtime a folder was made for."""
+    told = folder / "folder.json"
+    if not told.exists():
+        return "onnxruntime"
+    return str(json.loads(told.read_text(encoding="utf-8")).get("runtime", "onnxruntime"))
 
 
 def read_timings(folder: Path) -> dict[tuple[int, str], float]:
@@ -74,11 +116,11 @@ def time_folder(
     threads: int = 1,
     on_progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> None:
-    """Time every ``models/*.onnx`` that timings.csv lacks."""
+    """Time every ``models/*.onnx`` that timings.csv lacks, on the folder's runtime."""
     models = sorted((folder / "models").glob("*.onnx"))
     if not models:
         raise FileNotFoundError(f"no models in {folder / 'models'}")
-    done = read_timings(folder)
+    done, runtime = read_timings(folder), folder_runtime(folder)
     path = folder / "timings.csv"
     fresh = not path.exists() or not path.read_text().strip()
     with path.open("a", newline="") as file:
@@ -91,7 +133,7 @@ def time_folder(
             random.Random(number).shuffle(order)
             for i, model in enumerate(order):
                 if (number, model.stem) not in done:
-                    took = time_model(model, runs, threads)
+                    took = time_model(model, runtime, runs, threads)
                     file.write(f"{number},{model.stem},{took:.6f}\n")
                     file.flush()
                 if on_progress:

@@ -164,6 +164,31 @@ def test_a_folder_made_for_something_else_is_kept(timed, tiny_space):
     assert (timed / "timings.csv").exists()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_runtimes_compute_the_same(precision, tmp_path):
+    pytest.importorskip("openvino")
+    path = tmp_path / "block.onnx"
+    layer = Layer("mbconv", 16, 16, 8, 8, 5, 1, mid_channels=64)
+    path.write_bytes(layer_model(layer, precision))
+    (expected,) = timing.RUNTIMES["onnxruntime"](path, 1)()
+    (found,) = timing.RUNTIMES["openvino"](path, 1)().values()
+    assert expected.std() > 0
+    assert found.dtype == expected.dtype
+    tolerance = 1e-4 if precision == "fp32" else 1
+    np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=tolerance)
+
+
+def test_a_folder_is_timed_on_its_own_runtime(tmp_path, tiny_space, monkeypatch):
+    used = []
+    monkeypatch.setattr(timing, "RUNTIMES", {"openvino": lambda *_: lambda: used.append(1)})
+    prepare(tmp_path, tiny_space, "int8", networks=4, runtime="openvino")
+    timing.time_folder(tmp_path, rounds=1, runs=2)
+    assert used
+    assert "openvino" in finish(tmp_path, "phone").table.source
+    with pytest.raises(TableError, match="runtime"):
+        prepare(tmp_path, tiny_space, "int8", networks=4)
+
+
 def test_the_folders_script_needs_nothing_of_apq_and_resumes(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/empty.onnx").write_bytes(empty_model())
