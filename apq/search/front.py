@@ -35,6 +35,14 @@ class Archive:
         both = batch if self.best is None else join(self.best, batch)
         self.best = both[nondominated(both.values)]
 
+    def add_feasible(self, batch: Scored, limits: Mapping[str, float]) -> None:
+        """Take in the rows of a batch that keep the limits."""
+        ok = np.ones(len(batch.genes), dtype=bool)
+        for metric, limit in limits.items():
+            ok &= batch.costs[metric] <= limit
+        if ok.any():
+            self.add(batch if ok.all() else batch[ok])
+
 
 @dataclass(frozen=True)
 class Reference:

@@ -158,7 +158,8 @@ class Problem:
         Raises:
             ApqError: the predictor answered something that is not a number.
         """
-        mean, spread = (np.asarray(a, dtype=np.float64) for a in self.accuracy(genes))
+        answer = self.accuracy(genes) if len(genes) else (np.empty(0), np.empty(0))
+        mean, spread = (np.asarray(a, dtype=np.float64) for a in answer)
         if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
             raise ApqError("the predictor answered NaN or infinity for a candidate")
         costs = self.priced.costs(genes, self.metrics)
@@ -188,17 +189,43 @@ class Problem:
             rows = row
         return np.unique(rows, axis=0)
 
-    def pull(
-        self, genes: Genes, toward: Genes, rng: np.random.Generator, halvings: int = 6
-    ) -> Genes:
-        """Make rows feasible by giving them genes of feasible ones (ours).
+    @cached_property
+    def cheap(self) -> Genes:
+        """Per limit the cheapest block of every slot, skipped or not, and the smallest depths."""
+        rows = [self.region.extreme(metric, canonical=False)[1] for metric in self.limits]
+        return np.concatenate(rows) if rows else self.anchors
 
-        Genes are handed over in random order, as few as a bisection finds; every row costs the
-        same however tight the limits are, and nothing is ever rejected.
+    def cheapen(self, genes: Genes, fallback: Genes, rng: np.random.Generator) -> Genes:
+        """Make rows feasible by moving some genes part of the way to the cheapest choice, so that
+        what made them dear stays and something else pays for it (ours).
 
         Args:
             genes: Permitted rows, ``(n, axes)``.
-            toward: Feasible rows, ``(n, axes)``.
+            fallback: Feasible rows, the result where that does not suffice.
+            rng: Decides which genes and how far.
+        """
+        cheap = self.cheap[rng.integers(len(self.cheap), size=len(genes))]
+        part = rng.random(genes.shape, dtype=np.float32)
+        toward = cheap + np.rint((genes - cheap) * part).astype(np.int16)
+        return self.pull(genes, self.region.snap(toward, canonical=False), fallback, rng)
+
+    def pull(
+        self,
+        genes: Genes,
+        toward: Genes,
+        fallback: Genes,
+        rng: np.random.Generator,
+        halvings: int = 8,
+    ) -> Genes:
+        """Make rows feasible by giving them genes of other rows (ours).
+
+        Genes are handed over in random order, as few as a bisection finds; every row costs the
+        same however tight the limits are, and nothing is drawn again.
+
+        Args:
+            genes: Permitted rows, ``(n, axes)``.
+            toward: Rows to take genes from, ``(n, axes)``.
+            fallback: Feasible rows, the result where all genes of ``toward`` do not suffice.
             rng: Decides the order.
             halvings: Steps of the bisection.
         """
@@ -208,7 +235,10 @@ class Problem:
         child, anchor = genes[bad], toward[bad]
         order = rng.random(child.shape, dtype=np.float32)
         low, high = np.zeros(len(bad), dtype=np.float32), np.ones(len(bad), dtype=np.float32)
-        best = anchor.copy()
+        best = fallback[bad]
+        last = self.region.snap(anchor)
+        ok = self.feasible(last)
+        best[ok] = last[ok]
         for _ in range(halvings):
             middle = (low + high) / 2
             trial = self.region.snap(np.where(order < middle[:, None], anchor, child))
@@ -222,7 +252,11 @@ class Problem:
     def sample(self, count: int, rng: np.random.Generator) -> Genes:
         """Random feasible rows: uniform ones, pulled to a known feasible row where needed."""
         genes = self.region.sample(count, rng)
-        return self.pull(genes, self.anchors[rng.integers(len(self.anchors), size=count)], rng)
+        return self._pull_down(genes, rng)
+
+    def _pull_down(self, genes: Genes, rng: np.random.Generator) -> Genes:
+        anchors = self.anchors[rng.integers(len(self.anchors), size=len(genes))]
+        return self.pull(genes, anchors, anchors, rng)
 
     def spread_sample(self, count: int, rng: np.random.Generator) -> Genes:
         """Feasible rows spread from cheap to rich, the first generation of the engines (ours).
@@ -237,7 +271,7 @@ class Problem:
         taken = rng.random(genes.shape) < share
         ends = ends[rng.integers(len(ends), size=count)]
         genes = self.region.snap(np.where(taken, ends, genes))
-        return self.pull(genes, self.anchors[rng.integers(len(self.anchors), size=count)], rng)
+        return self._pull_down(genes, rng)
 
 
 def check_limits(region: Region, limits: Mapping[str, float]) -> None:

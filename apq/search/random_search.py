@@ -14,4 +14,5 @@ def random_search(record: Record, seed: int, seeds: Genes, storage: str | None =
     if len(seeds):
         record.score(seeds)
     while record.left > 0:
-        record.score(record.problem.sample(min(CHUNK, record.left), rng))
+        rows = record.problem.sample(min(CHUNK, record.left), rng)
+        record.score(record.unseen(rows))

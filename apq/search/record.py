@@ -6,12 +6,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from apq.search.front import Archive, Reference, reference
-from apq.search.problem import Problem, Scored
+from apq.search.problem import Problem, Scored, join
 from apq.space import Genes
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 OnBatch = Callable[[Scored], None]
+
+STALE = 50
+"""Generations in a row without anything new after which a search ends early."""
 
 CHUNK = 2_000
 """Most candidates scored together; bounds memory."""
@@ -53,16 +58,19 @@ class Record:
         self._on_progress = on_progress
         self._on_batch = on_batch
         self._next_point = 0
+        self._stale = 0
+        axes = len(problem.priced.space.axes)
+        self._weights = np.random.default_rng(0).integers(2**63, size=axes, dtype=np.uint64) * 2 + 1
+        self._seen = np.zeros(1 << 21, dtype=np.uint64)
 
     @property
     def left(self) -> int:
-        """How many more may be scored."""
-        return self.candidates - self.done
+        """How many more may be scored; 0 once nothing new turns up, as in a tiny space."""
+        return self.candidates - self.done if self._stale < STALE else 0
 
     def score(self, genes: Genes) -> Scored:
-        """Score rows (no more than are left) and take them in."""
-        from apq.search.problem import join
-
+        """Score rows (no more than are left). All are counted and handed to ``on_batch``; those
+        within the limits enter the archive."""
         genes = genes[: max(self.left, 0)]
         start = time.perf_counter()
         parts = [
@@ -70,22 +78,37 @@ class Record:
         ]
         self.scoring_seconds += time.perf_counter() - start
         batch = join(*parts)
+        if self._on_batch is not None:
+            self._on_batch(batch)
         self.take(batch)
         self.done += len(batch.genes)
         if self.done >= self._next_point or self.left <= 0:
             self._point()
         return batch
 
+    def unseen(self, genes: Genes) -> Genes:
+        """The rows that have not passed here before, each once.
+
+        Remembers rows by 64-bit hashes in a table of fixed size, so memory stays flat; a row that
+        was pushed out may pass again.
+        """
+        keys = (genes.astype(np.uint64) + np.uint64(1)) @ self._weights
+        _, first = np.unique(keys, return_index=True)
+        genes, keys = genes[np.sort(first)], keys[np.sort(first)]
+        place = (keys >> np.uint64(43)).astype(np.int64)
+        new = self._seen[place] != keys
+        self._seen[place] = keys
+        self._stale = 0 if new.any() else self._stale + 1
+        return genes[new]
+
     def take(self, batch: Scored) -> None:
-        """Take in candidates scored elsewhere, without counting them."""
-        if len(batch.genes):
-            self.archive.add(batch)
-            if self._on_batch is not None:
-                self._on_batch(batch)
+        """Take candidates within the limits into the archive, without counting them."""
+        self.archive.add_feasible(batch, self.problem.limits)
 
     def _point(self) -> None:
         best = self.archive.best
-        assert best is not None
+        if best is None:
+            return
         point = Point(
             self.done, float(best.accuracy.max()), self.reference.hypervolume(best.values)
         )

@@ -138,14 +138,17 @@ class Region:
         same: NDArray[np.bool_] = np.all(self.snap(genes) == genes, axis=1)
         return same
 
-    def extreme(self, metric: str, largest: bool = False) -> tuple[float, Genes]:
+    def extreme(
+        self, metric: str, largest: bool = False, canonical: bool = True
+    ) -> tuple[float, Genes]:
         """The exact smallest (or largest) cost in the region, and a row that has it.
 
         Blocks are independent given the depths, so the best block of every slot and the best
         depth of every stage give the optimum (dynamic programming over slots; ours).
 
         Returns:
-            The cost, and genes of shape ``(1, axes)``.
+            The cost, and genes of shape ``(1, axes)``; skipped slots hold their best block too
+            unless ``canonical``.
         """
         space, sign = self.space, -1.0 if largest else 1.0
         join = np.maximum.accumulate if metric == "peak_memory_kb" else np.cumsum
@@ -163,7 +166,8 @@ class Region:
             slots = [slot.index for slot in space.slots if slot.stage == s]
             totals = join(best[slots])
             row[0, s] = min(self.allowed[s], key=lambda g: sign * totals[stage.depth[g] - 1])
-        row = space.canonical(row)
+        if canonical:
+            row = space.canonical(row)
         return float(self.priced.costs(row, [metric])[metric][0]), row
 
 

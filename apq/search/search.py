@@ -99,5 +99,5 @@ def _feasible(problem: Problem, rows: Genes, seed: int) -> Genes:
     """Rows snapped to what is permitted and pulled within the limits, distinct."""
     rng = np.random.default_rng([seed, 1])
     rows = problem.region.snap(rows)
-    toward = problem.anchors[rng.integers(len(problem.anchors), size=len(rows))]
-    return np.unique(problem.pull(rows, toward, rng), axis=0)
+    fallback = problem.anchors[rng.integers(len(problem.anchors), size=len(rows))]
+    return np.unique(problem.cheapen(rows, fallback, rng), axis=0)

@@ -10,6 +10,7 @@ from apq.search.problem import Floats, Problem
 from apq.space import ATTRIBUTES, Genes
 
 Ints = NDArray[np.int64]
+REVERT = 0.3
 
 
 def crowding(values: Floats) -> Floats:
@@ -95,11 +96,16 @@ def children(
         blocks[ran & only] = space.block_genes(parent)[ran & only]
 
     fresh = region.sample(n, rng, canonical=False)
-    hit = rng.random((n, axes), dtype=np.float32) < mutations / max(1, int(region.free.sum()))
+    rate = rng.exponential(mutations, (n, 1)) / max(1, int(region.free.sum()))
+    hit = rng.random((n, axes), dtype=np.float32) < rate
     step = child + np.where(rng.random((n, axes), dtype=np.float32) < 0.5, 1, -1).astype(np.int16)
     step = np.clip(step, 0, space.cardinalities - 1)
     near = rng.random((n, axes), dtype=np.float32) < 0.5
     mutated = np.where(hit, np.where(near, step, fresh), child)
     grown = space.active(mutated) & ~(ran_first | ran_second)
     space.block_genes(mutated)[grown] = space.block_genes(fresh)[grown]
-    return problem.pull(region.snap(mutated), first, rng)
+    child = region.snap(mutated)
+    back = rng.random(n) < REVERT
+    child[back] = problem.pull(child[back], first[back], first[back], rng)
+    child[~back] = problem.cheapen(child[~back], first[~back], rng)
+    return child

@@ -1,0 +1,99 @@
+"""Additive models of a search's value: around one candidate from its neighbours (ours)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.search.program import Additive
+from apq.search.region import Region
+from apq.space import ATTRIBUTES, Genes
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """All candidates that differ from one in a single gene.
+
+    A gene of a skipped slot is changed in the shallowest candidate that runs the slot; there it
+    starts from a copy of the block before.
+
+    Attributes:
+        full: The centre with skipped slots filled in, ``(axes,)``.
+        rows: The neighbours, ``(n, axes)``; the first is the centre.
+        axis, gene: What was changed per neighbour after the first.
+        base: Per neighbour after the first, the row it was changed from.
+    """
+
+    full: Genes
+    rows: Genes
+    axis: NDArray[np.int64]
+    gene: NDArray[np.int64]
+    base: NDArray[np.int64]
+
+
+def neighbours(region: Region, row: Genes) -> Neighbours:
+    """Neighbours of one permitted row, shape ``(axes,)``."""
+    space, stages = region.space, len(region.space.stages)
+    full = row.copy()
+    blocks, runs = space.block_genes(full[None])[0], space.active(row[None])[0]
+    for slot in space.slots[1:]:
+        if not runs[slot.index]:
+            before = space.slots[slot.index - 1]
+            sizes = [(len(a), len(b)) for a, b in zip(before.choices, slot.choices, strict=True)]
+            copied = [
+                round(int(g) / max(a - 1, 1) * (b - 1))
+                for g, (a, b) in zip(blocks[before.index], sizes, strict=True)
+            ]
+            blocks[slot.index] = copied
+    full = region.snap(full[None], canonical=False)[0]
+    axis = np.repeat(np.arange(len(full)), [len(a) for a in region.allowed])
+    gene = np.concatenate([np.array(a) for a in region.allowed]).astype(np.int64)
+    moves = gene != full[axis]
+    axis, gene = axis[moves], gene[moves]
+    # where each slot is looked at: the centre, or the depth neighbour that first runs the slot
+    base = np.zeros(len(axis), dtype=np.int64)
+    reachable = np.ones(len(axis), dtype=bool)
+    for slot in space.slots:
+        if runs[slot.index]:
+            continue
+        mine = (axis >= stages) & ((axis - stages) // len(ATTRIBUTES) == slot.index)
+        deeper = [
+            g for g in region.allowed[slot.stage] if space.stages[slot.stage].depth[g] > slot.position
+        ]
+        if not deeper:
+            reachable &= ~mine
+            continue
+        depth = min(deeper, key=lambda g, s=slot.stage: space.stages[s].depth[g])  # type: ignore[misc]
+        base[mine] = 1 + int(np.flatnonzero((axis == slot.stage) & (gene == depth))[0])
+    axis, gene, base = axis[reachable], gene[reachable], base[reachable]
+    rows = np.repeat(full[None], len(axis) + 1, axis=0)
+    shifted = np.flatnonzero(base) + 1
+    rows[shifted, axis[base[shifted - 1] - 1]] = gene[base[shifted - 1] - 1]
+    rows[np.arange(1, len(rows)), axis] = gene
+    return Neighbours(full, region.snap(rows), axis, gene, base)
+
+
+def local_model(region: Region, around: Neighbours, values: Floats, penalty: float) -> Additive:
+    """The value as centre + sum of single-gene effects, plus ``penalty`` per changed gene.
+
+    Args:
+        region: What may be chosen.
+        around: The neighbours.
+        values: Their values, ``(n,)``, to be minimised.
+        penalty: Keeps the optimum near the centre, where the model is right.
+    """
+    space, stages = region.space, len(region.space.stages)
+    effect = np.zeros((len(space.axes), int(space.cardinalities.max())))
+    effect[around.axis, around.gene] = values[1:] - values[around.base] + penalty
+    blocks = []
+    for slot in space.slots:
+        table: Floats = np.zeros([1] * len(ATTRIBUTES))
+        for a in range(len(ATTRIBUTES)):
+            of_axis = effect[stages + slot.index * len(ATTRIBUTES) + a, : len(slot.choices[a])]
+            table = table + of_axis.reshape([-1 if i == a else 1 for i in range(len(ATTRIBUTES))])
+        blocks.append(table)
+    return Additive(blocks, list(effect[:stages]), float(values[0]))
