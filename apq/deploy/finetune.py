@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from apq.deploy.model import Chosen, Model, build_network, save_model
 from apq.errors import ModelError
 from apq.images import ImageSet
+from apq.quantize.distribution import BinaryInputs
 from apq.quantize.finetune import (
     distillation_loss,
     draw_batch,
     normalise,
     one_cycle,
     optimiser,
+    penalty,
     refit_weights,
 )  # fmt: skip
 from apq.space import Candidate, Space
@@ -43,6 +45,7 @@ class FinetuneRecipe:
         lr: Peak learning rate (SGD, Nesterov 0.9, one cycle over all epochs).
         weight_decay: On weights only, never on ranges.
         distil: Whether the supernet's largest subnet teaches.
+        distribution: Weight of the distribution loss on 1-bit activations (the paper uses 2).
         from_scratch: Start from random weights instead of the supernet's, for comparison.
         seed: Decides order, augmentation and random starts.
     """
@@ -53,6 +56,7 @@ class FinetuneRecipe:
     lr: float = 0.02
     weight_decay: float = 1e-4
     distil: bool = True
+    distribution: float = 0.0
     from_scratch: bool = False
     seed: int = 0
 
@@ -163,6 +167,8 @@ def finetune_candidate(
         if ended:
             recalibrate(model, calibration)
             run.note(accuracy(model, held, held_labels)[0])
+            if run.binary is not None:
+                run.binary.collect()  # what recalibration added
         if ended or time.monotonic() - saved > checkpoint_seconds:
             run.save()
             saved = time.monotonic()
@@ -243,7 +249,9 @@ def _train_step(
     if teacher is not None:
         with torch.no_grad():
             hint = teacher(x)
-    loss = distillation_loss(run.model(x), labels, hint)
+    loss = distillation_loss(run.model(x), labels, hint) + penalty(run.model)
+    if run.binary is not None:
+        loss = loss + run.distribution * run.binary.collect()
     run.optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     run.optimiser.step()
@@ -258,6 +266,8 @@ class _Run:
     ) -> None:
         self.model, self.optimiser, self.path = model, optimiser, path
         self.identity = json.loads(json.dumps(identity))  # as it will be read back
+        self.distribution: float = identity["recipe"]["distribution"]
+        self.binary = BinaryInputs(model) if self.distribution else None
         self.step, self.best_epoch = 0, 0
         self.scores: list[float] = []
         self.best: dict[str, Tensor] = {}

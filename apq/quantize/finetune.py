@@ -143,7 +143,7 @@ def finetune(
                 hint = teacher(x)
         for group in optim.param_groups:
             group["lr"] = lr * one_cycle(step / steps)
-        loss = distillation_loss(model(x), labels[index], hint)
+        loss = distillation_loss(model(x), labels[index], hint) + penalty(model)
         optim.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optim.step()
@@ -163,6 +163,15 @@ def one_cycle(progress: float, warm: float = 0.3) -> float:
     if progress < warm:
         return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * progress / warm)) / 2
     return (1 + math.cos(math.pi * (progress - warm) / (1 - warm))) / 2
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """What the schemes of the weights add to the loss (FLightNN's group lasso); 0 for most."""
+    total = torch.zeros(())
+    for part in model.modules():
+        if isinstance(part, QuantizedConv | QuantizedLinear) and hasattr(part.weights, "penalty"):
+            total = total + part.weights.penalty(part.weight)
+    return total
 
 
 def refit_weights(model: nn.Module) -> None:

@@ -88,17 +88,14 @@ class IntegerLayer:
 def fold_gain(packed: Packed, gain: Tensor) -> Packed:
     """Multiply output channels by the gain of batch norm; the codes stay, up to sign.
 
-    Runtimes want positive steps, so signs go into the codes; a channel that batch norm switched
-    off gets zero codes.
+    Runtimes want positive steps: signs go into the codes, and a channel that batch norm switched
+    off keeps the smallest one.
     """
     codes, scale = packed.codes, packed.scale * gain
     if packed.table is None:
         sign = torch.where(scale < 0, -1, 1).to(codes.dtype)
-        codes, scale = codes * sign.reshape(-1, *(1 for _ in codes.shape[1:])), scale.abs()
-        dead = scale == 0
-        if bool(dead.any()):
-            codes[dead] = 0
-            scale = torch.where(dead, torch.ones_like(scale), scale)
+        codes = codes * sign.reshape(-1, *(1 for _ in codes.shape[1:]))
+        scale = scale.abs().clamp_min(torch.finfo(scale.dtype).tiny)
     return Packed(codes, scale, packed.table, packed.bits)
 
 
