@@ -10,10 +10,11 @@ import torch
 from apq.deploy.export import FORMATS, export, pack_bits
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.deploy.folded import fold
-from apq.deploy.model import Model, build_network, size_bytes
+from apq.deploy.model import Model, build_network, load_model, save_model, size_bytes
 from apq.deploy.plain import load, unpack
 from apq.deploy.verify import verify
 from apq.errors import ApqError, ModelError
+from apq.quantize import SCHEMES
 from apq.space import PRESETS, BitChoices, Bits, Block, Candidate, Space, Stage
 from apq.supernet import Subnet, largest
 from apq.supernet.evaluate import normalise, recalibrate, to_tensor
@@ -245,3 +246,31 @@ def test_plain_files_load(model, tmp_path):
     path = tmp_path / "m.plain.safetensors"
     export(model, path, "torch")
     assert len(load(path)[0].layers) == len(model.network.plan)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_can_be_exported(name, tiny_space, tiny_supernet, digits, tmp_path):
+    scheme = SCHEMES[name]()
+    w, a = scheme.weight_bits[len(scheme.weight_bits) // 2], scheme.activation_bits[0]
+    space = Space(
+        **{**vars_of(tiny_space), "bits": BitChoices((w,), (a,), (w,), (a,)), "exclude": ()}
+    )
+    candidate = largest(space)
+    calibration = normalise(to_tensor(digits.splits["calibration"][0]), digits.mean, digits.std)
+    subnet = tiny_supernet.network.subnet(largest(tiny_space))
+    recalibrate(subnet, calibration)
+    network = build_network(space, candidate, name, subnet, calibration)
+    recalibrate(network, calibration)
+    model = Model(network, space, candidate, name, digits.mean, digits.std, digits.classes, {})
+    assert size_bytes(network) > 0
+    for form in ("onnx", "torch"):
+        path = tmp_path / ("model" + FORMATS[form])
+        export(model, path, form)
+        result = verify(model, path, digits, limit=100)
+        assert result.agreement == 1
+        # k-means centres are fractions of no common unit: their sums are not exact
+        assert result.max_difference < 1e-4 if name == "codebook" else result.max_difference == 0
+    saved = tmp_path / "saved.safetensors"
+    save_model(saved, model)
+    x = normalise(to_tensor(digits.splits["test"][0][:9]), digits.mean, digits.std)
+    assert torch.equal(load_model(saved).network(x), network(x))
