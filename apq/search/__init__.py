@@ -24,5 +24,6 @@ def _lazy(module: str, name: str) -> Engine:
 ALGORITHMS: dict[str, Engine] = {
     "nsga2": _lazy("nsga2", "nsga2"),
     "evolution": _lazy("evolution", "evolution"),
+    "milp": _lazy("milp", "milp"),
     "random": _lazy("random_search", "random_search"),
 }

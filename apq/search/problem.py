@@ -215,7 +215,7 @@ class Problem:
         toward: Genes,
         fallback: Genes,
         rng: np.random.Generator,
-        halvings: int = 8,
+        halvings: int = 7,
     ) -> Genes:
         """Make rows feasible by giving them genes of other rows (ours).
 

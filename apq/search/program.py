@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from apq.errors import BudgetError
 from apq.search.front import nondominated
 from apq.search.region import Region
-from apq.space import Genes
+from apq.space import Genes, Space
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +35,18 @@ class Additive:
     blocks: Sequence[Floats]
     depths: Sequence[Floats]
     constant: float = 0.0
+
+    def value(self, space: Space, genes: Genes) -> Floats:
+        """The sum for rows, ``(n,)``."""
+        active, blocks = space.active(genes), space.block_genes(genes)
+        total = np.full(len(genes), self.constant)
+        for s, depths in enumerate(self.depths):
+            total += depths[genes[:, s]]
+        for slot, table in zip(space.slots, self.blocks, strict=True):
+            rows = np.flatnonzero(active[:, slot.index])
+            full = np.broadcast_to(table, [len(c) for c in slot.choices])
+            total[rows] += full[tuple(blocks[rows, slot.index].T)]
+        return total
 
 
 def cost_as_additive(region: Region, metric: str) -> Additive:
@@ -122,7 +134,7 @@ def _solve(
         constraints=LinearConstraint(csr_array(rows), low, high),
         integrality=np.ones(blocks + depths),
         bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 1e-7, "time_limit": seconds},
+        options={"mip_rel_gap": 1e-7, "time_limit": seconds, "presolve": False},
     )
     if solution.x is None:
         return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apq.search.front import Archive, Reference, reference
 from apq.search.problem import Problem, Scored, join
@@ -20,6 +22,18 @@ STALE = 50
 
 CHUNK = 2_000
 """Most candidates scored together; bounds memory."""
+
+
+@lru_cache(maxsize=16)
+def _weights(axes: int) -> NDArray[np.uint64]:
+    rng = np.random.default_rng(0)
+    return rng.integers(2**63, size=axes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def row_keys(genes: Genes) -> NDArray[np.uint64]:
+    """A 64-bit hash per row, ``(n,)``; equal rows have equal keys."""
+    keys: NDArray[np.uint64] = (genes.astype(np.uint64) + np.uint64(1)) @ _weights(genes.shape[1])
+    return keys
 
 
 @dataclass(frozen=True)
@@ -53,14 +67,13 @@ class Record:
         self.archive = Archive()
         self.curve: list[Point] = []
         self.done = 0
+        self.notes: dict[str, float] = {}
         self.scoring_seconds = 0.0
         self.reference: Reference = reference(problem)
         self._on_progress = on_progress
         self._on_batch = on_batch
         self._next_point = 0
         self._stale = 0
-        axes = len(problem.priced.space.axes)
-        self._weights = np.random.default_rng(0).integers(2**63, size=axes, dtype=np.uint64) * 2 + 1
         self._seen = np.zeros(1 << 21, dtype=np.uint64)
 
     @property
@@ -92,7 +105,7 @@ class Record:
         Remembers rows by 64-bit hashes in a table of fixed size, so memory stays flat; a row that
         was pushed out may pass again.
         """
-        keys = (genes.astype(np.uint64) + np.uint64(1)) @ self._weights
+        keys = row_keys(genes)
         _, first = np.unique(keys, return_index=True)
         genes, keys = genes[np.sort(first)], keys[np.sort(first)]
         place = (keys >> np.uint64(43)).astype(np.int64)

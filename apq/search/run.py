@@ -178,6 +178,7 @@ def describe(result: Result) -> dict[str, Any]:
             "fix": list(problem.fix),
             "caution": problem.caution,
             "score": asdict(problem.forgiving) if problem.forgiving else None,
+            "notes": dict(result.notes),
             "front_size": len(front),
             "front_diversity": front.diversity(),
             "hypervolume": result.curve[-1].hypervolume,

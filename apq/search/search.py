@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ class Result:
         reference: The box in which hypervolume was measured.
         algorithm, seed: How it was searched.
         scoring_seconds: Time spent in predicting and pricing, s.
+        notes: What the algorithm has to say, e.g. the fidelity of a surrogate.
     """
 
     problem: Problem
@@ -39,6 +41,7 @@ class Result:
     algorithm: str
     seed: int
     scoring_seconds: float
+    notes: Mapping[str, float]
 
 
 def search(
@@ -83,6 +86,7 @@ def search(
         algorithm,
         seed,
         record.scoring_seconds,
+        record.notes,
     )
 
 

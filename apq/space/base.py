@@ -209,8 +209,15 @@ class Space:
 
     def depths(self, genes: Genes) -> NDArray[np.int64]:
         """Depth of every stage, shape ``(n, stages)``."""
-        tables = [np.array(stage.depth, dtype=np.int64) for stage in self.stages]
-        return np.stack([t[genes[:, s]] for s, t in enumerate(tables)], axis=1)
+        stages = np.arange(len(self.stages))
+        depths: NDArray[np.int64] = self._depth_table[stages, genes[:, : len(stages)]]
+        return depths
+
+    @cached_property
+    def _depth_table(self) -> NDArray[np.int64]:
+        """Depth per stage and choice, padded, shape ``(stages, most choices)``."""
+        most = max(len(stage.depth) for stage in self.stages)
+        return np.array([stage.depth + (0,) * (most - len(stage.depth)) for stage in self.stages])
 
     def active(self, genes: Genes) -> NDArray[np.bool_]:
         """Which slots run, shape ``(n, slots)``: the leading ``depth`` of each stage."""

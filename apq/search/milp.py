@@ -1,0 +1,162 @@
+"""The exact optimum of an additive surrogate, in the manner of LANA (arXiv 2107.10624).
+
+Accuracy is modelled as a sum of per-slot effects fitted to the predictor, costs are exact from the
+tables, and an integer program picks the best candidate under the limits. The model is fitted
+first to the whole region, then again around each optimum. What is optimal for the model need not
+be for the predictor: the model's fidelity is reported with the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from apq.search.climb import Aim, aims
+from apq.search.problem import Floats, Problem, join
+from apq.search.program import Additive, minimise
+from apq.search.record import Record
+from apq.search.variation import children
+from apq.space import ATTRIBUTES, Genes
+
+ROUNDS = 4
+BUDGETS = 12
+"""How many budgets are solved per round when a cost is an objective."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How well the surrogate follows the predictor on rows it was not fitted to.
+
+    Attributes:
+        r2: Explained variance; 1 is perfect.
+        spearman: Rank correlation.
+        rmse: Root mean squared error, in the value's unit.
+    """
+
+    r2: float
+    spearman: float
+    rmse: float
+
+
+def features(problem: Problem, genes: Genes) -> Floats:
+    """Depth one-hots, then per slot and attribute one-hots that are 0 in skipped slots, and a
+    one; ``(n, features)``."""
+    space = problem.priced.space
+    parts = [
+        (genes[:, s, None] == np.arange(len(stage.depth))).astype(np.float64)
+        for s, stage in enumerate(space.stages)
+    ]
+    return np.concatenate([*parts, space.encode(genes), np.ones((len(genes), 1))], axis=1)
+
+
+def fit_additive(problem: Problem, genes: Genes, values: Floats, ridge: float = 1e-2) -> Additive:
+    """Least squares with a small ridge: ``values`` as a sum of effects of single choices.
+
+    Args:
+        problem: Gives the space.
+        genes: ``(n, axes)``.
+        values: ``(n,)``.
+        ridge: Weight of the effects' squares, per row.
+    """
+    space, x = problem.priced.space, features(problem, genes)
+    mean = float(values.mean())
+    gram = x.T @ x + ridge * np.eye(x.shape[1])
+    effects = np.linalg.solve(gram, x.T @ (values - mean))
+    sizes = [len(stage.depth) for stage in space.stages]
+    sizes += [len(slot.choices[a]) for a in range(len(ATTRIBUTES)) for slot in space.slots]
+    parts = np.split(effects[:-1], np.cumsum(sizes)[:-1])
+    depths, by_axis = parts[: len(space.stages)], parts[len(space.stages) :]
+    blocks = []
+    for slot in space.slots:
+        table: Floats = np.zeros([1] * len(ATTRIBUTES))
+        for a in range(len(ATTRIBUTES)):
+            of_axis = by_axis[a * len(space.slots) + slot.index]
+            table = table + of_axis.reshape([-1 if i == a else 1 for i in range(len(ATTRIBUTES))])
+        blocks.append(table)
+    return Additive(blocks, depths, mean + float(effects[-1]))
+
+
+def fidelity(problem: Problem, model: Additive, genes: Genes, values: Floats) -> Fidelity:
+    """Compare model and true values."""
+    from scipy.stats import spearmanr
+
+    error = model.value(problem.priced.space, genes) - values
+    ranks = float(spearmanr(error + values, values).statistic)
+    return Fidelity(
+        float(1 - error.var() / max(values.var(), 1e-300)),
+        ranks,
+        float(np.sqrt((error**2).mean())),
+    )
+
+
+def milp(record: Record, seed: int, seeds: Genes, storage: str | None = None) -> None:
+    """Fit, solve, refit around the optima until the record's candidates are used up.
+
+    Leaves in ``record.notes``: the first model's fidelity, its optimum by its own count
+    (``surrogate_optimum``) and by the predictor (``surrogate_optimum_scored``), as objectives.
+
+    Args:
+        record: Scores candidates.
+        seed: Decides the samples.
+        seeds: Feasible rows that are scored first.
+        storage: Unused.
+    """
+    problem, rng = record.problem, np.random.default_rng(seed)
+    several = bool(problem.costs_minimised) and len(problem.objectives) > 1
+    goals = [aims(problem, turn, rng) for turn in range(BUDGETS if several else 1)]
+    per_round = max(20, record.candidates // ROUNDS - len(goals))
+    if len(seeds):
+        record.score(seeds)
+    sample = record.score(
+        np.concatenate(
+            [problem.sample(per_round // 2, rng), problem.spread_sample(per_round // 2, rng)]
+        )
+    )
+    held = len(sample.genes) // 5
+    optima: list[Genes] = []
+    for number, aim in enumerate(goals):
+        values = aim.value(sample)
+        model = fit_additive(problem, sample.genes[held:], values[held:])
+        row = _solve(problem, aim, model)
+        if row is None:
+            continue
+        optima.append(row)
+        if number == 0:
+            fit = fidelity(problem, model, sample.genes[:held], values[:held])
+            scored = float(aim.value(problem.evaluate(row))[0])
+            own = float(model.value(problem.priced.space, row)[0])
+            record.notes |= {
+                "surrogate_r2": fit.r2,
+                "surrogate_spearman": fit.spearman,
+                "surrogate_rmse": fit.rmse,
+                "surrogate_optimum": own,
+                "surrogate_optimum_scored": scored,
+            }
+    if optima:
+        record.score(np.concatenate(optima))
+    while record.left > len(goals) + 20 and optima:
+        centres = np.concatenate(optima)
+        centres = centres[rng.integers(len(centres), size=min(per_round, record.left - len(goals)))]
+        near = children(problem, centres, centres, rng, crossover=0.0, mutations=8.0)
+        sample = join(sample, record.score(near))
+        moved = [
+            _solve(problem, aim, _local(problem, aim, sample.genes, aim.value(sample), row))
+            for aim, row in zip(goals, optima, strict=False)
+        ]
+        fresh = [row for row in moved if row is not None]
+        scored_rows = record.score(np.concatenate(fresh)) if fresh and record.left > 0 else None
+        if scored_rows is None:
+            break
+        optima = fresh
+
+
+def _solve(problem: Problem, aim: Aim, model: Additive) -> Genes | None:
+    return minimise(problem.region, model, {**problem.limits, aim.metric: aim.budget})
+
+
+def _local(problem: Problem, aim: Aim, genes: Genes, values: Floats, row: Genes) -> Additive:
+    """A model fitted to the rows that share most genes with ``row``."""
+    distance = (genes != row).sum(axis=1)
+    near = np.argsort(distance, kind="stable")[:4000]
+    return fit_additive(problem, genes[near], values[near])
