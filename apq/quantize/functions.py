@@ -57,18 +57,19 @@ class _Clipped(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
         top = max(float(clip), 1e-6)
         step = torch.tensor(top, dtype=x.dtype) / high
-        ctx.save_for_backward(x)
+        y = x.div(step).clamp_(low, high).round_().mul_(step)
+        ctx.save_for_backward(x, y)
         ctx.ends = (-top if low else 0.0, top)
-        return x.div(step).clamp_(low, high).round_().mul_(step)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        (x,) = ctx.saved_tensors
+        x, y = ctx.saved_tensors
         grad, (bottom, top) = grads[0], ctx.ends
         inside = torch.ops.aten.hardtanh_backward(grad, x, bottom, top)
-        # Inside, clamp(x) = x cancels; beyond an end it is that end, so dividing by the clip
+        # Inside, both products are the same; beyond an end y is that end, so dividing by the clip
         # leaves the sum of gradients above minus the sum below (a signed grid's lower end).
-        grad_clip = (_dot(grad, x.clamp(bottom, top)) - _dot(inside, x)) / top
+        grad_clip = (_dot(grad, y) - _dot(inside, y)) / top
         return inside, grad_clip, None, None
 
 
