@@ -25,7 +25,10 @@ def finetune(
         Path | None, typer.Option("--out", help="Model file; default: beside the candidate.")
     ] = None,
     scheme: Annotated[
-        str, typer.Option(help="Quantization scheme, or fp32 for a float baseline.")
+        str,
+        typer.Option(
+            help="Quantization scheme; several by bits, as in 1=binary,2=ternary; or fp32 (baseline)."
+        ),
     ] = "uniform",
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the training images.")] = 10,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,

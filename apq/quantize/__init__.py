@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apq.quantize.base import LayerBits, Packed, Scheme, layer_plan
+from apq.errors import ApqError, choose
+from apq.quantize.base import LayerBits, Packed, Scheme, layer_plan, require_bits
 from apq.quantize.codebook import Codebook
 from apq.quantize.finetune import finetune
 from apq.quantize.flightnn import FlightNN
@@ -19,6 +20,7 @@ from apq.quantize.levels import (
     modified_binary_scheme,
     ternary_scheme,
 )
+from apq.quantize.mixed import Mixed
 from apq.quantize.network import QuantizedSubnet, quantize_subnet
 from apq.quantize.uniform import Uniform
 
@@ -35,7 +37,33 @@ SCHEMES: dict[str, Callable[[], Scheme]] = {
     "flightnn": FlightNN,
 }
 
+
+def find_scheme(text: str) -> Scheme:
+    """A scheme by name, or several by bitwidth: ``1=binary,2=ternary`` (others uniform), or
+    ``haq,2=ternary`` to say what the others are.
+
+    Raises:
+        ApqError: a name is unknown, or a scheme does not offer the bits it is given.
+    """
+    rest, by_bits = "uniform", []
+    for part in text.split(","):
+        bits, equals, name = part.partition("=")
+        if not equals:
+            rest = part
+            continue
+        scheme = SCHEMES[choose(name, SCHEMES, "scheme")]()
+        if not bits.isdecimal():
+            raise ApqError(
+                f"scheme {part!r}: before the = stands a number of bits, as in 2=ternary"
+            )
+        require_bits(scheme, int(bits), scheme.weight_bits, "weights")
+        by_bits.append((int(bits), scheme))
+    chosen = SCHEMES[choose(rest, SCHEMES, "scheme")]()
+    return Mixed(tuple(by_bits), chosen) if by_bits else chosen
+
+
 __all__ = [
-    "SCHEMES", "LayerBits", "Packed", "QuantizedSubnet", "Scheme", "Uniform", "finetune",
+    "SCHEMES", "LayerBits", "Packed", "QuantizedSubnet", "Scheme", "Uniform", "find_scheme",
+    "finetune",
     "layer_plan", "quantize_subnet",
 ]  # fmt: skip

@@ -170,7 +170,7 @@ def quantize_subnet(
             image itself is not rounded.
         calibration_images: Normalised, ``(n, c, h, w)``; a hundred do. None leaves placeholder
             ranges, for a state dict to be loaded.
-        scheme: Key of ``SCHEMES`` or a scheme, for the searched layers.
+        scheme: A scheme for the searched layers, or its name (see ``find_scheme``).
 
     Raises:
         ApqError: unknown scheme, bits it does not offer, or weights or images with NaN.
@@ -199,10 +199,9 @@ def quantize_subnet(
 
 
 def _scheme(scheme: str | Scheme) -> Scheme:
-    from apq.errors import choose
-    from apq.quantize import SCHEMES
+    from apq.quantize import find_scheme  # the family is put together from this package's modules
 
-    return SCHEMES[choose(scheme, SCHEMES, "scheme")]() if isinstance(scheme, str) else scheme
+    return find_scheme(scheme) if isinstance(scheme, str) else scheme
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from apq.errors import ApqError
-from apq.quantize import SCHEMES
+from apq.quantize import SCHEMES, find_scheme
 from apq.quantize.codebook import Codebook
 from apq.quantize.levels import Levels, exponent_scheme, mantissa_scheme
 
@@ -201,3 +201,29 @@ def test_codebook_beats_uniform_at_equal_bits():
 def test_families_are_frozen():
     assert isinstance(SCHEMES["binary"](), Levels)
     assert SCHEMES["binary"]() == SCHEMES["binary"]()
+
+
+def test_a_scheme_per_bitwidth():
+    scheme = find_scheme("haq,1=binary,2=ternary")
+    assert scheme.weight_bits == (1, 2, 3, 4, 5, 6, 7, 8)
+    w = some_weights()
+    for bits, name in ((1, "binary"), (2, "ternary"), (4, "haq")):
+        alone = SCHEMES[name]()
+        assert torch.equal(scheme.weights(w, bits)(w), alone.weights(w, bits)(w))
+        assert scheme.storage_bits(w, bits) == alone.storage_bits(w, bits)
+    assert scheme.activations(w, 1, signed=True).levels().shape == (1, 2)
+    assert find_scheme("ternary") == SCHEMES["ternary"]()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("4=ternary", "nearest: 2"),
+        ("ternery", "Did you mean 'ternary'"),
+        ("x=ternary", "number of bits"),
+        ("", "unknown scheme"),
+    ],
+)
+def test_a_wrong_scheme_is_refused_in_words(text, message):
+    with pytest.raises(ApqError, match=message):
+        find_scheme(text)
