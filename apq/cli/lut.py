@@ -71,7 +71,9 @@ def build(
     "import",
     epilog="Examples:\n\n"
     "  apq lut import BitFusion_new.b1.dict --format apq-json --out lut/apq.csv\n\n"
-    "  apq lut import mine.csv --column in_channels=cin --unit latency=us --set groups=1 "
+    "  apq lut import haq_mobilenetv2_imagenet100_b16_latency_cycles.npy --format haq-npy --frequency-mhz 150 "
+    "--out lut/haq.csv\n\n"
+    "  apq lut import mine.csv --column in_channels=cin --unit latency=us --set op=conv "
     "--space cifar10 --out lut/mine-cifar10.csv",
 )
 def import_table(
@@ -92,10 +94,19 @@ def import_table(
     device: Annotated[str, typer.Option(help="Name of the device.")] = "",
     source: Annotated[str, typer.Option(help="Where the figures come from, in one line.")] = "",
     space: Annotated[str, typer.Option(help="Refuse unless this space is covered.")] = "",
-    frequency_mhz: Annotated[float, typer.Option(help="Clock, for figures in cycles.")] = 0.0,
+    frequency_mhz: Annotated[
+        float, typer.Option(help="Clock, for latency in cycles.", show_default=False)
+    ] = 0.0,
     encoding: Annotated[str, typer.Option(help="Of a CSV.")] = "utf-8",
 ) -> None:
-    """Turn somebody else's table into one apq can search with; refuse what is not clear."""
+    """Turn somebody else's table into one apq can search with; refuse what is not clear.
+
+    A table has one row per layer. Columns, in any order: op (conv, linear or, for whole blocks,
+    mbconv), in_channels, out_channels, height and width of the input (width defaults to height),
+    kernel, stride, groups, weight_bits, activation_bits; mbconv also mid_channels,
+    dw_weight_bits, dw_activation_bits. Then latency or energy or both, with the unit in the
+    column's name (latency_us) or declared with --unit: s, ms, us, ns, cycles; J, mJ, uJ, nJ, pJ.
+    """
     from dataclasses import replace
 
     from apq.errors import choose
@@ -136,7 +147,7 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Show what a table covers, its ranges, what dominates, and where more costs less."""
-    from apq.hardware import LookupTable
+    from apq.hardware import COST_MODELS, LookupTable
     from apq.hardware.base import list_layers
     from apq.hardware.inspect import missing, oddities, ranges, shares
     from apq.space import load_space
@@ -160,32 +171,40 @@ def show(
     if json:
         print_json(report)
         return
+    pad = max(12, *(len(key) for key, value in report["header"].items() if value))
+
+    def say(what: str, told: str) -> None:
+        out.print(f"{what:>{pad}}  {told}", markup=False)
+
     for key, value in report["header"].items():
         if value:
-            out.print(f"{key:>12}  {value}", markup=False)
+            say(key, value)
     bits = "weights {weight_bits}, activations {activation_bits}".format(**report)
-    out.print(f"{'rows':>12}  {report['rows']:,}; bits: {bits}", markup=False)
+    say("rows", f"{report['rows']:,}; bits: {bits}; below: lowest .. median .. highest price")
     for kind, figures in report["ranges"].items():
         for metric in table.prices:
             low, middle, high = figures[metric]
-            out.print(
-                f"{kind:>12}  {figures['rows']:>6,} rows  {metric} {low:.3g} .. {middle:.3g} .. "
-                f"{high:.3g}"
-            )
+            prices = f"{low:.3g} .. {middle:.3g} .. {high:.3g}"
+            say(kind, f"{figures['rows']:>6,} x  {metric} {prices}")
     if lacking is not None and len(lacking):
-        out.print(f"{'missing':>12}  {len(lacking):,} layers of {space}: {list_layers(lacking)}")
+        say("missing", f"{len(lacking):,} rows for {space}: {list_layers(lacking)}")
     elif lacking is not None:
-        out.print(f"{'coverage':>12}  every layer of {space}")
+        say("coverage", f"every layer of {space}")
     for metric, parts in report.get("shares", {}).items():
         told = ", ".join(f"{k} {v:.0%}" for k, v in sorted(parts.items(), key=lambda p: -p[1]))
-        out.print(f"{'dominates':>12}  {metric}: {told} (mean of random candidates)")
+        say("dominates", f"{metric}: {told} (mean of random candidates)")
     for odd in report["oddities"]:
-        out.print(
-            f"{'odd':>12}  {odd['what']} lower {odd['metric']} in {odd['cheaper']} of "
-            f"{odd['pairs']} neighbours, most {odd['worst']:.1%}: {odd['example']}",
-            markup=False,
+        say(
+            "odd",
+            f"{odd['metric']} falls in {odd['cheaper']:,} of {odd['pairs']:,} steps to "
+            f"{odd['what']}, most ({odd['worst']:.1%}) at {odd['example']}",
         )
-    if space and lacking is not None and not len(lacking):
+    if lacking is not None and len(lacking):
+        if table.name in COST_MODELS:
+            next_step(f"apq lut build --model {table.name} --space {space}")
+        else:
+            next_step(f"apq lut measure --space {space}   or add the rows: apq lut import --help")
+    elif lacking is not None:
         budget = "--latency-ms" if "latency_ms" in table.prices else "--energy-mj"
         next_step(f"apq search --space {space} --lut {file} {budget} ...")
 
@@ -205,6 +224,7 @@ def price(
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Price one candidate on any device, layer by layer."""
+    from apq.errors import SpaceError
     from apq.hardware import load_cost_model, price_space
     from apq.hardware.inspect import priced_layers
     from apq.space import load_space
@@ -217,7 +237,10 @@ def price(
     else:
         chosen = space_from_dict(found["space"])
     device = load_cost_model(lut)
-    genes = chosen.genes([candidate])
+    try:
+        genes = chosen.genes([candidate])
+    except SpaceError as error:
+        raise SpaceError(f"{file}: {error}. Name the candidate's own: --space SPACE") from error
     totals = {m: float(v[0]) for m, v in price_space(chosen, device).costs(genes).items()}
     rows = priced_layers(chosen, candidate, device)
     prices = device.price(rows)
@@ -226,12 +249,19 @@ def price(
             {"layer": str(to_layer(row))} | {m: float(v[i]) for m, v in prices.items()}
             for i, row in enumerate(rows)
         ]
-        print_json({"device": device.name, "totals": totals, "layers": each})
+        print_json({"space": chosen.name, "device": device.name, "totals": totals, "layers": each})
         return
+    at = getattr(device, "runs_at_bits", 0)
+    runs = f", which runs every layer of at most {at} bits at {at}" if at else ""
+    out.print(f"{file} in space {chosen.name} on {device.name}{runs}", markup=False)
     if layers:
-        for i, row in enumerate(rows):
-            told = "  ".join(f"{m} {v[i]:.4g}" for m, v in prices.items())
-            out.print(f"{to_layer(row)!s:<48} {told}", markup=False)
+        names = [str(to_layer(row)) for row in rows]
+        pad = max(len(name) for name in names)
+        for i, name in enumerate(names):
+            told = "  ".join(f"{m} {v[i]:<10.4g}" for m, v in prices.items())
+            out.print(f"{name:<{pad}}  {told}".rstrip(), markup=False)
+        for metric, value in device.overhead.items():
+            out.print(f"{'overhead of every network':<{pad}}  {metric} {value:.4g}")
     for metric, value in totals.items():
         out.print(f"{metric:>16}  {value:.6g}")
 
@@ -253,13 +283,13 @@ def verify(
     from dataclasses import asdict
 
     from apq.errors import TableError
-    from apq.hardware import load_cost_model, price_space
+    from apq.hardware import LookupTable, load_cost_model, price_space
     from apq.hardware.calibration import agreement, read_networks
     from apq.space import load_space
 
-    chosen = load_space(space)
+    chosen, device = load_space(space), load_cost_model(lut)
     genes, measured = read_networks(networks, chosen)
-    costs = price_space(chosen, load_cost_model(lut)).costs(genes)
+    costs = price_space(chosen, device).costs(genes)
     if "latency_ms" not in costs:
         raise TableError(f"{lut} has no latency_ms to verify")
     found = {"table": agreement(costs["latency_ms"], measured)}
@@ -270,7 +300,13 @@ def verify(
         return
     for name, a in found.items():
         out.print(f"{name:>20}  {a}")
-    next_step(f"apq lut calibrate --lut {lut} --networks {networks} --space {space} --out ...")
+    if not isinstance(device, LookupTable):
+        next_step(f"apq lut build --model {lut} --space {space}   then `apq lut calibrate`")
+    elif how := device.header.get("calibration"):
+        out.print(f"{'note':>20}  the table was {how}; those it was fitted on flatter it")
+        next_step(f"apq search --space {space} --lut {lut} --latency-ms ...")
+    else:
+        next_step(f"apq lut calibrate --lut {lut} --networks {networks} --space {space} --out ...")
 
 
 @app.command(

@@ -57,9 +57,12 @@ def configure(model: CostModel, settings: Mapping[str, str]) -> CostModel:
     for name, text in settings.items():
         kind = type(known[choose(name, known, f"parameter of {model.name}")])
         try:
-            values[name] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
+            value = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
         except ValueError as error:
             raise ApqError(f"{name} of {model.name} takes {kind.__name__}, got {text!r}") from error
+        if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise ApqError(f"{name} of {model.name} cannot be {text}: finite, not negative")
+        values[name] = value
     told = ", ".join(f"{k}={v}" for k, v in values.items())
     values.setdefault("source", f"{model.source}; set {told}")
     return replace(model, **values)  # type: ignore[type-var]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.errors import TableError
+from apq.errors import SpaceError, TableError
 from apq.hardware.lut import LookupTable, read_columns
 from apq.hardware.pricing import price_space
 from apq.space import Genes, Space
@@ -63,6 +63,8 @@ def read_networks(path: Path, space: Space) -> tuple[Genes, Floats]:
     Raises:
         TableError, SpaceError: the file is malformed or of another space.
     """
+    if not path.is_file():
+        raise TableError(f"no file at {path}; `apq lut measure` writes networks.csv in its folder")
     _, columns = read_columns(path)
     if "latency_ms" not in columns:
         raise TableError(f"{path} has no column latency_ms; it has {', '.join(columns)}")
@@ -75,7 +77,10 @@ def read_networks(path: Path, space: Space) -> tuple[Genes, Floats]:
     bad = np.flatnonzero(~(np.isfinite(latency) & (latency > 0)))
     if len(bad):
         raise TableError(f"{path}, row {bad[0] + 1}: latency_ms must be positive and finite")
-    return space.from_values(numbers), latency
+    try:
+        return space.from_values(numbers), latency
+    except SpaceError as error:
+        raise SpaceError(f"{path}, {error}") from error
 
 
 def _number(cell: str) -> float:
@@ -154,8 +159,9 @@ def calibrate(
     after = agreement(predicted[rest], measured_ms[rest])
     if after.worst > limit and not force:
         raise TableError(
-            f"{table.path or table.name} is refused: {after}; allowed worst {limit:.0%}. "
-            "Measure again on a quiet machine, or accept it with --force."
+            f"{table.path or table.name} is refused: {after}; allowed worst {limit:.1%}. "
+            "Check that table and networks are of one device, measure again on a quiet machine, "
+            "or accept it with --force."
         )
     header = {
         "calibration": how,

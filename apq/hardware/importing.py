@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from apq.errors import TableError, choose
-from apq.hardware.base import list_layers
 from apq.hardware.lut import (
     BLOCK_COLUMNS,
     LAYER_COLUMNS,
@@ -117,7 +116,7 @@ def import_haq_npy(path: Path, frequency_mhz: float, batch: int = 16) -> LookupT
     try:
         cycles = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise TableError(f"{path} is not a .npy array: {error}") from error
+        raise TableError(f"{path} is not a readable .npy array of numbers") from error
     if cycles.shape != (53, 8, 8):
         raise TableError(f"{path} has shape {cycles.shape}; HAQ's table is (53, 8, 8)")
     _positive_clock(frequency_mhz)
@@ -168,17 +167,23 @@ def import_columns(
     Raises:
         TableError: anything that is not exactly clear; the message says what would make it so.
     """
+    if not path.is_file():
+        raise TableError(f"no file at {path}")
     header, found = read_columns(path, encoding)
+    known = (*LAYER_COLUMNS, *BLOCK_COLUMNS)
     units = dict(units or {})
     for name in units:
         choose(name, UNITS, "quantity")
     for ours, theirs in (columns or {}).items():
+        if ours.partition("_")[0] not in UNITS:
+            choose(ours, (*known, *UNITS), "column of a table")
         if theirs not in found:
             raise TableError(f"{path} has no column {theirs!r}; it has {', '.join(found)}")
         if ours in found and ours != theirs:
             raise TableError(f"{path} has both {ours!r} and {theirs!r}; which one is meant?")
         found = {ours if name == theirs else name: cells for name, cells in found.items()}
-    known = (*LAYER_COLUMNS, *BLOCK_COLUMNS)
+    if "cycles" in found:
+        found = {"latency_cycles" if n == "cycles" else n: cells for n, cells in found.items()}
     table: dict[str, list[str]] = {}
     factors: dict[str, float] = {}
     for name, cells in found.items():
@@ -204,9 +209,18 @@ def import_columns(
         raise TableError(f"{path} has no {name} column, but a unit is declared for it")
     rows = len(next(iter(table.values())))
     for name, value in (constants or {}).items():
-        table.setdefault(choose(name, known, "layer column"), [str(value)] * rows)
+        if name in table:
+            raise TableError(f"{path} has a column {name}; --set is for columns it lacks")
+        table[choose(name, known, "layer column")] = [str(value)] * rows
     if "height" in table:
         table.setdefault("width", table["height"])
+    missing = [name for name in LAYER_COLUMNS if name not in table]
+    if missing:
+        raise TableError(
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(found)}. Say which column that "
+            f"is (--column {missing[0]}=THEIRS), or give one value for all rows "
+            f"(--set {missing[0]}={'conv' if missing[0] == 'op' else 1})."
+        )
     read = from_columns(header, table, str(path))
     prices = {m: values * factors[m] for m, values in read.prices.items()}
     return replace(read, prices=prices)
@@ -258,6 +272,6 @@ def check_import(table: LookupTable, space: Space | None = None) -> None:
         missing = missing[table.find(missing) < 0]
         if len(missing):
             raise TableError(
-                f"{table.path} lacks {len(missing):,} of the layers space {space.name!r} can need: "
-                f"{list_layers(missing)}.\n{table.explain(missing)}"
+                f"{table.path} lacks {len(missing):,} of the layers that space {space.name!r} "
+                f"can need.\n{table.explain(missing)}"
             )

@@ -76,10 +76,10 @@ def priced_layers(space: Space, candidate: Candidate, device: CostModel) -> Laye
 
 
 def missing(table: LookupTable, space: Space) -> LayerArray:
-    """Layers the space can need and the table lacks."""
+    """Layers the space can need and the table lacks, at the width the device runs them."""
     needed = needed_layers(space, table)
-    lacking: LayerArray = needed[table.find(needed) < 0]
-    return lacking
+    lacking = table.as_run(needed[table.find(needed) < 0])
+    return np.array(list(dict.fromkeys(lacking.tolist())), dtype=LAYER_DTYPE)
 
 
 ODD_FIELDS: Mapping[str, str] = {

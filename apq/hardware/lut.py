@@ -146,10 +146,20 @@ class LookupTable:
         return known | {k: v for k, v in self.header.items() if k not in known}
 
     def write(self, path: Path) -> None:
-        """Write CSV or, if the name ends in ``.parquet``, Parquet; whole or not at all."""
+        """Write CSV or, if the name ends in ``.parquet``, Parquet; whole or not at all.
+
+        Raises:
+            TableError: the name ends in neither, or the file cannot be written.
+        """
+        check_suffix(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(path, path.with_name(f"{path.name}.part"))
+        except OSError as error:
+            raise TableError(f"cannot write {path}: {error.strerror}") from error
+
+    def _write(self, path: Path, part: Path) -> None:
         columns = self._columns()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -181,8 +191,19 @@ class LookupTable:
             TableError: the file is missing or malformed; says which row and column.
         """
         path = Path(path)
+        check_suffix(path)
         header, columns = read_columns(path)
         return from_columns(header, columns, str(path))
+
+
+def check_suffix(path: Path) -> None:
+    """Tables are told from names of simulated devices by how they end.
+
+    Raises:
+        TableError: ``path`` ends in neither ``.csv`` nor ``.parquet``.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise TableError(f"{path} cannot be a table: its name must end in .csv or .parquet")
 
 
 def at_bits(layers: LayerArray, bits: int) -> LayerArray:
@@ -241,7 +262,10 @@ def _read_csv(path: Path, encoding: str) -> tuple[dict[str, str], dict[str, list
     try:
         text = raw.decode(encoding)
     except (UnicodeDecodeError, LookupError) as error:
-        raise TableError(f"{path} is not {encoding} text: {error}") from error
+        raise TableError(
+            f"{path} is not {encoding} text ({error}); "
+            "import it with --encoding NAME if it is in another"
+        ) from error
     lines = text.splitlines()
     header: dict[str, str] = {}
     start = 0
@@ -258,6 +282,8 @@ def _read_csv(path: Path, encoding: str) -> tuple[dict[str, str], dict[str, list
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TableError(f"{path} has column {', '.join(twice)} twice")
+    if len(names) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), "")):
+        raise TableError(f"{path} separates its columns by {mark!r}; save it with commas")
     body = [row for row in rows[1:] if row]
     for i, row in enumerate(body):
         if len(row) != len(names):
@@ -377,6 +403,7 @@ def needed_layers(space: Space, model: CostModel) -> LayerArray:
     return np.array(list(rows), dtype=LAYER_DTYPE)
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # the table refuses what is not finite
 def build_table(space: Space, model: CostModel, command: str = "") -> LookupTable:
     """Price every layer of a space on a model.
 

@@ -90,6 +90,9 @@ def test_a_model_can_be_configured_and_says_so(model):
 def test_a_number_of_the_wrong_type():
     with pytest.raises(ApqError, match="rows of bitfusion-apq takes int, got 'many'"):
         configure(COST_MODELS["bitfusion-apq"](), {"rows": "many"})
+    for text in ("-1", "nan", "inf"):
+        with pytest.raises(ApqError, match="finite, not negative"):
+            configure(COST_MODELS["roofline"](), {"peak_gmacs": text})
 
 
 def test_bit_serial_has_the_shape_of_haqs_table(shared):

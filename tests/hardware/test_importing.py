@@ -62,13 +62,19 @@ def test_columns_in_any_order_with_their_units(tmp_path):
         (("weight_bits", "remark"), {}, "unknown column 'remark'"),
         (("16,8,32,1,1,8,8,40\n16,16,32,3,2,8,8,25.5\n", ""), {}, "no rows"),
         (("\n16,8", "\n"), {}, "row 1 has 7 cells"),
+        (("latency_us", "cycles"), {}, "--frequency-mhz"),
+        (("kernel,stride", "stride,batch"), {}, "unknown column 'batch'"),
+        (("40", "40"), {"constants": {}}, r"lacks op, groups; .*--column op=THEIRS.*--set op=conv"),
+        (("40", "40"), {"constants": {"stride": 1}}, "--set is for columns it lacks"),
+        (("40", "40"), {"columns": {"channels": "cin"}}, "Did you mean"),
+        ((GOOD, "cout;cin;latency_us\n16;8;40\n"), {}, "separates its columns by ';'"),
     ],
 )
 def test_a_table_that_is_not_clear_is_refused(tmp_path, change, options, message):
     assert change[0] in GOOD
     path = write(tmp_path, GOOD.replace(*change, 1))
-    with pytest.raises(TableError, match=message):
-        import_columns(path, COLUMNS, constants=CONSTANTS, **options)
+    with pytest.raises(ApqError, match=message):
+        import_columns(path, **({"columns": COLUMNS, "constants": CONSTANTS} | options))
 
 
 def test_a_byte_order_mark_is_named_and_can_be_allowed(tmp_path):

@@ -37,6 +37,17 @@ def test_a_written_table_reads_back_the_same(tmp_path, tiny_space, ending):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_table_is_written_where_it_can_be_read_again(tmp_path):
+    for name in ("toy", "toy.txt"):
+        with pytest.raises(TableError, match=r"must end in \.csv or \.parquet"):
+            table(CONV).write(tmp_path / name)
+        with pytest.raises(TableError, match=r"must end in \.csv or \.parquet"):
+            LookupTable.read(tmp_path / name)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TableError, match="cannot write"):
+        table(CONV).write(tmp_path / "file" / "toy.csv")
+
+
 COUNTS = st.integers(1, 2000)
 BITS = st.integers(1, 32)
 
