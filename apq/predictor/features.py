@@ -78,9 +78,8 @@ class SpaceFeatures:
 
     The one-hot code is APQ's (CVPR 2020, section 3.2). ``smooth=True`` adds columns (ours) in
     which near candidates are near, so that little data goes a long way: the chosen values as
-    numbers, sums over stages, and logarithms of multiply-accumulates, weights, BitOps and stored
-    bits, of the searchable part and of each stage. Log counts alone are worth more than the
-    choice of model (benchmarks/bench_predictor.py).
+    numbers, sums over stages, and logarithms of multiply-accumulates, weights, summed rounding
+    steps, BitOps and stored bits, of the searchable part and of each stage.
     """
 
     def __init__(self, space: Space, *, smooth: bool = True) -> None:
@@ -106,7 +105,7 @@ class SpaceFeatures:
         )  # fmt: skip
         self.bits_groups = (
             *((name, slots) for name in ATTRIBUTES[2:]),
-            ("bit sums", 4 * stages), ("bit counts", 2 * (1 + stages)),
+            ("bit noise", 4 * (1 + stages)), ("bit counts", 2 * (1 + stages)),
         )  # fmt: skip
 
     def inputs(self, candidates: Genes) -> Inputs:
@@ -140,8 +139,9 @@ class SpaceFeatures:
         index[hot[:, :, 0] < 0] = -1
         stages = np.add.reduceat(self._counts[index], self._stage_starts, axis=1)
         counts = np.log(np.concatenate([stages.sum(axis=1, keepdims=True), stages], axis=1))
+        noise = np.concatenate([sums[:, 2:].sum(axis=2, keepdims=True), sums[:, 2:]], axis=2)
         arch = (depth, levels[:, :2], sums[:, :2], counts[:, :, :2])
-        bits = (levels[:, 2:], sums[:, 2:], counts[:, :, 2:])
+        bits = (levels[:, 2:], np.log(noise), counts[:, :, 2:])
         return (
             np.concatenate([part.reshape(n, -1) for part in arch], axis=1),
             np.concatenate([part.reshape(n, -1) for part in bits], axis=1),
@@ -155,15 +155,15 @@ class SpaceFeatures:
 def _level_table(space: Space) -> Floats:
     """The number behind every one-hot column, and a last 0 for a skipped block.
 
-    Kernels and widths are relative to the largest of the slot, since a skipped block is like one
-    of size 0; bits are centred, since a skipped block adds no noise.
+    Kernels and widths are relative to the largest of the slot. Bits become the step of a grid of
+    that many bits, relative to the coarsest: rounding errors are proportional to it and a skipped
+    block makes none.
     """
     levels: list[float] = []
     for a, _ in enumerate(ATTRIBUTES):
         for slot in space.slots:
             values = np.array(slot.choices[a], dtype=np.float64)
-            span = max(float(np.ptp(values)), 1.0)
-            levels.extend(values / values.max() if a < 2 else (values - values.mean()) / span)
+            levels.extend(values / values.max() if a < 2 else 2.0 ** (values.min() - values))
     return np.array([*levels, 0.0], dtype=np.float32)
 
 

@@ -87,7 +87,7 @@ def fit_kernel(
     target: Array,
     blocks: NDArray[np.int64],
     *,
-    trusted: int = 0,
+    correction: float | None = None,
     iterations: int = 30,
     subset: int = 400,
     seed: int = 0,
@@ -99,7 +99,8 @@ def fit_kernel(
         groups: Names and widths of the groups, together d columns.
         target: Standardised measurements ``(n,)``.
         blocks: Rows with equal numbers are left out together in the held-out answers, ``(n,)``.
-        trusted: How many leading groups are another predictor's answers, trusted beforehand.
+        correction: If the first column is another predictor's answer: how much of the variance
+            each other part is expected to explain beside it. None: there is no such column.
         iterations: Of the optimiser.
         subset: Rows used to choose the parameters; all rows are used for the answers.
         seed: Which rows those are.
@@ -124,7 +125,7 @@ def fit_kernel(
     x = (x - mean) / scale
     z = torch.from_numpy(target)
     keep = torch.from_numpy(np.random.default_rng(seed).permutation(len(z))[:subset])
-    theta = _choose(x[keep], z[keep], sizes.tolist(), trusted, iterations)
+    theta = _choose(x[keep], z[keep], sizes.tolist(), correction, iterations)
     count = len(sizes)
     per_column = theta.exp().clamp(max=150.0)
     weights = per_column[:count].repeat_interleave(sizes).sqrt()
@@ -146,7 +147,9 @@ def fit_kernel(
     return kernel, *_left_out(inverse, alpha, z, blocks)
 
 
-def _choose(x: Tensor, z: Tensor, sizes: list[int], trusted: int, iterations: int) -> Tensor:
+def _choose(
+    x: Tensor, z: Tensor, sizes: list[int], correction: float | None, iterations: int
+) -> Tensor:
     """Log parameters: stationary weight per group, linear weight per group, amplitude, noise."""
     parts = torch.split(x, sizes, dim=1)  # type: ignore[no-untyped-call]
     distances = torch.stack([_squared(part, part) for part in parts])
@@ -154,8 +157,10 @@ def _choose(x: Tensor, z: Tensor, sizes: list[int], trusted: int, iterations: in
     count = len(sizes)
     start = torch.full((2 * count + 2,), math.log(0.1), dtype=torch.double)
     start[:count] = math.log(0.2 / count)
-    start[count : count + trusted] = 0.0
-    start[-2], start[-1] = (math.log(0.1) if trusted else 0.0), math.log(0.03)
+    start[-2], start[-1] = 0.0, math.log(0.03)
+    if correction is not None:
+        start[count:-1] = math.log(correction)
+        start[count] = 0.0
     theta = start.clone().requires_grad_(True)
     eye = torch.eye(len(z), dtype=torch.double)
     optimizer = torch.optim.LBFGS(

@@ -26,6 +26,10 @@ Array = NDArray[np.float64]
 LEAST_ROWS = 10
 """Fewer samples than this cannot be split into a part to learn from and a part to judge by."""
 
+_CORRECTION = {False: 0.003, True: 0.1}
+"""What is expected of a correction to a pre-trained answer, with and without bits: two ways of
+measuring the same architectures agree closely, bits change much that the answer cannot know."""
+
 LEVEL, LEVEL_SPREADS = 0.9, 1.6449
 """Calibration: ``mean ± 1.6449 * spread`` is to cover nine of ten measurements."""
 
@@ -263,7 +267,8 @@ def learn(
         kernel, mean, deviation = fit_kernel(
             kernel_columns(data.inputs, features, bits, answer),
             kernel_groups(features, bits, base is not None),
-            target, data.blocks, trusted=int(base is not None), seed=seed,
+            target, data.blocks, seed=seed,
+            correction=None if base is None else _CORRECTION[bits],
         )  # fmt: skip
         models = (*(base.models if base else ()), kernel)
     else:
@@ -329,7 +334,7 @@ def compare_ways(
         if base is not None:
             moved = learn(train, features, recipe, bits=bits, base=base, seed=seed)
             note("transfer", held, *moved.predict_inputs(test.inputs))
-            note("rescaled fp32", held, _rescaled(base, train, test, recipe), None)
+            note("rescaled fp32", held, rescaled(base, train, test.inputs, recipe), None)
         scratch = learn(train, features, recipe, bits=bits, seed=seed)
         name = "from scratch" if base is not None or bits else "this predictor"
         note(name, held, *scratch.predict_inputs(test.inputs))
@@ -349,11 +354,11 @@ def compare_ways(
     return report
 
 
-def _rescaled(base: Predictor, train: Data, test: Data, recipe: Recipe) -> Array:
+def rescaled(base: Predictor, train: Data, test: Inputs, recipe: Recipe) -> Array:
     """The fp32 predictor's answers moved onto the new measurements by slope and offset."""
     warp = Warp.of(train.accuracy, log=recipe.log_target)
     old = base.latent(train.inputs)[0]
     slope, offset = np.polyfit(old, warp.to_target(train.accuracy), 1)
-    new = base.latent(test.inputs)[0] * max(slope, 0.0) + offset
+    new = base.latent(test)[0] * max(slope, 0.0) + offset
     return warp.to_accuracy(new, np.zeros(len(new)))[0]
 
