@@ -32,6 +32,7 @@ OnStage = Callable[[str], OnProgress]
 DEVICE = "bitfusion-apq"
 SUPERNET = Recipe(epochs=40, batch=64)
 FP32_SAMPLES, QUANTIZED_SAMPLES = 300, 80
+CANDIDATES = 10_000
 QUANTIZATION = Quantization(finetune_steps=20, batch=64)
 FINETUNE = FinetuneRecipe(epochs=15, batch=64)
 
@@ -131,16 +132,18 @@ def quickstart(
         priced, predictor.predict, ("accuracy", "latency_ms"), {"latency_ms": budget},
         made_from={"table": str(table)},
     )  # fmt: skip
-    result = search(problem, candidates=10_000, seed=seed, on_progress=tell("search, all jointly"))
+    result = search(
+        problem, candidates=CANDIDATES, seed=seed, on_progress=tell("search, all jointly")
+    )
     winner = result.front.genes[[result.chosen]]
 
     at_8_bits = tuple(f"*_{attribute}=8" for attribute in BIT_ATTRIBUTES)
     plain = Problem(priced, predictor.predict, problem.objectives, problem.limits, at_8_bits)
-    baseline = search(plain, candidates=10_000, seed=seed, on_progress=tell("search at 8 bits"))
+    baseline = search(plain, candidates=CANDIDATES, seed=seed, on_progress=tell("search at 8 bits"))
     networks = {
-        "apq, all jointly": winner,
-        "uniform 8 bits, same budget": baseline.front.genes[[baseline.chosen]],
-        "largest, 8 bits": biggest,
+        "apq, joint": winner,
+        "8 bits, same budget": baseline.front.genes[[baseline.chosen]],
+        "8 bits, largest": biggest,
     }
     rows = tuple(
         _row(name, genes, problem, supernet, images, folder / "models", seed, tell)
@@ -148,14 +151,10 @@ def quickstart(
     )
     test = EvalImages.of(images, supernet.mean, supernet.std, "test")
     supernet_test = measure(supernet.network.subnet(largest(space)), test)[0]
-    return Quickstart(
-        folder, budget, rows, supernet_test, len(test.labels), predictor, result
-    )
+    return Quickstart(folder, budget, rows, supernet_test, len(test.labels), predictor, result)
 
 
-def _supernet(
-    space: Space, images: ImageSet, path: Path, seed: int, tell: OnStage
-) -> SupernetFile:
+def _supernet(space: Space, images: ImageSet, path: Path, seed: int, tell: OnStage) -> SupernetFile:
     report = tell(f"train the supernet ({SUPERNET.epochs:g} epochs)")
     if not path.exists():
         recipe = Recipe(epochs=SUPERNET.epochs, batch=SUPERNET.batch, seed=seed)

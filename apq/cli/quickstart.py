@@ -13,12 +13,14 @@ from apq.cli.common import OnProgress, err, live_line, next_step, out, print_jso
 
 
 def quickstart(
-    folder: Annotated[
-        Path, typer.Option("--out", help="Folder for everything it makes.")
-    ] = Path("runs/quickstart"),
+    folder: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path(
+        "runs/quickstart"
+    ),
     latency_ms: Annotated[
         float | None,
-        typer.Option(help="Latency budget; default: half-way from the fastest network to the largest."),
+        typer.Option(
+            help="Latency budget; default: half-way from the fastest network to the largest."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every stage; another seed, another --out.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -48,7 +50,9 @@ def quickstart(
         made = run(folder, seed, latency_ms, on_stage)
     seconds = time.monotonic() - began
     if json:
-        rows = [vars(r) | {"candidate": r.candidate.to_dict(), "model": str(r.model)} for r in made.rows]
+        rows = [
+            vars(r) | {"candidate": r.candidate.to_dict(), "model": str(r.model)} for r in made.rows
+        ]
         print_json(
             {
                 "budget_ms": made.budget_ms,
@@ -60,42 +64,36 @@ def quickstart(
         )
     else:
         _show(made, seconds)
-    next_step("apq search --latency-ms 0.5   (CIFAR-10, with the predictor and table shipped in data/ and lut/)")
+    next_step(
+        "apq search --latency-ms 0.5   (CIFAR-10, with the predictor and table shipped in data/ and lut/)"
+    )
 
 
 def _show(made: Any, seconds: float) -> None:
-    from rich.table import Table
-
-    held = made.predictor.report["quantized"]
-    out.print("\npredictor on held-out quantized samples (95 % intervals)")
-    for name, s in held.items():
-        out.print(
-            f"  {name:<14} Kendall tau {s['kendall']:.2f} ({s['kendall_low']:.2f} … "
-            f"{s['kendall_high']:.2f})   pairwise {s['pairwise']:.2f}   n = {s['count']}"
-        )
-    s = made.predictor.report["fp32"]
+    out.print("\npredictor, held out (95 % intervals)")
+    for kind, ways in made.predictor.report["held_out"].items():
+        for name, s in ways.items():
+            out.print(
+                f"  {kind + ': ' + name:<26} Kendall tau {s['kendall']:.2f} "
+                f"({s['kendall_low']:.2f} … {s['kendall_high']:.2f})   "
+                f"pairwise {s['pairwise']:.2f}   n = {s['count']}"
+            )
+    out.print()
     out.print(
-        f"  {'fp32 samples':<14} Kendall tau {s['kendall']:.2f} ({s['kendall_low']:.2f} … "
-        f"{s['kendall_high']:.2f})   pairwise {s['pairwise']:.2f}   n = {s['count']}\n"
+        f"digits, latency budget {made.budget_ms:.4f} ms on a simulated Bit Fusion\n"
+        f"{'network':<22} {'predicted':>13} {'validation':>11} {'test (95 %)':>13} "
+        f"{'ms':>7} {'mJ':>7} {'kB':>6}"
     )
-    table = Table(title=f"digits, latency budget {made.budget_ms:.4f} ms on a simulated Bit Fusion")
-    for column in ("network", "predicted", "validation", "test (95 %)", "latency ms", "energy mJ", "size kB"):
-        table.add_column(column, justify="left" if column == "network" else "right")
     for row in made.rows:
         half = 196 * (row.test * (1 - row.test) / made.test_images) ** 0.5
-        over = " over budget" if row.latency_ms > made.budget_ms else ""
-        table.add_row(
-            row.name,
-            f"{row.predicted:.1%} ±{row.spread:.1%}",
-            f"{row.validation:.1%}",
-            f"{row.test:.1%} ±{half:.1f}",
-            f"{row.latency_ms:.4f}{over}",
-            f"{row.energy_mj:.4f}",
-            f"{row.size_kb:.1f}",
+        out.print(
+            f"{row.name:<22} {f'{row.predicted:.1%} ±{row.spread:.1%}':>13} {row.validation:>11.1%} "
+            f"{f'{row.test:.1%} ±{half:.1f}':>13} {row.latency_ms:>7.4f} {row.energy_mj:>7.4f} "
+            f"{row.size_kb:>6.1f}" + ("  over budget" if row.latency_ms > made.budget_ms else "")
         )
-    out.print(table)
+    out.print()
     out.print(
-        "predicted: after a fine-tune of 20 steps; validation and test: after the final fine-tune.\n"
+        "predicted: after 20 training steps; validation and test: after the final fine-tune.\n"
         f"The supernet's largest subnet, fp32, untuned: {made.supernet_test:.1%} on the test set.\n"
         f"wrote {made.folder}/ in {seconds:.0f} s"
     )
