@@ -45,8 +45,12 @@ class Warp:
 
     @classmethod
     def of(cls, accuracy: Array, *, log: bool) -> Warp:
-        """The map for these measurements; the ceiling lies two deviations above the best."""
-        ceiling = float(accuracy.max() + 2 * accuracy.std()) if log else None
+        """The map for these measurements; the ceiling lies two deviations above the best, but not
+        above 100 % unless a measurement is that good."""
+        ceiling = None
+        if log:
+            best, deviation = float(accuracy.max()), float(accuracy.std())
+            ceiling = min(best + 2 * deviation, max(1.0, best + deviation / 4))
         raw = cls(ceiling, 0.0, 1.0).to_target(accuracy)
         return cls(ceiling, float(raw.mean()), float(raw.std()) or 1.0)
 
