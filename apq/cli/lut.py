@@ -33,6 +33,15 @@ def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
     return pairs
 
 
+def _caution(spearman: float) -> None:
+    """Small errors do not mean a good order where all networks cost about the same."""
+    if not spearman >= 0.9:
+        out.print(
+            f"caution: the order of these networks is barely predicted (Spearman {spearman:.2f}); "
+            "they differ by little more than the noise"
+        )
+
+
 @app.command(
     epilog="Examples:\n\n"
     "  apq lut build --model bitfusion-apq --space cifar10 --out lut/bitfusion-apq-cifar10.csv\n\n"
@@ -351,6 +360,7 @@ def calibrate(
         out.print(f"latency = {result.table.header['calibration_fit']}")
         out.print(f"before  {result.before}")
         out.print(f"after   {result.after}")
+        _caution(result.after.spearman)
         out.print(f"wrote {to}")
     next_step(f"apq search --space {space} --lut {to} --latency-ms ...")
 
@@ -401,7 +411,7 @@ def measure(
     from apq.deploy.timing import RUNTIMES, time_folder
     from apq.errors import choose
     from apq.hardware.calibration import calibrate as fit
-    from apq.space import load_space
+    from apq.space import PRESETS, load_space
 
     if only_prepare and only_import:
         raise typer.BadParameter("--prepare and --import are two ends of one way; give one")
@@ -417,12 +427,16 @@ def measure(
         if not only_prepare:
             measuring.require_runtime(runtime)
         total = measuring.prepare(folder, chosen, kind, networks, granularity, seed, runtime)
-        err.print(f"{folder}: {total:,} models")
         if only_prepare:
-            out.print(f"wrote {folder}; copy it to the device, run measure.py, copy it back")
-            next_step(f"apq lut measure --import --folder {folder} --device NAME")
+            out.print(f"wrote {folder}: {total:,} models for {runtime}, {precision}")
+            out.print(
+                f"copy it to the device, run `python {folder.name}/measure.py` there (it needs "
+                f"numpy and {runtime}), copy it back"
+            )
+            next_step(f"apq lut measure --import --folder {folder} --device {device or 'NAME'}")
             return
-        with live_line(f"timing {precision}") as report:
+        err.print(f"{folder}: {total:,} models, {rounds} rounds each on {runtime}, {precision}")
+        with live_line("timing") as report:
             time_folder(folder, rounds, on_progress=report)
         source = source or f"{measuring.describe_host(runtime)}, {precision}"
     found = measuring.finish(folder, name, source)
@@ -431,6 +445,7 @@ def measure(
     )
     measuring.write_networks(folder / "networks.csv", found.space, found.genes, found.latency_ms)
     found.table.write(folder / "raw.csv")
+    err.print(f"noise   {found.table.header['noise']}")
     result = fit(
         found.table, found.space, found.genes, found.latency_ms, fit_on, seed, limit, force
     )
@@ -447,8 +462,10 @@ def measure(
             }
         )
     else:
-        out.print(f"noise   {found.table.header['noise']}")
         out.print(f"before  {result.before}")
         out.print(f"after   {result.after}   ({result.table.header['calibration_fit']})")
+        _caution(result.after.spearman)
         out.print(f"wrote {path}")
+    if only_import and found.space != chosen:
+        space = found.space.name if found.space.name in PRESETS else "SPACE"
     next_step(f"apq search --space {space} --lut {path} --latency-ms ...")

@@ -14,8 +14,10 @@ import io
 import json
 import os
 import platform
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,8 @@ def prepare(
         How many models the folder holds.
 
     Raises:
-        TableError: the folder was made for something else; shows both side by side.
+        TableError: the folder was made for something else (shows both side by side), or cannot be
+            written.
     """
     told = {
         "space": space.to_dict(),
@@ -89,27 +92,35 @@ def prepare(
             raise TableError(
                 f"{folder} was made for something else:\n"
                 + side_by_side(held, told, ("in the folder", "asked for"))
+                + "\nAsk for the same, give another --folder, or remove this one."
             )
         return total
-    models = folder / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    (models / "empty.onnx").write_bytes(empty_model())
+    files: dict[str, Callable[[], bytes]] = {"empty": empty_model}
     for i, row in enumerate(layers):
-        (models / f"layer{i:05d}.onnx").write_bytes(layer_model(to_layer(row), precision, i))
+        files[f"layer{i:05d}"] = partial(layer_model, to_layer(row), precision, i)
     for i, row in enumerate(genes):
-        data = network_model(space, space.build(row), precision, i)
-        (models / f"network{i:04d}.onnx").write_bytes(data)
-    script = Path(timing.__file__).read_text(encoding="utf-8")
-    (folder / "measure.py").write_text(script, encoding="utf-8")
-    part = folder / "folder.json.part"
-    part.write_text(json.dumps(told, indent=1), encoding="utf-8")
-    os.replace(part, folder / "folder.json")
+        files[f"network{i:04d}"] = partial(network_model, space, space.build(row), precision, i)
+    try:
+        (folder / "models").mkdir(parents=True, exist_ok=True)
+        for name, make in files.items():
+            (folder / "models" / f"{name}.onnx").write_bytes(make())
+        shutil.copyfile(timing.__file__, folder / "measure.py")
+        part = folder / "folder.json.part"
+        part.write_text(json.dumps(told, indent=1), encoding="utf-8")
+        os.replace(part, folder / "folder.json")
+    except OSError as error:
+        raise TableError(f"cannot write {folder}: {error.strerror}") from error
     return total
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TableError(
+            f"{path.parent} is not a folder that `apq lut measure --prepare` made: it lacks "
+            f"{path.name}"
+        ) from error
     except (OSError, ValueError) as error:
         raise TableError(f"{path} is not what `apq lut measure` wrote: {error}") from error
     if not isinstance(data, dict):

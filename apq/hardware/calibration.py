@@ -159,9 +159,9 @@ def calibrate(
     after = agreement(predicted[rest], measured_ms[rest])
     if after.worst > limit and not force:
         raise TableError(
-            f"{table.path or table.name} is refused: {after}; allowed worst {limit:.1%}. "
-            "Check that table and networks are of one device, measure again on a quiet machine, "
-            "or accept it with --force."
+            f"{table.path or table.name} is refused: {after}; allowed worst "
+            f"{100 * limit:g}%. Check that table and networks are of one device, measure more "
+            "rounds on a quiet machine, or accept it with --force."
         )
     header = {
         "calibration": how,
