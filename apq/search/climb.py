@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apq.search.front import Archive
 from apq.search.knapsack import BINS, minimise_for_budgets
@@ -54,10 +55,11 @@ class Aim:
         value: Floats = scored.values @ self.weights
         return value
 
-    def kept(self, problem: Problem, genes: Genes) -> Genes:
-        """The rows within the budget and the problem's limits."""
+    def meets(self, problem: Problem, genes: Genes) -> NDArray[np.bool_]:
+        """Which rows keep the budget and the problem's limits, ``(n,)``."""
         cost = problem.priced.costs(genes, [self.metric])[self.metric]
-        return genes[(cost <= self.budget) & problem.feasible(genes)]
+        met: NDArray[np.bool_] = (cost <= self.budget) & problem.feasible(genes)
+        return met
 
 
 def climb(record: Record, row: Genes, aim: Aim, most: int = 30) -> tuple[Genes, Scored | None]:
@@ -69,7 +71,7 @@ def climb(record: Record, row: Genes, aim: Aim, most: int = 30) -> tuple[Genes, 
         The last row, and the non-dominated feasible ones of all that was scored on the way.
     """
     problem, now, best = record.problem, np.inf, Archive()
-    if len(aim.kept(problem, row[None])):
+    if aim.meets(problem, row[None])[0]:
         now = float(aim.value(problem.evaluate(row[None]))[0])
     for _ in range(most):
         around = neighbours(problem.region, row)
@@ -85,7 +87,7 @@ def climb(record: Record, row: Genes, aim: Aim, most: int = 30) -> tuple[Genes, 
             break
         tried = record.score(rows)
         best.add_feasible(tried, problem.limits)
-        worth = np.where(tried.costs[aim.metric] <= aim.budget, aim.value(tried), np.inf)
+        worth = np.where(aim.meets(problem, tried.genes), aim.value(tried), np.inf)
         first = int(worth.argmin())
         if not worth[first] < now - 1e-7:
             break
@@ -96,6 +98,12 @@ def climb(record: Record, row: Genes, aim: Aim, most: int = 30) -> tuple[Genes, 
 def _optima(problem: Problem, aim: Aim, models: list[Additive], unit: float) -> Genes:
     """Optima of the models under the budget, within all limits."""
     region, priced = problem.region, problem.priced
+    if "peak_memory_kb" in problem.limits:  # a maximum: what exceeds it anywhere is out
+        over = [t > problem.limits["peak_memory_kb"] for t in priced.tables["peak_memory_kb"]]
+        models = [
+            Additive([np.where(o, 1e9, b) for o, b in zip(over, m.blocks, strict=True)], m.depths)
+            for m in models
+        ]
     others = [m for m in problem.limits if m not in (aim.metric, "peak_memory_kb")]
     if others:
         models = [
@@ -117,7 +125,8 @@ def _optima(problem: Problem, aim: Aim, models: list[Additive], unit: float) -> 
     rows = [
         minimise_for_budgets(region, model, aim.metric, aim.budget, budgets) for model in models
     ]
-    return aim.kept(problem, np.unique(np.concatenate(rows), axis=0))
+    distinct = np.unique(np.concatenate(rows), axis=0)
+    return distinct[aim.meets(problem, distinct)]
 
 
 def aims(problem: Problem, turn: int, rng: np.random.Generator) -> Aim:

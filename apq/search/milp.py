@@ -82,7 +82,7 @@ def fidelity(problem: Problem, model: Additive, genes: Genes, values: Floats) ->
     from scipy.stats import spearmanr
 
     error = model.value(problem.priced.space, genes) - values
-    ranks = float(spearmanr(error + values, values).statistic)
+    ranks = 1.0 if np.ptp(values) == 0 else float(spearmanr(error + values, values).statistic)
     return Fidelity(
         float(1 - error.var() / max(values.var(), 1e-300)),
         ranks,

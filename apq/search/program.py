@@ -134,6 +134,7 @@ def _solve(
         constraints=LinearConstraint(csr_array(rows), low, high),
         integrality=np.ones(blocks + depths),
         bounds=Bounds(0, 1),
+        # presolve gains nothing here, and its messages would reach standard output
         options={"mip_rel_gap": 1e-7, "time_limit": seconds, "presolve": False},
     )
     if solution.x is None:

@@ -74,7 +74,37 @@ def neighbours(region: Region, row: Genes) -> Neighbours:
     shifted = np.flatnonzero(base) + 1
     rows[shifted, axis[base[shifted - 1] - 1]] = gene[base[shifted - 1] - 1]
     rows[np.arange(1, len(rows)), axis] = gene
-    return Neighbours(full, region.snap(rows), axis, gene, base)
+    snapped = region.snap(rows)
+    for i in np.flatnonzero(snapped[np.arange(1, len(rows)), axis] != gene):
+        _leave_exclusion(region, rows, snapped, axis, gene, base, int(i))
+    return Neighbours(full, snapped, axis, gene, base)
+
+
+def _leave_exclusion(
+    region: Region,
+    rows: Genes,
+    snapped: Genes,
+    axis: NDArray[np.int64],
+    gene: NDArray[np.int64],
+    base: NDArray[np.int64],
+    move: int,
+) -> None:
+    """Measure a gene that is excluded beside the centre's other genes from a neighbour that
+    permits it: 4-bit activations beside kernel 7, say, from the one with kernel 5."""
+    first = len(region.space.stages)
+    slot = (axis[move] - first) // len(ATTRIBUTES)
+    beside = np.flatnonzero(
+        (axis >= first) & ((axis - first) // len(ATTRIBUTES) == slot) & (axis != axis[move])
+    )
+    trial = rows[beside + 1]
+    trial[:, axis[move]] = gene[move]
+    trial = region.snap(trial)
+    kept = trial[np.arange(len(beside)), axis[beside]] == gene[beside]
+    kept &= trial[:, axis[move]] == gene[move]
+    if kept.any():
+        first_kept = int(np.flatnonzero(kept)[0])
+        base[move] = beside[first_kept] + 1
+        snapped[move + 1] = trial[first_kept]
 
 
 def local_model(region: Region, around: Neighbours, values: Floats, penalty: float) -> Additive:

@@ -1,4 +1,4 @@
-"""Problems the search tests share: APQ's space with its published table and a fixed predictor."""
+"""Problems the search tests share: a space to enumerate, and APQ's with its published table."""
 
 from __future__ import annotations
 
@@ -12,15 +12,33 @@ from apq.hardware.pricing import PricedSpace, price_space
 from apq.space import PRESETS, Genes, Space
 
 
+class FormulaAccuracy:
+    """Accuracy that rises with every choice, unevenly, and with products of neighbouring slots."""
+
+    def __init__(self, space: Space) -> None:
+        rng = np.random.default_rng(7)
+        self.space = space
+        self.effect = np.sort(rng.random((len(space.axes), int(space.cardinalities.max()))), axis=1)
+        self.calls = 0
+
+    def __call__(self, genes: Genes) -> tuple[np.ndarray, np.ndarray]:
+        self.calls += 1
+        gain = self.effect[np.arange(genes.shape[1]), genes]
+        blocks = self.space.block_genes(gain).sum(axis=2) * self.space.active(genes)
+        total = blocks.sum(axis=1) + (blocks[:, 1:] * blocks[:, :-1]).sum(axis=1) / 4
+        accuracy = 1 - np.exp(-total / 8)
+        return accuracy, 0.01 + 0.02 * (genes.sum(axis=1) % 3)
+
+
 class FixedPredictor:
     """The MLP of the reference data, in numpy float32."""
 
     def __init__(self, path: Path, space: Space) -> None:
         raw = np.load(path)
         names = ("layers.0.0", "quantize_fc", "layers.1.0", "layers.2.0", "regressor")
-        w = {n: raw[f"{n}.weight"].astype(np.float32).T.copy() for n in names}
-        b = {n: raw[f"{n}.bias"].astype(np.float32) for n in names}
-        self.space, self.w, self.b = space, w, b
+        self.w = {n: raw[f"{n}.weight"].astype(np.float32).T.copy() for n in names}
+        self.b = {n: raw[f"{n}.bias"].astype(np.float32) for n in names}
+        self.space = space
 
     def __call__(self, genes: Genes) -> tuple[np.ndarray, np.ndarray]:
         x = self.space.encode(genes)
@@ -32,6 +50,22 @@ class FixedPredictor:
             h = np.maximum(h @ w[name] + b[name], 0)
         y = (h @ w["regressor"] + b["regressor"])[:, 0].astype(np.float64)
         return y, np.zeros(len(y))
+
+
+@pytest.fixture(scope="session")
+def tiny_priced(tiny_space: Space) -> PricedSpace:
+    return price_space(tiny_space)
+
+
+@pytest.fixture(scope="session")
+def enumerated(tiny_priced: PricedSpace) -> tuple[PricedSpace, Genes, dict[str, np.ndarray]]:
+    every = tiny_priced.space.every_candidate()
+    return tiny_priced, every, tiny_priced.costs(every)
+
+
+@pytest.fixture
+def tiny_accuracy(tiny_space: Space) -> FormulaAccuracy:
+    return FormulaAccuracy(tiny_space)
 
 
 @pytest.fixture(scope="session")
