@@ -280,7 +280,7 @@ _Networks = Annotated[Path, typer.Option(help="Measured networks (networks.csv o
 
 @app.command(
     epilog="Examples:\n\n"
-    "  apq lut verify --lut lut/host-int8-cifar10.csv --networks data/host-int8/networks.csv",
+    "  apq lut verify --lut lut/phone-cifar10.csv --networks phone/networks.csv",
 )
 def verify(
     lut: Annotated[str, typer.Option(help="A table (.csv, .parquet) or a simulated device.")],
@@ -288,7 +288,10 @@ def verify(
     space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Compare the sums of a table's rows with whole networks that were measured."""
+    """Compare the sums of a table's rows with whole networks that were measured.
+
+    Networks are a CSV with a column per choice of the space and latency_ms, one row each.
+    """
     from dataclasses import asdict
 
     from apq.errors import TableError
@@ -320,8 +323,8 @@ def verify(
 
 @app.command(
     epilog="Examples:\n\n"
-    "  apq lut calibrate --lut raw.csv --networks networks.csv --space cifar10 "
-    "--out lut/host-int8-cifar10.csv",
+    "  apq lut calibrate --lut phone/raw.csv --networks phone/networks.csv "
+    "--out lut/phone-cifar10.csv",
 )
 def calibrate(
     lut: Annotated[Path, typer.Option(help="A table (.csv or .parquet).")],
@@ -367,8 +370,8 @@ def calibrate(
 
 @app.command(
     epilog="Examples:\n\n"
-    "  apq lut measure --precision int8 --space cifar10 --folder data/host-int8 "
-    "--out lut/host-int8-cifar10.csv\n\n"
+    "  apq lut measure --precision int8 --space cifar10\n\n"
+    "  apq lut measure --runtime openvino --precision fp32 --rounds 10\n\n"
     "  apq lut measure --prepare --precision fp32 --folder phone   then, on the device: "
     "python phone/measure.py\n\n"
     "  apq lut measure --import --folder phone --device phone --out lut/phone-cifar10.csv",
@@ -403,7 +406,10 @@ def measure(
     seed: Annotated[int, typer.Option(help="Decides networks and weights.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Time whole blocks on a real runtime and correct their sums with whole networks."""
+    """Time whole blocks on a real runtime and correct their sums with whole networks.
+
+    Interrupt it whenever you like: the same command continues; with more --rounds it adds them.
+    """
     from dataclasses import asdict, replace
 
     from apq.deploy import measure as measuring

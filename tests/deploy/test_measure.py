@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from apq.cli import main
-from apq.errors import TableError
+from apq.errors import ModelError, TableError
 from apq.hardware import LookupTable, price_space
 from apq.space import Layer
 from apq.space.layer import to_array, to_layer, weight_count
@@ -20,7 +20,13 @@ ort = pytest.importorskip("onnxruntime")
 
 from apq.deploy import timing  # noqa: E402
 from apq.deploy.graphs import empty_model, layer_model, network_model  # noqa: E402
-from apq.deploy.measure import finish, prepare, random_networks, what_to_measure  # noqa: E402
+from apq.deploy.measure import (  # noqa: E402
+    finish,
+    prepare,
+    random_networks,
+    require_runtime,
+    what_to_measure,
+)
 
 
 def session(data, folder=None):
@@ -187,6 +193,16 @@ def test_a_folder_is_timed_on_its_own_runtime(tmp_path, tiny_space, monkeypatch)
     assert "openvino" in finish(tmp_path, "phone").table.source
     with pytest.raises(TableError, match="runtime"):
         prepare(tmp_path, tiny_space, "int8", networks=4)
+
+
+def test_a_runtime_that_is_not_installed_says_how(monkeypatch, tiny_space, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for runtime, extra in (("openvino", "openvino"), ("onnxruntime", "onnx")):
+        with pytest.raises(ModelError, match=rf"pip install 'apq\[{extra}\]'"):
+            require_runtime(runtime)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TableError, match="cannot write"):
+        prepare(tmp_path / "file", tiny_space, "int8", networks=4)
 
 
 def test_the_folders_script_needs_nothing_of_apq_and_resumes(tmp_path):
