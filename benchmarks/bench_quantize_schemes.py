@@ -70,7 +70,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", help="schemes, comma separated")
+    parser.add_argument("--only", help="schemes, or scheme:weight:activation bits, comma separated")
     parser.add_argument("--out", type=Path, help="JSON lines, appended")
     told = parser.parse_args()
     torch.set_num_threads(1)
@@ -86,7 +86,8 @@ def main():
     print(f"candidate {candidate}")
     for seed in range(told.seeds):
         for scheme, w, a, weight in RUNS:
-            if told.only and scheme not in told.only.split(","):
+            names = (scheme, f"{scheme}:{w}:{a}")
+            if told.only and not set(names) & set(told.only.split(",")):
                 continue
             recipe = FinetuneRecipe(
                 scheme, told.epochs, distil=False, distribution=weight, seed=seed
