@@ -20,6 +20,7 @@ from apq.cli.lut import app as lut
 from apq.cli.quickstart import quickstart
 from apq.cli.search import BudgetCommand, search
 from apq.cli.predict import predict
+from apq.cli.sweep import sweep
 from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet
 from apq.cli.verify import verify
@@ -30,10 +31,13 @@ class Commands(TyperGroup):
     """The commands, with what every one of them does about errors and Ctrl-C."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Show an ApqError in words (exit code 1), an interruption as such (130)."""
+        """Show an ApqError or a refusal of the system in words (exit code 1), Ctrl-C as 130."""
         try:
             return super().invoke(ctx)
         except ApqError as error:
+            err.print(f"[bold red]error:[/bold red] {escape(str(error))}", markup=True)
+            raise typer.Exit(1) from error
+        except OSError as error:
             err.print(f"[bold red]error:[/bold red] {escape(str(error))}", markup=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
@@ -76,6 +80,7 @@ app.command("finetune")(finetune)
 app.command("export")(export)
 app.command("verify")(verify)
 app.command("search", cls=BudgetCommand)(search)
+app.command("sweep", cls=BudgetCommand)(sweep)
 app.add_typer(lut, name="lut")
 
 
