@@ -51,8 +51,8 @@ def draw_front(
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot()
         for shade, cloud in zip(("0.75", "0.55", "0.4"), clouds, strict=False):
-            dots = {"ms": 2, "color": shade, "rasterized": True}
-            axes.plot(cloud.cost, cloud.accuracy, ".", label=cloud.name, **dots)
+            (dots,) = axes.plot(cloud.cost, cloud.accuracy, ".", label=cloud.name)
+            dots.set(markersize=2, color=shade, rasterized=True)
         axes.step(front.cost, front.accuracy, where="post", color="C0", lw=1)
         axes.plot(front.cost, front.accuracy, "o", ms=3, color="C0", label=front.name)
         for color, cloud in zip(("C1", "C3", "C4", "C5", "C6"), baselines, strict=False):

@@ -106,27 +106,27 @@ def _optima(problem: Problem, aim: Aim, models: list[Additive], unit: float) -> 
         ]
     others = [m for m in problem.limits if m not in (aim.metric, "peak_memory_kb")]
     if others:
-        models = [
-            Additive(
-                [
-                    block + price * 10 * unit * sum(priced.tables[m][s] / problem.limits[m] for m in others)
-                    for s, block in enumerate(model.blocks)
-                ],
-                model.depths,
-            )
-            for model in models[:2]
-            for price in PRICES
-        ] + models[:1]
+        load = [
+            np.sum([priced.tables[m][slot.index] / problem.limits[m] for m in others], axis=0)
+            for slot in problem.priced.space.slots
+        ]
+        priced_in = [
+            Additive([b + p * 10 * unit * x for b, x in zip(m.blocks, load, strict=True)], m.depths)
+            for m in models[:2]
+            for p in PRICES
+        ]
+        models = [*priced_in, models[0]]
     # rounding to bins may carry a row over the budget: the last few bins are asked for
     width = (aim.budget - priced.fixed[aim.metric]) / BINS
-    budgets = aim.budget - width * np.arange(4)
+    budgets: Floats = aim.budget - width * np.arange(4, dtype=np.float64)
     if len(problem.objectives) > 1:  # neighbouring points of the front come for free
         budgets = np.concatenate([budgets, aim.budget * NEARBY])
     rows = [
         minimise_for_budgets(region, model, aim.metric, aim.budget, budgets) for model in models
     ]
-    distinct = np.unique(np.concatenate(rows), axis=0)
-    return distinct[aim.meets(problem, distinct)]
+    distinct: Genes = np.unique(np.concatenate(rows), axis=0)
+    kept: Genes = distinct[aim.meets(problem, distinct)]
+    return kept
 
 
 def aims(problem: Problem, turn: int, rng: np.random.Generator) -> Aim:
@@ -201,10 +201,13 @@ class Climber:
 
     def _start(self, aim: Aim, rng: np.random.Generator) -> Genes:
         problem, best = self.record.problem, self.record.archive.best
+        start: Genes
         if self.starts:
-            return self.starts.pop(0)
+            start = self.starts.pop(0)
+            return start
         if self.turn < ELITE or best is None:
-            return problem.sample(1, rng)[0]
+            start = problem.sample(1, rng)[0]
+            return start
         if len(problem.objectives) == 1:
             pool = np.unique(np.stack(self.found), axis=0)
             order = aim.value(problem.evaluate(pool)).argsort(kind="stable")
@@ -215,5 +218,5 @@ class Climber:
         pool = pool[order[:ELITE]]
         pair = rng.permutation(len(pool))[[0, -1]]
         mixed = children(problem, pool[pair[:1]], pool[pair[1:]], rng, 1.0, mutations=6.0)
-        start: Genes = mixed[0]
+        start = mixed[0]
         return start

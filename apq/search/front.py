@@ -124,7 +124,7 @@ class Front:
         for column in self.genes.T:
             counts = np.bincount(column).astype(np.float64)
             agree += float((counts * (counts - 1)).sum())
-        return 1.0 - agree / (n * (n - 1) * self.genes.shape[1])
+        return float(1.0 - agree / (n * (n - 1) * self.genes.shape[1]))
 
     def table(self) -> dict[str, NDArray[np.float64]]:
         """Columns: accuracy, spread, every cost, every gene's value (NaN where skipped)."""

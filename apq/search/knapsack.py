@@ -48,7 +48,7 @@ def minimise_for_budgets(
         of the limit, so a row may overshoot its budget by as much: check before use.
     """
     space, slots = region.space, _by_cost(region, metric)
-    width = (limit - region.priced.fixed[metric]) / BINS
+    width = max(limit - region.priced.fixed[metric], 1e-12) / BINS
     value = np.zeros(BINS + 1)
     picks: list[NDArray[np.int64]] = []
     kept: list[tuple[Ints, Ints]] = []

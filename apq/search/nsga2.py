@@ -23,7 +23,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import NSGAIISampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from apq.errors import ApqError
@@ -191,9 +191,11 @@ class Parameters:
         stages, many = len(space.stages), len(ATTRIBUTES)
         axes = list(range(len(space.axes)))
         groups = [[i] for i in axes[:stages]]
-        groups += [axes[i : i + many] for i in range(stages, len(axes), many)] if packed else [
-            [i] for i in axes[stages:]
-        ]
+        groups += (
+            [axes[i : i + many] for i in range(stages, len(axes), many)]
+            if packed
+            else [[i] for i in axes[stages:]]
+        )
         self.groups = {
             space.axes[g[0]].name if len(g) == 1 else space.axes[g[0]].name.split("_")[0]: g
             for g in groups
@@ -272,7 +274,9 @@ def _open(storage: str | None) -> BaseStorage | None:
     try:
         if "://" not in storage:
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(storage))
+            # a killed process leaves its lock behind; others hold it for milliseconds only
+            lock = JournalFileSymlinkLock(storage, grace_period=5)
+            return JournalStorage(JournalFileBackend(storage, lock_obj=lock))
         patient = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
         return RDBStorage(storage, engine_kwargs=patient)
     except Exception as error:  # drivers raise their own kinds

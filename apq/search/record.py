@@ -107,12 +107,14 @@ class Record:
         """
         keys = row_keys(genes)
         _, first = np.unique(keys, return_index=True)
-        genes, keys = genes[np.sort(first)], keys[np.sort(first)]
+        order = np.sort(first)
+        keys = keys[order]
         place = (keys >> np.uint64(43)).astype(np.int64)
         new = self._seen[place] != keys
         self._seen[place] = keys
         self._stale = 0 if new.any() else self._stale + 1
-        return genes[new]
+        fresh: Genes = genes[order[new]]
+        return fresh
 
     def take(self, batch: Scored) -> None:
         """Take candidates within the limits into the archive, without counting them."""

@@ -62,7 +62,9 @@ def neighbours(region: Region, row: Genes) -> Neighbours:
             continue
         mine = (axis >= stages) & ((axis - stages) // len(ATTRIBUTES) == slot.index)
         deeper = [
-            g for g in region.allowed[slot.stage] if space.stages[slot.stage].depth[g] > slot.position
+            g
+            for g in region.allowed[slot.stage]
+            if space.stages[slot.stage].depth[g] > slot.position
         ]
         if not deeper:
             reachable &= ~mine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ class FormulaAccuracy:
         rng = np.random.default_rng(7)
         self.space = space
         self.effect = np.sort(rng.random((len(space.axes), int(space.cardinalities.max()))), axis=1)
-        self.calls = 0
+        self.calls, self.pause = 0, 0.0
 
     def __call__(self, genes: Genes) -> tuple[np.ndarray, np.ndarray]:
         self.calls += 1
+        time.sleep(self.pause)
         gain = self.effect[np.arange(genes.shape[1]), genes]
         blocks = self.space.block_genes(gain).sum(axis=2) * self.space.active(genes)
         total = blocks.sum(axis=1) + (blocks[:, 1:] * blocks[:, :-1]).sum(axis=1) / 4

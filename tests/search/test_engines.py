@@ -53,12 +53,16 @@ def test_engines_find_the_best_within_a_limit(tiny_priced, tiny_accuracy, algori
 def test_contract(tiny_priced, tiny_accuracy, algorithm):
     limits = {"bitops_g": float(np.mean(tiny_priced.reach("bitops_g")))}
     problem = Problem(
-        tiny_priced, tiny_accuracy, ("accuracy", "bitops_g", "size_mb"), limits, fix=("dw_w_bits=8",)
+        tiny_priced,
+        tiny_accuracy,
+        ("accuracy", "bitops_g", "size_mb"),
+        limits,
+        fix=("dw_w_bits=8",),
     )
     batches, points = [], []
     result = search(
         problem, algorithm, candidates=400, seed=5,
-        on_batch=batches.append, on_progress=lambda done, total, figures: points.append((done, total, figures)),
+        on_batch=batches.append, on_progress=lambda *figures: points.append(figures),
     )  # fmt: skip
     front = result.front
     assert problem.feasible(front.genes).all()
@@ -67,7 +71,9 @@ def test_contract(tiny_priced, tiny_accuracy, algorithm):
     assert result.candidates == sum(len(b.genes) for b in batches) <= 400
     assert points[-1][:2] == (result.candidates, 400)
     assert np.all(np.diff([p.hypervolume for p in result.curve]) >= -1e-12)
-    assert result.curve[-1].hypervolume == pytest.approx(reference(problem).hypervolume(front.values))
+    assert result.curve[-1].hypervolume == pytest.approx(
+        reference(problem).hypervolume(front.values)
+    )
     again = search(problem, algorithm, candidates=400, seed=5)
     assert (again.front.genes == front.genes).all()
     other = search(problem, algorithm, candidates=400, seed=6)
@@ -93,7 +99,9 @@ def test_a_space_with_one_permitted_candidate(tiny_priced, tiny_accuracy):
 def test_a_predictor_that_answers_nan_is_named(tiny_priced):
     from apq.errors import ApqError
 
-    problem = Problem(tiny_priced, lambda g: (np.full(len(g), np.nan), np.zeros(len(g))), ("accuracy",))
+    problem = Problem(
+        tiny_priced, lambda g: (np.full(len(g), np.nan), np.zeros(len(g))), ("accuracy",)
+    )
     with pytest.raises(ApqError, match="predictor answered NaN"):
         search(problem, "random", 20)
 

@@ -16,7 +16,13 @@ from apq.search.problem import Forgiving, Problem
 from apq.search.region import count, everything
 from apq.space import PRESETS
 
-FIXES = [(), ("bits=8",), ("depth=max", "kernel=3"), ("b00_width=min,24", "dw_a_bits=8"), ("b0?_pw_w_bits=4",)]
+FIXES = [
+    (),
+    ("bits=8",),
+    ("depth=max", "kernel=3"),
+    ("b00_width=min,24", "dw_a_bits=8"),
+    ("b0?_pw_w_bits=4",),
+]
 
 
 @pytest.mark.parametrize("fix", FIXES)
@@ -43,7 +49,7 @@ def test_extremes_agree_with_the_priced_space():
 @given(shares=st.tuples(*[st.floats(0, 1)] * 3))
 @settings(max_examples=60, deadline=None)
 def test_limits_are_refused_exactly_when_nothing_keeps_them(enumerated, shares):
-    priced, every, costs = enumerated
+    priced, _, costs = enumerated
     metrics = ("bitops_g", "size_mb", "peak_memory_kb")
     limits = {
         m: float(costs[m].min() * 0.98 + share * np.ptp(costs[m]) / 2)
@@ -51,8 +57,12 @@ def test_limits_are_refused_exactly_when_nothing_keeps_them(enumerated, shares):
     }
     possible = np.all([costs[m] <= limits[m] for m in metrics], axis=0).any()
     try:
-        problem = Problem(priced, lambda g: (np.zeros(len(g)), np.zeros(len(g))), limits=limits,
-                          objectives=("accuracy",))
+        problem = Problem(
+            priced,
+            lambda g: (np.zeros(len(g)), np.zeros(len(g))),
+            limits=limits,
+            objectives=("accuracy",),
+        )
     except BudgetError:
         assert not possible
         return
@@ -107,7 +117,9 @@ def test_half_of_a_candidate_can_be_kept(tiny_priced, tmp_path, part):
     region = everything(tiny_priced, (f"{part}={path}",))
     rows = region.sample(64, np.random.default_rng(0))
     kept = [
-        i for i, axis in enumerate(space.axes) if (axis.attribute.endswith("_bits")) == (part == "bits")
+        i
+        for i, axis in enumerate(space.axes)
+        if (axis.attribute.endswith("_bits")) == (part == "bits")
     ]
     running = space.active(rows) & space.active(row)
     for i in kept:
@@ -125,7 +137,10 @@ def test_repair_changes_feasible_rows_not_at_all(tiny_priced, tiny_accuracy):
     ok = problem.feasible(rows)
     assert 0 < ok.sum() < 200
     fallback = problem.sample(200, rng)
-    for repaired in (problem.pull(rows, fallback, fallback, rng), problem.cheapen(rows, fallback, rng)):
+    for repaired in (
+        problem.pull(rows, fallback, fallback, rng),
+        problem.cheapen(rows, fallback, rng),
+    ):
         assert (repaired[ok] == rows[ok]).all()
         assert problem.feasible(repaired).all()
         assert problem.region.contains(repaired).all()
@@ -149,6 +164,13 @@ def test_forgiving_factor_matches_the_reference(shared):
     assert len(cases) > 3
     for case in cases:
         forgiving = Forgiving(
-            "bitops_g", case["reference"], case["delta_p"], case["delta_n"], case["rate"], case["stress"]
+            "bitops_g",
+            case["reference"],
+            case["delta_p"],
+            case["delta_n"],
+            case["rate"],
+            case["stress"],
         )
-        assert forgiving.factor(np.array([case["trial"]]))[0] == pytest.approx(1 + case["delta"], rel=1e-9)
+        assert forgiving.factor(np.array([case["trial"]]))[0] == pytest.approx(
+            1 + case["delta"], rel=1e-9
+        )

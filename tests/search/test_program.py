@@ -77,7 +77,10 @@ def test_neighbours_differ_in_one_gene_of_a_running_slot():
     around = neighbours(region, row)
     assert (around.rows[0] == row).all()
     assert region.contains(around.rows).all()
-    running = [space.axes[a].slot is None or space.active(row[None])[0, space.axes[a].slot] for a in around.axis]
+    running = [
+        space.axes[a].slot is None or space.active(row[None])[0, space.axes[a].slot]
+        for a in around.axis
+    ]
     plain = np.flatnonzero(running) + 1
     genes = space.block_genes(around.rows[plain]) != space.block_genes(row[None])
     only_block = np.array([space.axes[a].slot is not None for a in around.axis[plain - 1]])
@@ -109,8 +112,12 @@ def test_local_model_is_exact_for_an_additive_value(tiny_priced):
     shifted = model.value(space, every)
     same = space.block_genes(every)[:, :, 0].max(axis=1) == 0  # kernel 3 everywhere
     assert shifted[same] == pytest.approx(exact[1][same], abs=1e-9)
-    fitted = fit_additive(Problem(tiny_priced, lambda g: (g[:, 0] * 0.0, g[:, 0] * 0.0), ("accuracy",)),
-                          every, exact[1], ridge=1e-9)
+    fitted = fit_additive(
+        Problem(tiny_priced, lambda g: (g[:, 0] * 0.0, g[:, 0] * 0.0), ("accuracy",)),
+        every,
+        exact[1],
+        ridge=1e-9,
+    )
     assert fitted.value(space, every) == pytest.approx(exact[1], abs=1e-4)
 
 

@@ -52,7 +52,9 @@ def test_evolution_reaches_the_best_known(apq_priced, apq_accuracy, peers, known
     assert front.accuracy[0] > max(rivals)
 
 
-def test_nsga2_draws_a_better_front_than_evolution_without_climbs(apq_priced, apq_accuracy, monkeypatch):
+def test_nsga2_draws_a_better_front_than_evolution_without_climbs(
+    apq_priced, apq_accuracy, monkeypatch
+):
     import apq.search.evolution
 
     problem = Problem(apq_priced, apq_accuracy, limits={"latency_ms": 8.4})

@@ -1,0 +1,194 @@
+"""Killed searches resume from their storage; two processes share one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apq.errors import ApqError
+from apq.search.problem import Problem
+from apq.search.search import search
+
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_storage import big_problem
+from apq.search.search import search
+
+problem = big_problem(float(sys.argv[5]))
+search(problem, "nsga2", int(sys.argv[3]), seed=int(sys.argv[4]), storage=sys.argv[2])
+"""
+
+
+def big_problem(pause=0.0):
+    from conftest import FormulaAccuracy
+
+    from apq.hardware.pricing import price_space
+    from apq.space import BitChoices, Space, Stage
+
+    stage = Stage(16, 2, depth=(1, 2), kernel=(3, 5), expand=(2, 4), width_step=8)
+    space = Space(
+        "killed",
+        16,
+        10,
+        (stage, stage),
+        head_channels=32,
+        bits=BitChoices((4, 8), (8,), (8,), (4, 8)),
+    )
+    priced = price_space(space)
+    low, high = priced.reach("bitops_g")
+    accuracy = FormulaAccuracy(space)
+    accuracy.pause = pause
+    return Problem(priced, accuracy, ("accuracy", "bitops_g"), {"bitops_g": (low + high) / 2})
+
+
+def start(storage, candidates, seed, pause=0.0):
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": str(here.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-c",
+        WORKER,
+        str(here),
+        storage,
+        str(candidates),
+        str(seed),
+        str(pause),
+    ]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+
+
+def stored(storage):
+    """Trials of the storage's one study; an empty list while there is none."""
+    import optuna
+
+    from apq.search.nsga2 import _open
+
+    opened = _open(storage)
+    names = [s.study_name for s in optuna.get_all_study_summaries(opened)]
+    if not names:
+        return []
+    return optuna.load_study(study_name=names[0], storage=opened).get_trials()
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """A throw-away PostgreSQL server of Debian's package, on a Unix socket."""
+    pytest.importorskip("psycopg2", reason="pip install psycopg2-binary to test PostgreSQL")
+    found = [shutil.which("pg_ctl"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))]
+    found = [p for p in found if p]
+    if not found:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    folder = tmp_path_factory.mktemp("pg")
+    control = [found[0], "-D", str(folder / "data")]
+    user: list[str] = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        user = ["runuser", "-u", "nobody", "--"]
+        for part in (folder, *folder.parents):
+            if part.is_relative_to(Path("/tmp/pytest-of-root")):
+                part.chmod(0o755)
+        shutil.chown(folder, "nobody")
+    options = f"-k {folder} -h '' -c fsync=off"
+    made = subprocess.run(
+        [*user, *control, "initdb", "-o", "-A trust -U apq"],
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    if made.returncode:
+        pytest.skip(f"PostgreSQL did not start: {made.stderr.strip()[-200:]}")
+    log = str(folder / "log")
+    begun = subprocess.run(
+        [*user, *control, "-w", "-l", log, "-o", options, "start"],
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    if begun.returncode:
+        pytest.skip(f"PostgreSQL did not start: {begun.stderr.strip()[-200:]}")
+    yield f"postgresql+psycopg2://apq@/postgres?host={folder}"
+    subprocess.run(
+        [*user, *control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/"
+    )
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request, tmp_path):
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres")
+    return {"journal": str(tmp_path / "study.log"), "sqlite": f"sqlite:///{tmp_path}/study.db"}[
+        request.param
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_killed_search_resumes(storage):
+    worker = start(storage, 100_000, 0, pause=0.05)
+    deadline = time.monotonic() + 60
+    while len(stored(storage)) < 60:
+        assert worker.poll() is None, worker.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    worker.stderr.close()
+    kept = stored(storage)
+    done = max(t.user_attrs["candidates"] for t in kept)
+    before = np.array([t.values for t in kept])
+    problem = big_problem()
+    result = search(problem, "nsga2", done + 300, seed=0, storage=storage)
+    assert result.candidates <= done + 300
+    assert problem.accuracy.calls < 60  # continued, not begun again: 300 candidates and re-reading
+    for value in before:  # nothing that was stored is lost
+        assert np.any(np.all(result.front.values <= value + 1e-12, axis=1))
+    after = stored(storage)
+    assert [t.params for t in after[: len(kept)]] == [t.params for t in kept]
+    assert all(t.constraints["bitops_g"] <= 0 for t in after)
+    row = problem.priced.space.values(result.front.genes)
+    assert "b00_kernel" in row
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_two_processes_share_a_storage(tmp_path):
+    storage = str(tmp_path / "shared.log")
+    workers = [start(storage, 400, seed) for seed in (1, 2)]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors.decode()
+    trials = stored(storage)
+    assert [t.number for t in trials] == list(range(len(trials)))
+    assert len({t.user_attrs["worker"] for t in trials}) == 2
+    again = search(big_problem(), "nsga2", 400, seed=3, storage=storage)
+    values = np.array([t.values for t in trials])
+    for value in values:
+        assert np.any(np.all(again.front.values <= value + 1e-12, axis=1))
+
+
+def test_journal_parameters_are_the_choices(tmp_path):
+    problem = big_problem()
+    storage = str(tmp_path / "study.log")
+    result = search(problem, "nsga2", 300, storage=storage)
+    space = problem.priced.space
+    known = [tuple(space.build(row).to_dict().items()) for row in result.front.genes]
+    trials = stored(storage)
+    assert set(trials[0].params) == {axis.name for axis in space.axes}
+    columns = {
+        name: np.array([t.params[name] for t in trials], dtype=float) for name in trials[0].params
+    }
+    genes = space.from_values(columns)
+    assert problem.evaluate(genes).values == pytest.approx(np.array([t.values for t in trials]))
+    assert len(known) == len(result.front)
+
+
+@pytest.mark.parametrize("storage", ["mysterious://host/base", "sqlite:////nowhere/at/all.db"])
+def test_an_unusable_storage_is_explained(storage):
+    with pytest.raises(ApqError, match="cannot open the storage"):
+        search(big_problem(), "nsga2", 50, storage=storage)
