@@ -42,7 +42,7 @@ def test_evolution_reaches_the_best_known(apq_priced, apq_accuracy, peers, known
     best = [b for b in peers["best_known"] if b["predictor"] == "structured"][known]
     limits = {best["objective"]: best["constraint"]}
     problem = Problem(apq_priced, apq_accuracy, ("accuracy",), limits)
-    front = search(problem, "evolution", candidates=40_000, seed=1).front
+    front = search(problem, "evolution", candidates=30_000, seed=1).front
     assert front.accuracy[0] >= best["score_true"] - 0.0005
     rivals = [
         r["score_true"] for r in peers["runs"]
@@ -80,7 +80,7 @@ def test_everything_returned_keeps_its_budgets_layer_by_layer(shared, apq_priced
             problem = Problem(apq_priced, apq_accuracy, ("accuracy", str(metrics[0])), limits)
         except BudgetError:
             continue
-        algorithm, candidates = ("nsga2", 900) if i % 10 == 0 else ("random", 100)
+        algorithm, candidates = ("nsga2", 900) if i % 20 == 0 else ("random", 60)
         front = search(problem, algorithm, candidates, seed=i).front
         for row in rng.choice(len(front), size=min(2, len(front)), replace=False):
             kept = space.layers(front.candidate(row))

@@ -86,8 +86,8 @@ def test_the_explanation_adds_up(problem, tmp_path):
 
 def test_a_sweep_answers_every_budget(problem):
     low, high = problem.priced.reach("bitops_g")
-    budgets = [{"bitops_g": b} for b in np.linspace(low * 0.9, high, 12)]
-    table = sweep(problem.priced, problem.accuracy, budgets, candidates=1500, seed=0)
+    budgets = [{"bitops_g": b} for b in np.linspace(low * 0.9, high, 8)]
+    table = sweep(problem.priced, problem.accuracy, budgets, candidates=1000, seed=0)
     assert len(table) == len(budgets)
     first = table.iloc[0]
     assert np.isnan(first["accuracy"])

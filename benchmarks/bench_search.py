@@ -1,0 +1,184 @@
+"""Speed and quality of the searches on APQ's space, beside others in the same run.
+
+    OMP_NUM_THREADS=1 python benchmarks/bench_search.py --reference REFERENCE [--peer APQ_CHECKOUT]
+
+REFERENCE holds bitfusion_b1_lut.json, predictor_structured.npz and peer_search_results.json (the
+published table, a fixed predictor, and what other searches reached with them); APQ_CHECKOUT is a
+clone of mit-han-lab/apq. pymoo is used if installed. Seconds are CPU seconds of this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from search_peers import FixedPredictor, optuna_per_gene, pymoo_nsga2, released
+
+from apq.hardware.bitfusion import bitfusion_apq
+from apq.hardware.importing import import_apq_json
+from apq.hardware.pricing import price_space
+from apq.search.front import Reference, reference
+from apq.search.problem import Problem
+from apq.search.search import search
+from apq.search.sweep import sweep
+from apq.space import PRESETS
+
+
+def timed(function, *arguments, **options):
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = function(*arguments, **options)
+    return result, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def line(name, candidates, seconds, base=None, note=""):
+    ratio = f"{candidates / seconds / base:8.1f}x" if base else " " * 9
+    print(f"  {name:<44}{candidates:>8,} {seconds:>8.2f} s {candidates / seconds:>10,.0f}/s {ratio}  {note}", flush=True)
+
+
+def speed(priced, accuracy, peer):
+    print("speed (ratio: to the released search if present, else to Optuna per gene)")
+    one = Problem(priced, accuracy, ("accuracy",), {"latency_ms": 8.4})
+    two = replace(one, objectives=("accuracy", "latency_ms"))
+    search(two, "nsga2", 500), search(one, "evolution", 2000)  # imports and caches
+    base = None
+    if peer:
+        n, seconds, best, _ = released(peer, accuracy, "latency", 8.4, 300, 0, bits_visible=False)
+        base = n / seconds
+        line("released APQ search", n, seconds, note="ratio 1")
+    n, seconds, _, _ = optuna_per_gene(two, 5_000, 0)
+    optuna = n / seconds
+    base = base or optuna
+    line("Optuna study.optimize, one suggest per gene", n, seconds, base)
+    pymoo = None
+    if importlib.util.find_spec("pymoo"):
+        n, seconds, _, _ = pymoo_nsga2(two, 20_000, 0)
+        pymoo = n / seconds
+        line("pymoo NSGA-II, batches", n, seconds, base)
+    genes = one.sample(50_000, np.random.default_rng(0))
+    _, floor, _ = timed(lambda: [one.evaluate(genes[i : i + 100]) for i in range(0, 50_000, 100)])
+    line("floor: score and price only, batches of 100", 50_000, floor, base)
+    for name, problem, count in (
+        ("nsga2", two, 5_000), ("nsga2", two, 50_000), ("evolution, front", two, 50_000),
+        ("evolution", one, 50_000), ("evolution", one, 500_000),
+    ):  # fmt: skip
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        result, seconds, wall = timed(search, problem, name.split(",")[0], count)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        notes = [f"{wall:.1f} s wall", f"{50_000 / floor * seconds / count:.2f} of floor time"]
+        notes += [f"{count / seconds / optuna:.0f}x Optuna per gene"]
+        notes += [f"{count / seconds / pymoo:.1f}x pymoo"] if pymoo else []
+        notes += [f"peak memory +{grown:.0f} MB", f"best {result.front.accuracy.max():.4f}"]
+        line(name, result.candidates, seconds, base, ", ".join(notes))
+
+
+def quality(priced, accuracy, folder, seeds, peer):
+    print(f"\nbest accuracy within one budget, {seeds} seeds, 50,000 candidates")
+    data = json.loads((folder / "peer_search_results.json").read_text())
+    for best in data["best_known"]:
+        if best["predictor"] != "structured":
+            continue
+        metric, limit, known = best["objective"], best["constraint"], best["score_true"]
+        print(f"  {metric} <= {limit:g}: best known {known:.4f}")
+        for variant in ("as_released", "bits_visible", "bits_visible_keep_all"):
+            runs = [
+                r["score_true"] for r in data["runs"]
+                if (r["predictor"], r["variant"], r["objective"], r["constraint"])
+                == ("structured", variant, metric, limit)
+            ]  # fmt: skip
+            print(f"    {'released search, ' + variant:<40} {min(runs):.4f} … {max(runs):.4f} (recorded)")
+        problem = Problem(priced, accuracy, ("accuracy",), {metric: limit})
+        for name, candidates, count in (
+            ("evolution", 50_000, seeds), ("nsga2", 50_000, 3), ("milp", 20_000, 3), ("random", 50_000, 1),
+        ):  # fmt: skip
+            scores, times = [], []
+            for seed in range(count):
+                result, seconds, _ = timed(search, problem, name, candidates, seed)
+                scores.append(result.front.accuracy[0])
+                times.append(seconds)
+            reached = sum(s >= known - 0.0005 for s in scores)
+            print(
+                f"    {name:<40} {min(scores):.4f} … {max(scores):.4f}, {reached}/{count} >= best known"
+                f" - 0.0005, {np.mean(times):.2f} s", flush=True,
+            )  # fmt: skip
+            if name == "milp":
+                notes = {k: round(v, 4) for k, v in result.notes.items()}
+                print(f"      surrogate, last seed: {notes}")
+
+
+def volume(priced, accuracy, seeds):
+    print("\nhypervolume at equal counts, accuracy over latency <= 18 ms, reference (0.5, 18 ms), ideal (0.8, minimum)")
+    problem = Problem(priced, accuracy, ("accuracy", "latency_ms"), {"latency_ms": 18.0})
+    box = Reference(
+        np.array([-0.8, problem.region.extreme("latency_ms")[0]]), np.array([-0.5, 18.0])
+    )
+    print(f"  (the product's own reference is {reference(problem).worst})")
+    for count in (5_000, 20_000, 50_000):
+        for name in ("nsga2", "evolution", "milp", "random"):
+            if name == "milp" and count > 5_000:
+                continue
+            found = [box.hypervolume(search(problem, name, count, s).front.values) for s in range(seeds)]
+            print(f"  {count:>7,} {name:<28} {np.mean(found):.4f} ± {np.std(found):.4f}", flush=True)
+        peers = [("pymoo NSGA-II", pymoo_nsga2)] if importlib.util.find_spec("pymoo") else []
+        peers += [("Optuna per gene", optuna_per_gene)] if count == 5_000 else []
+        for name, run in peers:
+            found = []
+            for seed in range(1 if run is optuna_per_gene else seeds):
+                values = run(problem, count, seed)[3]
+                found.append(box.hypervolume(values) if len(values) else 0.0)
+            print(f"  {count:>7,} {name:<28} {np.mean(found):.4f} ± {np.std(found):.4f}", flush=True)
+
+
+def scenarios(space, accuracy, devices, budgets, candidates):
+    print(f"\n{devices} devices x {budgets} budgets, {candidates:,} candidates each")
+    begun, answered, total = time.perf_counter(), 0, 0
+    cpu = time.process_time()
+    for d in range(devices):
+        rows, columns = [(8, 16), (16, 16), (16, 32), (32, 32), (32, 64)][d % 5]
+        device = replace(bitfusion_apq(), name=f"d{d}", rows=rows, columns=columns, frequency_mhz=500 * (1 + d // 5))
+        priced = price_space(space, device)
+        low, high = priced.reach("latency_ms")
+        limits = [{"latency_ms": v} for v in np.linspace(low * 0.98, low + 0.6 * (high - low), budgets)]
+        table = sweep(priced, accuracy, limits, candidates, seed=d)
+        ok = table["error"].isna()
+        assert (table["latency_ms"][ok] <= table["limit_latency_ms"][ok]).all()
+        answered += len(table)
+        total += int(ok.sum())
+        print(
+            f"  device {d} ({rows}x{columns}): {ok.sum()} within reach, accuracy {table['accuracy'].min():.4f} … "
+            f"{table['accuracy'].max():.4f}, {time.perf_counter() - begun:.0f} s so far", flush=True,
+        )  # fmt: skip
+    print(
+        f"  {answered:,} answered, {total:,} within reach, {time.perf_counter() - begun:.0f} s wall, "
+        f"{time.process_time() - cpu:.0f} s CPU"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--parts", default="speed,quality,volume,scenarios")
+    parser.add_argument("--seeds", type=int, default=10)
+    given = parser.parse_args()
+    space = PRESETS["apq-imagenet"]()
+    priced = price_space(space, import_apq_json(given.reference / "bitfusion_b1_lut.json"))
+    accuracy = FixedPredictor(given.reference / "predictor_structured.npz", space)
+    parts = given.parts.split(",")
+    if "speed" in parts:
+        speed(priced, accuracy, given.peer)
+    if "quality" in parts:
+        quality(priced, accuracy, given.reference, given.seeds, given.peer)
+    if "volume" in parts:
+        volume(priced, accuracy, min(given.seeds, 3))
+    if "scenarios" in parts:
+        scenarios(space, accuracy, 10, 100, 2_000)
+
+
+if __name__ == "__main__":
+    main()
