@@ -22,7 +22,7 @@ from apq.search.surrogate import local_model, neighbours
 from apq.search.variation import children
 from apq.space import Genes
 
-WARINESS = (0.0, 0.03, 0.1)
+WARINESS = (0.0, 0.05)
 """What a changed gene costs in the model, in standard deviations of the value over the
 neighbours: far steps trust the model, short ones stay where it is right."""
 

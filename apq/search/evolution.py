@@ -16,7 +16,7 @@ from apq.search.record import Record, row_keys
 from apq.search.variation import children, rank
 from apq.space import Genes
 
-PARENTS, CHILDREN = 25, 100
+PARENTS, CHILDREN = 25, 300
 CLIMBS = 0.75
 """Part of the candidates spent on climbs."""
 
@@ -34,11 +34,12 @@ def evolution(record: Record, seed: int, seeds: Genes, storage: str | None = Non
     rng = np.random.default_rng(seed)
     several = len(problem.objectives) > 1
     parents = min(100 if several else PARENTS, max(2, record.candidates // 10))
-    start = np.concatenate([seeds, problem.spread_sample(CHILDREN, rng)])
+    size = min(CHILDREN, max(20, record.candidates // 50))  # larger ones cost less per child
+    start = np.concatenate([seeds, problem.spread_sample(size, rng)])
     pool = best(record.score(start), parents)
     climber = Climber(record, seeds, CLIMBS)
     while record.left > 0:
-        count = min(CHILDREN, record.left)
+        count = min(size, record.left)
         first, second = rng.integers(len(pool.genes), size=(2, count))
         mixed = np.where(np.arange(count)[:, None] % 2 == 0, 0.0, 1.0)
         rows = children(problem, pool.genes[first], pool.genes[second], rng, crossover=mixed)

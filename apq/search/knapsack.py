@@ -17,7 +17,7 @@ from apq.search.region import Region
 from apq.space import Genes
 
 Ints = NDArray[np.int64]
-BINS = 1_000
+BINS = 500
 
 
 @lru_cache(maxsize=64)
@@ -44,7 +44,7 @@ def minimise_for_budgets(
         budgets: Costs up to ``limit``, in the metric's unit.
 
     Returns:
-        Distinct rows, one per reachable budget at most. Costs are rounded to bins of a thousandth
+        Distinct rows, one per reachable budget at most. Costs are rounded to bins of 1/500
         of the limit, so a row may overshoot its budget by as much: check before use.
     """
     space, slots = region.space, _by_cost(region, metric)
