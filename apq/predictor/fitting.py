@@ -76,7 +76,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=epochs * steps, pct_start=0.2, cycle_momentum=False
     )
-    mask = torch.from_numpy(held)
+    held_rows, held_weight = _held_rows(held)
     best = torch.full((network.members,), float("inf"))
     kept = [p.detach().clone() for p in params]
     every = max(epochs // checks, 1)
@@ -97,7 +97,7 @@ def fit(
             optimizer.step()
             schedule.step()
         if (epoch + 1) % every == 0 or epoch + 1 == epochs:
-            error = _held_error(network, arch, bits, target, mask)
+            error = _held_error(network, arch, bits, target, held_rows, held_weight)
             better = error <= best
             best = torch.where(better, error, best)
             with torch.no_grad():
@@ -130,11 +130,23 @@ def answers(network: Ensemble, arch: Tensor, bits: Tensor | None) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def _held_rows(held: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """Rows each member leaves out, padded to one length with weight 0, both ``(e, m)``."""
+    longest = max(int(held.sum(axis=1).max()), 1)
+    rows = np.zeros((len(held), longest), dtype=np.int64)
+    weight = np.zeros((len(held), longest), dtype=np.float32)
+    for member, left_out in enumerate(held):
+        index = np.flatnonzero(left_out)
+        rows[member, : len(index)] = index
+        weight[member, : len(index)] = 1.0 / max(len(index), 1)
+    return torch.from_numpy(rows), torch.from_numpy(weight)
+
+
+@torch.no_grad()
 def _held_error(
-    network: Ensemble, arch: Tensor, bits: Tensor | None, target: Tensor, mask: Tensor
-) -> Tensor:
+    network: Ensemble, arch: Tensor, bits: Tensor | None, target: Tensor, rows: Tensor,
+    weight: Tensor,
+) -> Tensor:  # fmt: skip
     """Mean squared error of each member on the rows it left out, ``(e,)``."""
-    rows = mask.any(dim=0).nonzero().squeeze(1)
-    out = answers(network, arch[rows], None if bits is None else bits[rows])
-    wrong = (out - target[rows]).square() * mask[:, rows]
-    return wrong.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    out = network(arch[rows], None if bits is None else bits[rows])
+    return ((out - target[rows]).square() * weight).sum(dim=1)

@@ -16,6 +16,9 @@ from apq.predictor.features import Groups
 
 Array = NDArray[np.float64]
 
+ANCHORS = 512
+"""Most rows whose covariances enter a deviation."""
+
 _JITTER = 1e-4
 """Least noise variance, in units of the target's; keeps the Cholesky factor well conditioned."""
 
@@ -38,7 +41,10 @@ class Kernel:
         slope: Linear coefficients ``(d,)``.
         rows: Training rows, standardised and weighted, ``(n, d)``.
         alpha: Coefficients of the stationary part, ``(n,)``.
-        inverse: Inverse of the training covariance, ``(n, n)``.
+        explained: Matrix ``(m, m)`` whose quadratic form with the covariances to the first m
+            rows is the variance that the samples explain. With at most ``ANCHORS`` rows it is the
+            inverse of their covariance; beyond, m rows stand for all (Quinonero-Candela &
+            Rasmussen, 2005, equation 20b), so that the deviation costs m^2 instead of n^2.
         linear: Per column ``v_g``, ``(d,)``.
         amplitude, noise: ``s`` and the variance of one measurement, standardised units.
     """
@@ -49,7 +55,7 @@ class Kernel:
     slope: Tensor
     rows: Tensor
     alpha: Tensor
-    inverse: Tensor
+    explained: Tensor
     linear: Tensor
     amplitude: float
     noise: float
@@ -58,17 +64,18 @@ class Kernel:
         """Mean and deviation of one measurement at each row of ``columns``, ``(n,)`` each."""
         x = (torch.from_numpy(columns) - self.mean) / self.scale
         stationary = self.amplitude * _matern(_squared(x * self.weights, self.rows))
-        centre = self.rows / self.weights
-        cross = stationary + (x * self.linear) @ centre.T
+        centre = self.rows[: len(self.explained)] / self.weights
+        anchors = len(self.explained)
+        cross = stationary[:, :anchors] + (x * self.linear) @ centre.T
         mean = stationary @ self.alpha + x @ self.slope
         prior = self.amplitude + (x.square() * self.linear).sum(dim=1) + self.noise
-        explained = ((cross @ self.inverse) * cross).sum(dim=1)
+        explained = ((cross @ self.explained) * cross).sum(dim=1)
         deviation = (prior - explained).clamp(min=self.noise).sqrt()
         return mean.double().numpy(), deviation.double().numpy()
 
     def tensors(self) -> dict[str, Tensor]:
         """What has to be saved, by name."""
-        names = ("mean", "scale", "weights", "slope", "rows", "alpha", "inverse", "linear")
+        names = ("mean", "scale", "weights", "slope", "rows", "alpha", "explained", "linear")
         return {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def fit_kernel(
     *,
     correction: float | None = None,
     iterations: int = 30,
-    subset: int = 400,
+    subset: int = 500,
     seed: int = 0,
 ) -> tuple[Kernel, Array, Array]:
     """Fit a Gaussian process; its few parameters by maximum a posteriori (L-BFGS).
@@ -103,7 +110,7 @@ def fit_kernel(
             each other part is expected to explain beside it. None: there is no such column.
         iterations: Of the optimiser.
         subset: Rows used to choose the parameters; all rows are used for the answers.
-        seed: Which rows those are.
+        seed: Decides which rows those are, and which are anchors.
 
     Returns:
         The process and, for every training row, the mean and deviation it answers when the rows
@@ -124,7 +131,8 @@ def fit_kernel(
     scale = scale * spans.repeat_interleave(sizes)
     x = (x - mean) / scale
     z = torch.from_numpy(target)
-    keep = torch.from_numpy(np.random.default_rng(seed).permutation(len(z))[:subset])
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(z)))
+    keep = order[:subset]
     theta = _choose(x[keep], z[keep], sizes.tolist(), correction, iterations)
     count = len(sizes)
     per_column = theta.exp().clamp(max=150.0)
@@ -132,19 +140,33 @@ def fit_kernel(
     linear = per_column[count : 2 * count].repeat_interleave(sizes)
     amplitude, noise = float(per_column[-2]), float(per_column[-1]) + _JITTER
     stationary = amplitude * _matern(_squared(x * weights, x * weights))
-    covariance = stationary + (x * linear) @ x.T + noise * torch.eye(len(z), dtype=torch.double)
-    inverse = torch.linalg.inv(covariance)
-    inverse = (inverse + inverse.T) / 2
+    covariance = stationary + (x * linear) @ x.T
+    inverse = _inverse(covariance, noise)
     alpha = inverse @ z
+    if len(z) > ANCHORS:
+        first = order[:ANCHORS]
+        near, cross = covariance[first][:, first], covariance[first]
+        near, more = near / noise, cross @ cross.T / noise**2
+        # the ridge keeps single precision enough; it can only overstate doubt
+        explained = (_inverse(near, 0.1) - _inverse(near + more, 0.1)) / noise
+    else:
+        explained = inverse[order][:, order]
     tensors = {
         "mean": mean, "scale": scale, "weights": weights, "slope": linear * (x.T @ alpha),
-        "rows": x * weights, "alpha": alpha, "inverse": inverse, "linear": linear,
+        "rows": (x * weights)[order], "alpha": alpha[order], "explained": explained,
+        "linear": linear,
     }  # fmt: skip
     kernel = Kernel(
         **{name: t.float().contiguous() for name, t in tensors.items()},
         amplitude=amplitude, noise=noise,
     )  # fmt: skip
     return kernel, *_left_out(inverse, alpha, z, blocks)
+
+
+def _inverse(matrix: Tensor, diagonal: float) -> Tensor:
+    """Inverse of a symmetric matrix with ``diagonal`` added to its diagonal."""
+    factor = torch.linalg.cholesky(matrix + diagonal * torch.eye(len(matrix), dtype=matrix.dtype))
+    return torch.cholesky_inverse(factor)
 
 
 def _choose(

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from apq.hardware.pricing import price_space
+from apq.predictor.features import SpaceFeatures, one_hot, width
+from apq.space import PRESETS
+
+
+@pytest.fixture(params=["tiny", *PRESETS])
+def space(request, tiny_space):
+    return tiny_space if request.param == "tiny" else PRESETS[request.param]()
+
+
+def column(features, groups, name, values):
+    start = 0
+    for group, size in groups:
+        if group == name:
+            return values[:, start : start + size]
+        start += size
+    raise KeyError(name)
+
+
+def test_the_one_hot_part_is_the_spaces_encoding(space):
+    genes = space.sample(50, np.random.default_rng(0))
+    features = SpaceFeatures(space, smooth=False)
+    inputs = features.inputs(genes)
+    arch = one_hot(inputs.arch_hot, width(features.arch_hot_groups))
+    bits = one_hot(inputs.bits_hot, width(features.bits_hot_groups))
+    assert np.array_equal(np.concatenate([arch, bits], axis=1), space.encode(genes))
+    assert inputs.arch.shape == inputs.bits.shape == (50, 0)
+
+
+def test_groups_name_every_column(space):
+    features = SpaceFeatures(space)
+    inputs = features.inputs(space.sample(5, np.random.default_rng(0)))
+    assert inputs.arch.shape == (5, width(features.arch_groups))
+    assert inputs.bits.shape == (5, width(features.bits_groups))
+
+
+def test_counts_are_those_the_space_is_priced_with(space):
+    genes = space.sample(50, np.random.default_rng(1))
+    features = SpaceFeatures(space)
+    inputs = features.inputs(genes)
+    priced = price_space(space)
+    costs = priced.costs(genes)
+    macs = np.exp(column(features, features.arch_groups, "counts", inputs.arch)[:, 0])
+    bitops = np.exp(column(features, features.bits_groups, "bit counts", inputs.bits)[:, 0])
+    np.testing.assert_allclose(macs / 1e6, costs["macs_m"] - priced.fixed["macs_m"], rtol=1e-4)
+    np.testing.assert_allclose(
+        bitops / 1e9, costs["bitops_g"] - priced.fixed["bitops_g"], rtol=1e-4
+    )
+
+
+def test_bits_move_only_bit_columns(space):
+    rng = np.random.default_rng(2)
+    genes = space.sample(50, rng)
+    moved = genes.copy()
+    space.block_genes(moved)[:, :, 2:] = space.block_genes(space.sample(50, rng))[:, :, 2:]
+    moved = space.canonical(moved)
+    a, b = (SpaceFeatures(space).inputs(g) for g in (genes, moved))
+    assert np.array_equal(a.arch, b.arch)
+    assert np.array_equal(a.arch_hot, b.arch_hot)
+    assert not np.array_equal(a.bits, b.bits)
+
+
+def test_genes_of_skipped_slots_do_not_matter(space):
+    rng = np.random.default_rng(3)
+    genes = (rng.random((50, len(space.axes))) * space.cardinalities).astype(np.int16)
+    a, b = (SpaceFeatures(space).inputs(g) for g in (genes, space.canonical(genes)))
+    for name in ("arch", "bits", "arch_hot", "bits_hot"):
+        assert np.array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_genes_of_the_wrong_width_are_refused(tiny_space):
+    with pytest.raises(ValueError, match=r"genes must have shape \(n, 20\) in space 'tiny'"):
+        SpaceFeatures(tiny_space).inputs(np.zeros((4, 7), dtype=np.int16))

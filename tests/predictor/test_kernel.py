@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from apq.predictor import kernel as module
+from apq.predictor.kernel import fit_kernel
+
+GROUPS = (("trend", 1), ("shape", 3), ("constant", 2))
+
+
+def problem(n, seed=0, noise=0.05):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)).astype(np.float32)
+    x[:, 4:] = 1.0
+    y = x[:, 0] + np.sin(2 * x[:, 1]) + noise * rng.normal(size=n)
+    return x, (y - y.mean()) / y.std()
+
+
+def covariance(kernel, x):
+    """The process's covariance, written out with numpy loops."""
+    z = (x - kernel.mean.numpy()) / kernel.scale.numpy()
+    w, v = kernel.weights.numpy() ** 2, kernel.linear.numpy()
+    out = np.zeros((len(z), len(z)))
+    for i, a in enumerate(z):
+        for j, b in enumerate(z):
+            r = np.sqrt(5 * np.sum(w * (a - b) ** 2))
+            out[i, j] = kernel.amplitude * (1 + r + r * r / 3) * np.exp(-r) + np.sum(v * a * b)
+    return out
+
+
+def test_answers_are_those_of_the_textbook():
+    x, y = problem(60)
+    kernel, _, _ = fit_kernel(x[:40], GROUPS, y[:40], np.arange(40), seed=0)
+    k = covariance(kernel, x)
+    inverse = np.linalg.inv(k[:40, :40] + kernel.noise * np.eye(40))
+    mean = k[40:, :40] @ inverse @ y[:40]
+    variance = np.diag(k)[40:] + kernel.noise - np.diag(k[40:, :40] @ inverse @ k[:40, 40:])
+    found, deviation = kernel.predict(x[40:])
+    np.testing.assert_allclose(found, mean, atol=2e-3)
+    np.testing.assert_allclose(deviation, np.sqrt(variance), rtol=2e-2, atol=2e-3)
+
+
+def test_left_out_answers_are_those_of_a_process_without_the_block():
+    x, y = problem(30)
+    blocks = np.repeat(np.arange(10), 3)
+    kernel, mean, deviation = fit_kernel(x, GROUPS, y, blocks, seed=0)
+    k = covariance(kernel, x)
+    for block in range(10):
+        rows, rest = np.flatnonzero(blocks == block), np.flatnonzero(blocks != block)
+        inverse = np.linalg.inv(k[np.ix_(rest, rest)] + kernel.noise * np.eye(len(rest)))
+        cross = k[np.ix_(rows, rest)]
+        np.testing.assert_allclose(mean[rows], cross @ inverse @ y[rest], atol=1e-3)
+        variance = np.diag(k)[rows] + kernel.noise - np.diag(cross @ inverse @ cross.T)
+        np.testing.assert_allclose(deviation[rows], np.sqrt(variance), rtol=1e-2)
+
+
+def test_a_good_answer_is_trusted_and_a_useless_one_is_not():
+    rng = np.random.default_rng(0)
+    x, y = problem(25, noise=0.0)
+    test, truth = problem(200, seed=1, noise=0.0)
+    for good in (True, False):
+        first = (3 * y + 2, 3 * truth + 2) if good else rng.normal(size=(2, 200))
+        columns = np.concatenate([first[0][:25, None], x], axis=1).astype(np.float32)
+        other = np.concatenate([first[1][:, None], test], axis=1).astype(np.float32)
+        groups = (("answer", 1), *GROUPS)
+        kernel, _, _ = fit_kernel(columns, groups, y, np.arange(25), correction=0.003, seed=0)
+        error = np.sqrt(np.mean((kernel.predict(other)[0] - truth) ** 2))
+        share = abs(float(kernel.slope[0])) / float(kernel.slope.abs().sum())
+        assert (error < 0.1, share > 0.8) == (good, good)
+
+
+def test_a_few_anchors_overstate_doubt_but_do_not_move_the_answer(monkeypatch):
+    x, y = problem(240)
+    exact, _, _ = fit_kernel(x[:200], GROUPS, y[:200], np.arange(200), seed=0)
+    monkeypatch.setattr(module, "ANCHORS", 60)
+    sparse, _, _ = fit_kernel(x[:200], GROUPS, y[:200], np.arange(200), seed=0)
+    (a, wide), (b, tight) = sparse.predict(x[200:]), exact.predict(x[200:])
+    assert sparse.explained.shape == (60, 60)
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    assert np.all(wide > 0.9 * tight)
+    assert np.median(wide / tight) < 1.5
+
+
+def test_it_survives_rows_that_repeat():
+    x, y = problem(20)
+    x, y = np.repeat(x, 3, axis=0), np.repeat(y, 3)
+    kernel, mean, _ = fit_kernel(x, GROUPS, y, np.repeat(np.arange(20), 3), seed=0)
+    assert np.isfinite(mean).all()
+    assert torch.isfinite(kernel.explained).all()
+    assert kernel.predict(x)[0] == pytest.approx(y, abs=0.5)
