@@ -1,0 +1,74 @@
+"""apq finetune, export and verify as a user types them, one after the other."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from apq.cli import app
+from apq.supernet import largest
+from apq.supernet.network import save_supernet
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_supernet, tiny_space, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    made = {"mean": tiny_supernet.mean, "std": tiny_supernet.std}
+    save_supernet(folder / "supernet.safetensors", tiny_supernet.network, made)
+    best = {
+        "candidate": largest(tiny_space).to_dict(),
+        "predicted": {"accuracy": 0.75, "accuracy_spread": 0.02},
+        "costs": {"latency_ms": 0.25, "size_mb": 0.004},
+    }
+    (folder / "best.json").write_text(json.dumps(best))
+    return folder
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_finetune_export_verify(folder):
+    tuned = json.loads(
+        run(
+            "finetune", "--candidate", folder / "best.json", "--epochs", 1, "--batch", 64,
+            "--supernet", folder / "supernet.safetensors", "--images", "digits", "--json",
+        ).stdout
+    )  # fmt: skip
+    assert tuned["predicted"] == 0.75
+    assert 0 < tuned["test"] <= 1
+    model = folder / "model.safetensors"
+    assert tuned["out"] == model.as_posix()
+
+    pytest.importorskip("onnxruntime")
+    exported = json.loads(run("export", "--model", model, "--json").stdout)
+    assert (folder / "model.onnx").stat().st_size == exported["file_bytes"]
+    found = json.loads(run("verify", "--model", model, "--images", "digits", "--json").stdout)
+    assert found["max_difference"] == 0
+    assert found["accuracy"] == tuned["test"]
+    assert found["predicted"]["latency_ms"] == 0.25
+
+    shown = run("verify", "--model", model, "--images", "digits", "--limit", 50).stdout
+    for part in ("75.00% ± 2.00%", "4,000", "0.25", "same class on 100.00%"):
+        assert part in shown
+
+    run("export", "--model", model, "--format", "torch")
+    assert (folder / "model_plain.py").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "--model", "absent.safetensors"),
+        ("verify", "--model", "absent.safetensors", "--option", "no-equals-sign"),
+        ("finetune", "--candidate", "absent.json"),
+        ("export", "--format", "tflite"),
+    ],
+)
+def test_mistakes_are_answered_in_words(words):
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert "error" in result.output
