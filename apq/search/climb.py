@@ -22,9 +22,10 @@ from apq.search.surrogate import local_model, neighbours
 from apq.search.variation import children
 from apq.space import Genes
 
-WARINESS = (0.0, 0.05)
+WARINESS = (0.02, 0.1, 0.0)
 """What a changed gene costs in the model, in standard deviations of the value over the
-neighbours: far steps trust the model, short ones stay where it is right."""
+neighbours: far steps trust the model, short ones stay where it is right. Tried in order until one
+helps."""
 
 NEARBY = np.linspace(0.8, 0.99, 12)
 """Smaller budgets at which a model's optima are looked at too, as shares of the aimed-at one."""
@@ -32,8 +33,8 @@ NEARBY = np.linspace(0.8, 0.99, 12)
 ELITE = 4
 """How many of the best results are crossed to start again."""
 
-PRICES = (0.3, 1.0, 3.0)
-"""With further limits: what using up one of them costs in the model, in the same unit x 10."""
+PRICES = (3.0, 10.0, 30.0)
+"""With further limits: what using one of them up costs in the model, in the same unit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,48 +82,47 @@ def climb(record: Record, row: Genes, aim: Aim, most: int = 30) -> tuple[Genes, 
         best.add_feasible(scored, problem.limits)
         value = aim.value(scored)
         unit = float(value.std())
-        models = [local_model(problem.region, around, value, wary * unit) for wary in WARINESS]
-        rows = _optima(problem, aim, models, unit)
-        if not len(rows) or record.left <= 0:
-            break
-        tried = record.score(rows)
-        best.add_feasible(tried, problem.limits)
-        worth = np.where(aim.meets(problem, tried.genes), aim.value(tried), np.inf)
-        first = int(worth.argmin())
-        if not worth[first] < now - 1e-7:
-            break
-        now, row = float(worth[first]), tried.genes[first]
+        for wary in WARINESS:
+            model = local_model(problem.region, around, value, wary * unit)
+            rows = _optima(problem, aim, model, unit)
+            if not len(rows) or record.left <= 0:
+                continue
+            tried = record.score(rows)
+            best.add_feasible(tried, problem.limits)
+            worth = np.where(aim.meets(problem, tried.genes), aim.value(tried), np.inf)
+            first = int(worth.argmin())
+            if worth[first] < now - 1e-7:
+                now, row = float(worth[first]), tried.genes[first]
+                break
+        else:
+            break  # no model's optimum is better: a local optimum
     return row, best.best
 
 
-def _optima(problem: Problem, aim: Aim, models: list[Additive], unit: float) -> Genes:
-    """Optima of the models under the budget, within all limits."""
-    region, priced = problem.region, problem.priced
+def _optima(problem: Problem, aim: Aim, model: Additive, unit: float) -> Genes:
+    """Optima of a model under the budget, within all limits."""
+    priced = problem.priced
     if "peak_memory_kb" in problem.limits:  # a maximum: what exceeds it anywhere is out
         over = [t > problem.limits["peak_memory_kb"] for t in priced.tables["peak_memory_kb"]]
-        models = [
-            Additive([np.where(o, 1e9, b) for o, b in zip(over, m.blocks, strict=True)], m.depths)
-            for m in models
-        ]
+        blocks = [np.where(o, 1e9, b) for o, b in zip(over, model.blocks, strict=True)]
+        model = Additive(blocks, model.depths)
+    models = [model]
     others = [m for m in problem.limits if m not in (aim.metric, "peak_memory_kb")]
     if others:
         load = [
             np.sum([priced.tables[m][slot.index] / problem.limits[m] for m in others], axis=0)
-            for slot in problem.priced.space.slots
+            for slot in priced.space.slots
         ]
-        priced_in = [
-            Additive([b + p * 10 * unit * x for b, x in zip(m.blocks, load, strict=True)], m.depths)
-            for m in models[:2]
-            for p in PRICES
-        ]
-        models = [*priced_in, models[0]]
+        for price in PRICES:
+            dear = [b + price * unit * x for b, x in zip(model.blocks, load, strict=True)]
+            models.append(Additive(dear, model.depths))
     # rounding to bins may carry a row over the budget: the last few bins are asked for
     width = (aim.budget - priced.fixed[aim.metric]) / BINS
     budgets: Floats = aim.budget - width * np.arange(4, dtype=np.float64)
     if len(problem.objectives) > 1:  # neighbouring points of the front come for free
         budgets = np.concatenate([budgets, aim.budget * NEARBY])
     rows = [
-        minimise_for_budgets(region, model, aim.metric, aim.budget, budgets) for model in models
+        minimise_for_budgets(problem.region, m, aim.metric, aim.budget, budgets) for m in models
     ]
     distinct: Genes = np.unique(np.concatenate(rows), axis=0)
     kept: Genes = distinct[aim.meets(problem, distinct)]

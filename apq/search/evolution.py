@@ -17,7 +17,7 @@ from apq.search.variation import children, rank
 from apq.space import Genes
 
 PARENTS, CHILDREN = 25, 300
-CLIMBS = 0.75
+CLIMBS = 0.85
 """Part of the candidates spent on climbs."""
 
 

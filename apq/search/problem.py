@@ -195,7 +195,9 @@ class Problem:
         rows = [self.region.extreme(metric, canonical=False)[1] for metric in self.limits]
         return np.concatenate(rows) if rows else self.anchors
 
-    def cheapen(self, genes: Genes, fallback: Genes, rng: np.random.Generator) -> Genes:
+    def cheapen(
+        self, genes: Genes, fallback: Genes, rng: np.random.Generator, revert: float = 0.0
+    ) -> Genes:
         """Make rows feasible by moving some genes part of the way to the cheapest choice, so that
         what made them dear stays and something else pays for it (ours).
 
@@ -203,11 +205,19 @@ class Problem:
             genes: Permitted rows, ``(n, axes)``.
             fallback: Feasible rows, the result where that does not suffice.
             rng: Decides which genes and how far.
+            revert: Share of the rows that take genes of their fallback instead.
         """
+        bad = np.flatnonzero(~self.feasible(genes))
+        if not len(bad):
+            return genes
+        out, genes, fallback = genes.copy(), genes[bad], fallback[bad]
         cheap = self.cheap[rng.integers(len(self.cheap), size=len(genes))]
         part = rng.random(genes.shape, dtype=np.float32)
         toward = cheap + np.rint((genes - cheap) * part).astype(np.int16)
-        return self.pull(genes, self.region.snap(toward, canonical=False), fallback, rng)
+        back = rng.random((len(genes), 1)) < revert
+        toward = np.where(back, fallback, self.region.snap(toward, canonical=False))
+        out[bad] = self.pull(genes, toward, fallback, rng)
+        return out
 
     def pull(
         self,
@@ -215,7 +225,7 @@ class Problem:
         toward: Genes,
         fallback: Genes,
         rng: np.random.Generator,
-        halvings: int = 7,
+        halvings: int = 6,
     ) -> Genes:
         """Make rows feasible by giving them genes of other rows (ours).
 

@@ -11,6 +11,7 @@ from apq.space import ATTRIBUTES, Genes
 
 Ints = NDArray[np.int64]
 REVERT = 0.3
+"""Share of infeasible children that give genes back to their parent; the others save elsewhere."""
 
 
 def crowding(values: Floats) -> Floats:
@@ -104,8 +105,4 @@ def children(
     mutated = np.where(hit, np.where(near, step, fresh), child)
     grown = space.active(mutated) & ~(ran_first | ran_second)
     space.block_genes(mutated)[grown] = space.block_genes(fresh)[grown]
-    child = region.snap(mutated)
-    back = rng.random(n) < REVERT
-    child[back] = problem.pull(child[back], first[back], first[back], rng)
-    child[~back] = problem.cheapen(child[~back], first[~back], rng)
-    return child
+    return problem.cheapen(region.snap(mutated), first, rng, revert=REVERT)
