@@ -61,7 +61,8 @@ def main() -> None:
                     seconds.append(time.perf_counter() - began)
                 found[way].append(pairwise_accuracy(answer, accuracy[test]))
         cells = [f"{np.mean(v):.4f} ± {np.std(v):.4f}" for v in found.values()]
-        print(f"{n:>5} " + " ".join(f"{c:>16}" for c in cells) + f"   {np.mean(seconds or [0]):.1f}", flush=True)
+        line = " ".join(f"{c:>16}" for c in cells)
+        print(f"{n:>5} {line}   {np.mean(seconds or [0]):.1f}", flush=True)
 
 
 if __name__ == "__main__":

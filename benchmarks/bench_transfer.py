@@ -1,11 +1,12 @@
-"""From many cheap measurements to few expensive ones: Accel-NASBench's two training schedules.
+r"""From many cheap measurements to few expensive ones: Accel-NASBench's two training schedules.
 
 Pre-trains on the short schedule of the large table, then learns the long schedule from n
 architectures of the small one; pairwise accuracy on those left, over random resplits. Beside it:
 the pre-trained predictor rescaled by two parameters, training from scratch, and the paper's
 fine-tuned MLP.
 
-    python benchmarks/bench_transfer.py accel_nasbench_public.parquet accel_nasbench_two_fidelity.parquet
+    python benchmarks/bench_transfer.py \
+        accel_nasbench_public.parquet accel_nasbench_two_fidelity.parquet
 """
 
 from __future__ import annotations

@@ -149,4 +149,5 @@ def _held_error(
 ) -> Tensor:  # fmt: skip
     """Mean squared error of each member on the rows it left out, ``(e,)``."""
     out = network(arch[rows], None if bits is None else bits[rows])
-    return ((out - target[rows]).square() * weight).sum(dim=1)
+    error: Tensor = ((out - target[rows]).square() * weight).sum(dim=1)
+    return error

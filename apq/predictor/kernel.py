@@ -173,7 +173,7 @@ def _choose(
     x: Tensor, z: Tensor, sizes: list[int], correction: float | None, iterations: int
 ) -> Tensor:
     """Log parameters: stationary weight per group, linear weight per group, amplitude, noise."""
-    parts = torch.split(x, sizes, dim=1)  # type: ignore[no-untyped-call]
+    parts = torch.split(x, sizes, dim=1)
     distances = torch.stack([_squared(part, part) for part in parts])
     products = torch.stack([part @ part.T for part in parts])
     count = len(sizes)

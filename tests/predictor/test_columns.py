@@ -1,0 +1,170 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from apq.cli import app
+from apq.errors import ApqError, SamplesError
+from apq.predictor import COLUMNS, load_columns, load_predictor, read_table, train_on_table
+from apq.predictor.columns import TableFeatures, columns_from_dict
+from apq.predictor.metrics import pairwise_accuracy
+from apq.predictor.training import PRESETS, data_of, learn, rescaled
+
+DESCRIPTION = """
+target = "score"
+choices = ["k_*", "w_*"]
+costs = ["flops"]
+unit = 0.01
+"""
+
+
+@pytest.fixture
+def table():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({f"k_{i}": rng.choice([3, 5], 60) for i in range(3)})
+    for i in range(3):
+        frame[f"w_{i}"] = rng.choice([0, 16, 32], 60)
+    frame["flops"] = 100.0 + frame.filter(like="w_").sum(axis=1)
+    frame["score"] = 60 + 5 * np.log(frame["flops"]) + frame["k_1"] + 0.05 * rng.normal(size=60)
+    return frame
+
+
+@pytest.fixture
+def described(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(DESCRIPTION)
+    return path
+
+
+def test_a_table_is_learnt_saved_and_scored_by_the_commands(table, described, tmp_path):
+    table[:45].to_parquet(tmp_path / "train.parquet")
+    table[45:].to_csv(tmp_path / "other.csv", index=False)
+    out = tmp_path / "p.safetensors"
+    run = CliRunner().invoke(
+        app,
+        ["train-predictor", "--samples", str(tmp_path / "train.parquet"), "--columns",
+         str(described), "--out", str(out), "--json"],
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    report = json.loads(run.stdout)["held_out"]["table"]
+    assert report["this predictor"]["pairwise"] > 0.9
+    run = CliRunner().invoke(
+        app,
+        ["predict", "--predictor", str(out), "--samples", str(tmp_path / "other.csv"), "--out",
+         str(tmp_path / "scored.parquet"), "--json"],
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    scored = pd.read_parquet(tmp_path / "scored.parquet")
+    assert json.loads(run.stdout)["pairwise"] == pytest.approx(
+        pairwise_accuracy(scored["predicted"], table["score"][45:])
+    )
+    assert abs(scored["predicted"] - scored["score"]).mean() < 1.0  # in the table's own unit
+    unmeasured = table.drop(columns="score")
+    assert len(load_predictor(out).predict(unmeasured)[0]) == 60
+
+
+def test_repeats_of_a_candidate_are_averaged(table, described):
+    columns = load_columns(str(described))
+    noisy = pd.concat([table.assign(score=table.score - 1), table.assign(score=table.score + 1)])
+    twice = train_on_table(noisy, columns, compare=False)
+    once = train_on_table(table, columns, compare=False)
+    assert twice.report["counts"] == once.report["counts"]
+    np.testing.assert_allclose(twice.predict(table)[0], once.predict(table)[0], atol=1e-4)
+
+
+def test_a_choice_never_seen_is_answered_with_more_doubt(table, described):
+    columns = load_columns(str(described))
+    predictor = train_on_table(table, columns, compare=False)
+    odd = table.assign(w_0=64, flops=table.flops * 3)
+    mean, spread = predictor.predict(odd)
+    assert np.isfinite(mean).all()
+    assert spread.mean() > predictor.predict(table)[1].mean()
+
+
+def test_bad_tables_are_refused_by_name(table, described, tmp_path):
+    columns = load_columns(str(described))
+    path = tmp_path / "t.parquet"
+    with pytest.raises(SamplesError, match="cannot read table"):
+        read_table(path, columns)
+    table.drop(columns="flops").to_parquet(path)
+    with pytest.raises(SamplesError, match=r"no column flops. It has: k_0"):
+        read_table(path, columns)
+    table.filter(regex="^(k|flops)").to_parquet(path)
+    with pytest.raises(SamplesError, match=r"no column score, w_\*"):
+        read_table(path, columns)
+    with pytest.raises(SamplesError, match=r"row 3: flops = -1\.0 must be a positive number"):
+        train_on_table(table.assign(flops=np.where(np.arange(60) == 3, -1.0, 9.0)), columns)
+    with pytest.raises(SamplesError, match=r"5 row\(s\); at least 10"):
+        train_on_table(table[:5], columns)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targt": "x"}, "unknown field 'targt'"),
+        ({"target": 3}, "target = 3 must be the name of a column"),
+        ({"choices": "k_*"}, "choices = 'k_\\*' must be a list"),
+        ({"choices": []}, "lacks choices"),
+        ({"unit": -1}, "unit = -1 must be a positive number"),
+    ],
+)
+def test_bad_descriptions_are_refused_by_field(change, message):
+    with pytest.raises(SamplesError, match=message):
+        columns_from_dict({"target": "score", "choices": ["k_*"], **change}, "mine.toml")
+
+
+def test_unknown_tables_are_refused_with_the_nearest(tmp_path):
+    with pytest.raises(ApqError, match="Did you mean 'ofa-mobilenet-v3'"):
+        load_columns("ofa-mobilenetv3")
+    with pytest.raises(SamplesError, match="cannot read"):
+        load_columns(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "count", "least"),
+    [
+        ("ofa-mobilenet-v3", "ofa_mbv3_imagenet.parquet", 50, 0.955),
+        ("ofa-mobilenet-v3", "ofa_mbv3_imagenet.parquet", 200, 0.976),
+        ("accel-nasbench", "accel_nasbench_public.parquet", 50, 0.89),
+        ("accel-nasbench", "accel_nasbench_public.parquet", 200, 0.93),
+    ],
+)
+def test_real_measurements_are_ordered_from_few(shared, name, file, count, least):
+    """One split; benchmarks/bench_predictor.py has more of them and the peers."""
+    columns = COLUMNS[name]
+    frame = read_table(shared / "reference/predictor" / file, columns)
+    frame = frame.drop_duplicates(columns.group)
+    order = np.random.default_rng(0).permutation(len(frame))
+    predictor = train_on_table(frame.iloc[order[:count]], columns, compare=False)
+    rest = frame.iloc[order[-300:]]
+    mean = predictor.predict(rest)[0]
+    assert pairwise_accuracy(mean, rest[columns.target].to_numpy()) > least - 0.01
+
+
+def test_transfer_between_two_schedules_keeps_what_the_cheap_one_knew(shared):
+    columns = COLUMNS["accel-nasbench"]
+    folder = shared / "reference/predictor"
+    cheap = read_table(folder / "accel_nasbench_public.parquet", columns)[:400]
+    dear = read_table(folder / "accel_nasbench_two_fidelity.parquet", columns, target=False)
+    long = dear.filter(like="top1_long").mean(axis=1).to_numpy() * columns.unit
+    features, recipe = TableFeatures.of(cheap, columns), PRESETS["default"]
+    short = cheap[columns.target].to_numpy() * columns.unit
+    base = learn(data_of(features.inputs(cheap), short, ""), features, recipe, bits=False)
+    everything = data_of(features.inputs(dear), long, "")
+    figures = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(dear))
+        train, test = everything[order[:20]], everything[order[20:]]
+        moved = learn(train, features, recipe, bits=False, base=base)
+        scratch = learn(train, features, recipe, bits=False)
+        ways = (
+            moved.predict_inputs(test.inputs)[0],
+            rescaled(base, train, test.inputs, recipe),
+            scratch.predict_inputs(test.inputs)[0],
+        )
+        figures.append([pairwise_accuracy(way, test.accuracy) for way in ways])
+    transfer, plain, scratch_only = np.mean(figures, axis=0)
+    assert transfer > plain - 0.005
+    assert transfer > scratch_only + 0.02
