@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from apq.search.front import Archive
 from apq.search.knapsack import BINS, minimise_for_budgets
-from apq.search.problem import Floats, Problem, Scored
+from apq.search.problem import Floats, Problem, Scored, join
 from apq.search.program import Additive
 from apq.search.record import Record
-from apq.search.surrogate import local_model, neighbours
+from apq.search.surrogate import fit_additive, local_model, neighbours
 from apq.search.variation import children
 from apq.space import Genes
 
@@ -29,6 +29,12 @@ helps."""
 
 NEARBY = np.linspace(0.8, 0.99, 12)
 """Smaller budgets at which a model's optima are looked at too, as shares of the aimed-at one."""
+
+SKETCHES, SKETCHED = 4, 60
+"""Rounds of a sketch, and budgets it solves in each."""
+
+ENOUGH = 60_000
+"""Candidates from which a front gains from the full share of climbs (measured)."""
 
 ELITE = 4
 """How many of the best results are crossed to start again."""
@@ -174,10 +180,13 @@ class Climber:
     Args:
         record: Scores candidates.
         starts: Rows to start from before random ones.
-        share: Part of all candidates that climbs may use.
+        share: Part of all candidates that climbs may use; less if there are several objectives
+            and fewer than ``ENOUGH`` candidates, since each climb refines one point of the front.
     """
 
     def __init__(self, record: Record, starts: Genes, share: float) -> None:
+        if len(record.problem.objectives) > 1:
+            share *= min(1.0, record.candidates / ENOUGH)
         self.record, self.share = record, share
         self.starts = list(starts[:ELITE])
         self.found: list[Genes] = []
@@ -220,3 +229,36 @@ class Climber:
         mixed = children(problem, pool[pair[:1]], pool[pair[1:]], rng, 1.0, mutations=6.0)
         start = mixed[0]
         return start
+
+
+def sketch(record: Record, rng: np.random.Generator) -> Scored:
+    """A first, rough front from few candidates: fit an additive model to a spread sample, solve
+    it for all budgets at once, sample around the answers, and again.
+
+    Returns:
+        Everything it scored.
+    """
+    problem = record.problem
+    region = problem.region
+    size = max(20, min(600, record.candidates // 10))
+    sample = record.score(record.unseen(problem.spread_sample(size, rng)))
+    for turn in range(SKETCHES):
+        if record.left <= size or not len(sample.genes):
+            break
+        aim = aims(problem, 0, rng)
+        low = region.extreme(aim.metric)[0]
+        budgets = np.linspace(low, aim.budget, SKETCHED + 1)
+        values = aim.value(sample)
+        model = fit_additive(problem.priced.space, sample.genes[-4000:], values[-4000:])
+        rows = minimise_for_budgets(region, model, aim.metric, aim.budget, budgets)
+        fallback = problem.anchors[rng.integers(len(problem.anchors), size=len(rows))]
+        rows = record.unseen(problem.cheapen(rows, fallback, rng))
+        parents = record.archive.best.genes if record.archive.best is not None else rows
+        if len(rows):
+            sample = join(sample, record.score(rows))
+            parents = np.concatenate([rows, parents])
+        if turn < SKETCHES - 1:
+            pairs = parents[rng.integers(len(parents), size=(2, size // 2))]
+            near = children(problem, pairs[0], pairs[1], rng, 0.5, mutations=4.0)
+            sample = join(sample, record.score(record.unseen(near)))
+    return sample

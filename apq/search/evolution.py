@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq.search.climb import Climber
+from apq.search.climb import Climber, sketch
 from apq.search.problem import Scored, join
 from apq.search.record import Record, row_keys
 from apq.search.variation import children, rank
@@ -35,8 +35,7 @@ def evolution(record: Record, seed: int, seeds: Genes, storage: str | None = Non
     several = len(problem.objectives) > 1
     parents = min(100 if several else PARENTS, max(2, record.candidates // 10))
     size = min(CHILDREN, max(20, record.candidates // 50))  # larger ones cost less per child
-    start = np.concatenate([seeds, problem.spread_sample(size, rng)])
-    pool = best(record.score(start), parents)
+    pool = best(join(record.score(record.unseen(seeds)), sketch(record, rng)), parents)
     climber = Climber(record, seeds, CLIMBS)
     while record.left > 0:
         count = min(size, record.left)

@@ -16,8 +16,9 @@ from apq.search.climb import Aim, aims
 from apq.search.problem import Floats, Problem, join
 from apq.search.program import Additive, minimise
 from apq.search.record import Record
+from apq.search.surrogate import fit_additive
 from apq.search.variation import children
-from apq.space import ATTRIBUTES, Genes
+from apq.space import Genes
 
 ROUNDS = 4
 BUDGETS = 12
@@ -37,44 +38,6 @@ class Fidelity:
     r2: float
     spearman: float
     rmse: float
-
-
-def features(problem: Problem, genes: Genes) -> Floats:
-    """Depth one-hots, then per slot and attribute one-hots that are 0 in skipped slots, and a
-    one; ``(n, features)``."""
-    space = problem.priced.space
-    parts = [
-        (genes[:, s, None] == np.arange(len(stage.depth))).astype(np.float64)
-        for s, stage in enumerate(space.stages)
-    ]
-    return np.concatenate([*parts, space.encode(genes), np.ones((len(genes), 1))], axis=1)
-
-
-def fit_additive(problem: Problem, genes: Genes, values: Floats, ridge: float = 1e-2) -> Additive:
-    """Least squares with a small ridge: ``values`` as a sum of effects of single choices.
-
-    Args:
-        problem: Gives the space.
-        genes: ``(n, axes)``.
-        values: ``(n,)``.
-        ridge: Weight of the effects' squares, per row.
-    """
-    space, x = problem.priced.space, features(problem, genes)
-    mean = float(values.mean())
-    gram = x.T @ x + ridge * np.eye(x.shape[1])
-    effects = np.linalg.solve(gram, x.T @ (values - mean))
-    sizes = [len(stage.depth) for stage in space.stages]
-    sizes += [len(slot.choices[a]) for a in range(len(ATTRIBUTES)) for slot in space.slots]
-    parts = np.split(effects[:-1], np.cumsum(sizes)[:-1])
-    depths, by_axis = parts[: len(space.stages)], parts[len(space.stages) :]
-    blocks = []
-    for slot in space.slots:
-        table: Floats = np.zeros([1] * len(ATTRIBUTES))
-        for a in range(len(ATTRIBUTES)):
-            of_axis = by_axis[a * len(space.slots) + slot.index]
-            table = table + of_axis.reshape([-1 if i == a else 1 for i in range(len(ATTRIBUTES))])
-        blocks.append(table)
-    return Additive(blocks, depths, mean + float(effects[-1]))
 
 
 def fidelity(problem: Problem, model: Additive, genes: Genes, values: Floats) -> Fidelity:
@@ -117,7 +80,7 @@ def milp(record: Record, seed: int, seeds: Genes, storage: str | None = None) ->
     optima: list[Genes] = []
     for number, aim in enumerate(goals):
         values = aim.value(sample)
-        model = fit_additive(problem, sample.genes[held:], values[held:])
+        model = fit_additive(problem.priced.space, sample.genes[held:], values[held:])
         row = _solve(problem, aim, model)
         if row is None:
             continue
@@ -159,4 +122,4 @@ def _local(problem: Problem, aim: Aim, genes: Genes, values: Floats, row: Genes)
     """A model fitted to the rows that share most genes with ``row``."""
     distance = (genes != row).sum(axis=1)
     near = np.argsort(distance, kind="stable")[:4000]
-    return fit_additive(problem, genes[near], values[near])
+    return fit_additive(problem.priced.space, genes[near], values[near])

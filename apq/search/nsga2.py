@@ -27,7 +27,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from apq.errors import ApqError
-from apq.search.climb import Climber
+from apq.search.climb import Climber, sketch
 from apq.search.problem import Problem, Scored, join
 from apq.search.record import Record
 from apq.search.variation import children, rank, tournament
@@ -100,11 +100,13 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
         rng = np.random.default_rng([seed, generation, number])
         count = min(size, record.left)
         if pool is None:
-            rows = np.concatenate([seeds[:count], problem.spread_sample(count, rng)])[:count]
+            rows = seeds[:count]
         else:
             first, second = tournament(*rank(pool.values), 2 * count, rng).reshape(2, count)
             rows = children(problem, pool.genes[first], pool.genes[second], rng)
         born = record.score(record.unseen(rows))
+        if pool is None:
+            born = join(born, sketch(record, rng))
         climbed = climber.run(rng)
         if climbed is not None:
             born = join(born, climbed)

@@ -8,7 +8,10 @@ Solved by HiGHS through SciPy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,14 +132,14 @@ def _solve(
         rows[r, :blocks] = np.concatenate([c[i] for c in costs]) / scale
         low[r], high[r] = -np.inf, room / scale
     size = np.abs(objective).max() or 1.0
-    solution = milp(
-        objective / size,
-        constraints=LinearConstraint(csr_array(rows), low, high),
-        integrality=np.ones(blocks + depths),
-        bounds=Bounds(0, 1),
-        # presolve gains nothing here, and its messages would reach standard output
-        options={"mip_rel_gap": 1e-7, "time_limit": seconds, "presolve": False},
-    )
+    with _quiet():
+        solution = milp(
+            objective / size,
+            constraints=LinearConstraint(csr_array(rows), low, high),
+            integrality=np.ones(blocks + depths),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 1e-7, "time_limit": seconds},
+        )
     if solution.x is None:
         return None
     chosen = solution.x > 0.5
@@ -147,6 +150,25 @@ def _solve(
     for s, at in zip(slot_of[chosen[:blocks]], table_index, strict=True):
         view[s] = np.unravel_index(at, region.permitted[s].shape)
     return space.canonical(row)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the solver's own messages, written below Python, out of standard output."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output to protect
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def cheapest_within(region: Region, metric: str, limits: Mapping[str, float]) -> Genes | None:

@@ -17,8 +17,8 @@ from apq.space import Genes
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 OnBatch = Callable[[Scored], None]
 
-STALE = 50
-"""Generations in a row without anything new after which a search ends early."""
+STALE = 30
+"""Generations in a row with hardly anything new after which a search ends early."""
 
 CHUNK = 2_000
 """Most candidates scored together; bounds memory."""
@@ -112,7 +112,7 @@ class Record:
         place = (keys >> np.uint64(43)).astype(np.int64)
         new = self._seen[place] != keys
         self._seen[place] = keys
-        self._stale = 0 if new.any() else self._stale + 1
+        self._stale = 0 if new.sum() > 0.05 * len(new) else self._stale + 1
         fresh: Genes = genes[order[new]]
         return fresh
 

@@ -1,4 +1,4 @@
-"""Additive models of a search's value: around one candidate from its neighbours (ours)."""
+"""Additive models of a search's value: around one candidate, or fitted to many (ours)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from apq.search.program import Additive
 from apq.search.region import Region
-from apq.space import ATTRIBUTES, Genes
+from apq.space import ATTRIBUTES, Genes, Space
 
 Floats = NDArray[np.float64]
 
@@ -129,3 +129,40 @@ def local_model(region: Region, around: Neighbours, values: Floats, penalty: flo
             table = table + of_axis.reshape([-1 if i == a else 1 for i in range(len(ATTRIBUTES))])
         blocks.append(table)
     return Additive(blocks, list(effect[:stages]), float(values[0]))
+
+
+def features(space: Space, genes: Genes) -> Floats:
+    """Depth one-hots, then per slot and attribute one-hots that are 0 in skipped slots, and a
+    one; ``(n, features)``."""
+    parts = [
+        (genes[:, s, None] == np.arange(len(stage.depth))).astype(np.float64)
+        for s, stage in enumerate(space.stages)
+    ]
+    return np.concatenate([*parts, space.encode(genes), np.ones((len(genes), 1))], axis=1)
+
+
+def fit_additive(space: Space, genes: Genes, values: Floats, ridge: float = 1e-2) -> Additive:
+    """Least squares with a small ridge: ``values`` as a sum of effects of single choices.
+
+    Args:
+        space: The space.
+        genes: ``(n, axes)``.
+        values: ``(n,)``.
+        ridge: Weight of the effects' squares, per row.
+    """
+    x = features(space, genes)
+    mean = float(values.mean())
+    gram = x.T @ x + ridge * np.eye(x.shape[1])
+    effects = np.linalg.solve(gram, x.T @ (values - mean))
+    sizes = [len(stage.depth) for stage in space.stages]
+    sizes += [len(slot.choices[a]) for a in range(len(ATTRIBUTES)) for slot in space.slots]
+    parts = np.split(effects[:-1], np.cumsum(sizes)[:-1])
+    depths, by_axis = parts[: len(space.stages)], parts[len(space.stages) :]
+    blocks = []
+    for slot in space.slots:
+        table: Floats = np.zeros([1] * len(ATTRIBUTES))
+        for a in range(len(ATTRIBUTES)):
+            of_axis = by_axis[a * len(space.slots) + slot.index]
+            table = table + of_axis.reshape([-1 if i == a else 1 for i in range(len(ATTRIBUTES))])
+        blocks.append(table)
+    return Additive(blocks, depths, mean + float(effects[-1]))
