@@ -38,7 +38,10 @@ def timed(function, *arguments, **options):
 
 def line(name, candidates, seconds, base=None, note=""):
     ratio = f"{candidates / seconds / base:8.1f}x" if base else " " * 9
-    print(f"  {name:<44}{candidates:>8,} {seconds:>8.2f} s {candidates / seconds:>10,.0f}/s {ratio}  {note}", flush=True)
+    print(
+        f"  {name:<44}{candidates:>8,} {seconds:>8.2f} s {candidates / seconds:>10,.0f}/s {ratio}  {note}",
+        flush=True,
+    )
 
 
 def speed(priced, accuracy, peer):
@@ -48,7 +51,7 @@ def speed(priced, accuracy, peer):
     search(two, "nsga2", 500), search(one, "evolution", 2000)  # imports and caches
     base = None
     if peer:
-        n, seconds, best, _ = released(peer, accuracy, "latency", 8.4, 300, 0, bits_visible=False)
+        n, seconds, _, _ = released(peer, accuracy, "latency", 8.4, 300, 0, bits_visible=False)
         base = n / seconds
         line("released APQ search", n, seconds, note="ratio 1")
     n, seconds, _, _ = optuna_per_gene(two, 5_000, 0)
@@ -91,7 +94,9 @@ def quality(priced, accuracy, folder, seeds, peer):
                 if (r["predictor"], r["variant"], r["objective"], r["constraint"])
                 == ("structured", variant, metric, limit)
             ]  # fmt: skip
-            print(f"    {'released search, ' + variant:<40} {min(runs):.4f} … {max(runs):.4f} (recorded)")
+            print(
+                f"    {'released search, ' + variant:<40} {min(runs):.4f} … {max(runs):.4f} (recorded)"
+            )
         problem = Problem(priced, accuracy, ("accuracy",), {metric: limit})
         for name, candidates, count in (
             ("evolution", 50_000, seeds), ("nsga2", 50_000, 3), ("milp", 20_000, 3), ("random", 50_000, 1),
@@ -112,7 +117,9 @@ def quality(priced, accuracy, folder, seeds, peer):
 
 
 def volume(priced, accuracy, seeds):
-    print("\nhypervolume at equal counts, accuracy over latency <= 18 ms, reference (0.5, 18 ms), ideal (0.8, minimum)")
+    print(
+        "\nhypervolume at equal counts, accuracy over latency <= 18 ms, reference (0.5, 18 ms), ideal (0.8, minimum)"
+    )
     problem = Problem(priced, accuracy, ("accuracy", "latency_ms"), {"latency_ms": 18.0})
     box = Reference(
         np.array([-0.8, problem.region.extreme("latency_ms")[0]]), np.array([-0.5, 18.0])
@@ -122,8 +129,12 @@ def volume(priced, accuracy, seeds):
         for name in ("nsga2", "evolution", "milp", "random"):
             if name == "milp" and count > 5_000:
                 continue
-            found = [box.hypervolume(search(problem, name, count, s).front.values) for s in range(seeds)]
-            print(f"  {count:>7,} {name:<28} {np.mean(found):.4f} ± {np.std(found):.4f}", flush=True)
+            found = [
+                box.hypervolume(search(problem, name, count, s).front.values) for s in range(seeds)
+            ]
+            print(
+                f"  {count:>7,} {name:<28} {np.mean(found):.4f} ± {np.std(found):.4f}", flush=True
+            )
         peers = [("pymoo NSGA-II", pymoo_nsga2)] if importlib.util.find_spec("pymoo") else []
         peers += [("Optuna per gene", optuna_per_gene)] if count == 5_000 else []
         for name, run in peers:
@@ -131,7 +142,9 @@ def volume(priced, accuracy, seeds):
             for seed in range(1 if run is optuna_per_gene else seeds):
                 values = run(problem, count, seed)[3]
                 found.append(box.hypervolume(values) if len(values) else 0.0)
-            print(f"  {count:>7,} {name:<28} {np.mean(found):.4f} ± {np.std(found):.4f}", flush=True)
+            print(
+                f"  {count:>7,} {name:<28} {np.mean(found):.4f} ± {np.std(found):.4f}", flush=True
+            )
 
 
 def scenarios(space, accuracy, devices, budgets, candidates):
@@ -140,10 +153,18 @@ def scenarios(space, accuracy, devices, budgets, candidates):
     cpu = time.process_time()
     for d in range(devices):
         rows, columns = [(8, 16), (16, 16), (16, 32), (32, 32), (32, 64)][d % 5]
-        device = replace(bitfusion_apq(), name=f"d{d}", rows=rows, columns=columns, frequency_mhz=500 * (1 + d // 5))
+        device = replace(
+            bitfusion_apq(),
+            name=f"d{d}",
+            rows=rows,
+            columns=columns,
+            frequency_mhz=500 * (1 + d // 5),
+        )
         priced = price_space(space, device)
         low, high = priced.reach("latency_ms")
-        limits = [{"latency_ms": v} for v in np.linspace(low * 0.98, low + 0.6 * (high - low), budgets)]
+        limits = [
+            {"latency_ms": v} for v in np.linspace(low * 0.98, low + 0.6 * (high - low), budgets)
+        ]
         table = sweep(priced, accuracy, limits, candidates, seed=d)
         ok = table["error"].isna()
         assert (table["latency_ms"][ok] <= table["limit_latency_ms"][ok]).all()
@@ -160,7 +181,9 @@ def scenarios(space, accuracy, devices, budgets, candidates):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--parts", default="speed,quality,volume,scenarios")
