@@ -51,9 +51,9 @@ def main() -> None:
                 inputs = features.inputs(rows.iloc[test])
                 began = time.perf_counter()
                 if way in BASELINES:
-                    answer = fit_baseline(
-                        way, data.inputs, data.accuracy, bits=False, seed=seed
-                    )(inputs)
+                    answer = fit_baseline(way, data.inputs, data.accuracy, bits=False, seed=seed)(
+                        inputs
+                    )
                 else:
                     predictor = learn(data, features, recipe, bits=False, seed=seed)
                     answer = predictor.predict_inputs(inputs)[0]

@@ -113,7 +113,7 @@ def test_errors_say_what_was_looked_for(tmp_path):
     with pytest.raises(ImagesError, match="label 2 has no name"):
         load_images(str(file), 8, 3)
     pq.write_table(pa.table({"picture": [1], "label": [0]}), file)
-    with pytest.raises(ImagesError, match="'image'.*label, picture"):
+    with pytest.raises(ImagesError, match=r"'image'.*label, picture"):
         load_images(str(file), 8, 3)
     file.write_bytes(b"PAR1 broken")
     with pytest.raises(ImagesError, match="not a readable Parquet"):

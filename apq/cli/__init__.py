@@ -17,9 +17,9 @@ from apq.cli.common import err
 from apq.cli.export import export
 from apq.cli.finetune import finetune
 from apq.cli.lut import app as lut
+from apq.cli.predict import predict
 from apq.cli.quickstart import quickstart
 from apq.cli.search import BudgetCommand, search
-from apq.cli.predict import predict
 from apq.cli.sweep import sweep
 from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet

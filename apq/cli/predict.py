@@ -14,9 +14,9 @@ def predict(
     samples: Annotated[
         Path, typer.Option(help="Samples folder, or a table like the one it was trained on.")
     ],
-    predictor: Annotated[
-        Path, typer.Option(help="What apq train-predictor wrote.")
-    ] = Path("data/predictor.safetensors"),
+    predictor: Annotated[Path, typer.Option(help="What apq train-predictor wrote.")] = Path(
+        "data/predictor.safetensors"
+    ),
     out_path: Annotated[
         Path, typer.Option("--out", help="Where to write the scored rows (.parquet or .csv).")
     ] = Path("predictions.parquet"),

@@ -51,18 +51,25 @@ def search(
         list[str] | None,
         typer.Option(help="Limit of one device among several: latency_ms@DEVICE=8."),
     ] = None,
-    space: Annotated[str, typer.Option(help="Preset name, or a .toml file of your own.")] = "cifar10",
+    space: Annotated[
+        str, typer.Option(help="Preset name, or a .toml file of your own.")
+    ] = "cifar10",
     predictor: Annotated[
-        Path | None, typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors).")
+        Path | None,
+        typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors)."),
     ] = None,
     lut: Annotated[
         list[str] | None,
-        typer.Option(help="Table or cost model, repeatable (default: lut/bitfusion-apq-SPACE.csv)."),
+        typer.Option(
+            help="Table or cost model, repeatable (default: lut/bitfusion-apq-SPACE.csv)."
+        ),
     ] = None,
     algorithm: Annotated[str, typer.Option(help="nsga2, evolution, milp or random.")] = "nsga2",
     objective: Annotated[
         list[str] | None,
-        typer.Option(help="What to trade, repeatable (default: accuracy and the first limited cost)."),
+        typer.Option(
+            help="What to trade, repeatable (default: accuracy and the first limited cost)."
+        ),
     ] = None,
     fix: Annotated[
         list[str] | None,
@@ -71,17 +78,25 @@ def search(
     caution: Annotated[float, typer.Option(help="k in accuracy = mean - k x spread.")] = 0.0,
     score: Annotated[
         str | None,
-        typer.Option(help="Define objective 'score': COST=REFERENCE[,smaller=8,larger=8,rate=2,stress=1]."),
+        typer.Option(
+            help="Define objective 'score': COST=REFERENCE[,smaller=8,larger=8,rate=2,stress=1]."
+        ),
     ] = None,
     candidates: Annotated[int, typer.Option(min=10, help="How many candidates to score.")] = 20_000,
     storage: Annotated[
         str | None,
-        typer.Option(help="Journal file, sqlite:///… or postgresql://…: resumes, optuna-dashboard shows it."),
+        typer.Option(
+            help="Journal file, sqlite:///… or postgresql://…: resumes, optuna-dashboard shows it."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     picture: Annotated[bool, typer.Option(help="Draw the front, against random search.")] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print the chosen candidate as JSON.")] = False,
-    out_path: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/search"),
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the chosen candidate as JSON.")
+    ] = False,
+    out_path: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path(
+        "runs/search"
+    ),
 ) -> None:
     """Search architecture, widths and bitwidths together, within budgets.
 
@@ -104,13 +119,12 @@ def search(
     texts = (latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
     given = {n: numbers(n, t) for n, t in zip(BUDGETS, texts, strict=True) if t is not None}
     chosen_space, priced, sources = price(space, lut or [])
-    budgets = [
-        budget | _per_device(limit or [])
-        for budget in product(given, priced.metrics)
-    ]
+    budgets = [budget | _per_device(limit or []) for budget in product(given, priced.metrics)]
     problems = scenarios(
         priced,
-        lambda: load(predictor or Path(f"data/{chosen_space.name}/predictor.safetensors"), chosen_space),
+        lambda: load(
+            predictor or Path(f"data/{chosen_space.name}/predictor.safetensors"), chosen_space
+        ),
         budgets,
         objectives=tuple(objective or ()),
         fix=tuple(fix or ()),
@@ -184,7 +198,9 @@ def price(space: str, luts: Sequence[str]) -> tuple[Space, PricedSpace, dict[str
     hashes = {"space": found.fingerprint}
     for name in names:
         path = Path(name)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "built in"
+        digest = (
+            hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "built in"
+        )
         hashes[f"lut:{name}"] = digest
     models = [load_cost_model(name) for name in names]
     return found, price_space(found, models[0] if len(models) == 1 else models), hashes
@@ -268,7 +284,9 @@ def show(result: Result, folder: Path) -> None:
         + ", ".join(f"{metric} {cost[row]:.4g}" for metric, cost in front.costs.items())
     )
     _explain(result)
-    volume = f", hypervolume {result.curve[-1].hypervolume:.4f}" if len(problem.objectives) > 1 else ""
+    volume = (
+        f", hypervolume {result.curve[-1].hypervolume:.4f}" if len(problem.objectives) > 1 else ""
+    )
     out.print(
         f"{result.candidates:,} candidates scored, {len(front)} on the front{volume}, "
         f"{front.diversity():.0%} of genes differ between two of them; wrote {folder}"

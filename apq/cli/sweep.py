@@ -18,19 +18,25 @@ def sweep(
     bitops_g: Budget = None,
     macs_m: Budget = None,
     peak_memory_kb: Budget = None,
-    space: Annotated[str, typer.Option(help="Preset name, or a .toml file of your own.")] = "cifar10",
+    space: Annotated[
+        str, typer.Option(help="Preset name, or a .toml file of your own.")
+    ] = "cifar10",
     predictor: Annotated[
-        Path | None, typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors).")
+        Path | None,
+        typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors)."),
     ] = None,
     lut: Annotated[
-        list[str] | None, typer.Option(help="Table or cost model, repeatable: every device is a scenario.")
+        list[str] | None,
+        typer.Option(help="Table or cost model, repeatable: every device is a scenario."),
     ] = None,
     fix: Annotated[list[str] | None, typer.Option(help="Fix genes, as in apq search.")] = None,
     caution: Annotated[float, typer.Option(help="k in accuracy = mean - k x spread.")] = 0.0,
     candidates: Annotated[int, typer.Option(min=10, help="Scored per scenario.")] = 5_000,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
-    out_path: Annotated[Path, typer.Option("--out", help="Parquet file of answers.")] = Path("runs/sweep.parquet"),
+    out_path: Annotated[Path, typer.Option("--out", help="Parquet file of answers.")] = Path(
+        "runs/sweep.parquet"
+    ),
 ) -> None:
     """Answer many budgets on many devices: the best candidate for each.
 
@@ -65,7 +71,14 @@ def sweep(
         budgets = product(given, priced.metrics)
         with live_line(f"{device or 'scenarios'}") as report:
             table = run(
-                priced, accuracy, budgets, candidates, seed, tuple(fix or ()), caution, on_progress=report
+                priced,
+                accuracy,
+                budgets,
+                candidates,
+                seed,
+                tuple(fix or ()),
+                caution,
+                on_progress=report,
             )
         tables.append(table.assign(device=device or ", ".join(priced.sources)))
     answers = pd.concat(tables, ignore_index=True)

@@ -60,7 +60,7 @@ def verify(
         print_json({"file": path.as_posix()} | asdict(result))
     else:
         _table(path, result)
-    next_step(f"apq report {model.parent}")
+    next_step("apq lut measure --help   (a latency table of the machine the file will run on)")
 
 
 def _table(path: Path, result: object) -> None:

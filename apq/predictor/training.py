@@ -363,4 +363,3 @@ def rescaled(base: Predictor, train: Data, test: Inputs, recipe: Recipe) -> Arra
     slope, offset = np.polyfit(old, warp.to_target(train.accuracy), 1)
     new = base.latent(test)[0] * max(slope, 0.0) + offset
     return warp.to_accuracy(new, np.zeros(len(new)))[0]
-

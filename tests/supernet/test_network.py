@@ -78,7 +78,7 @@ def layers_that_run(net: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:
         if isinstance(module, nn.Linear):
             seen.append((module.in_features, module.out_features, 1, 1, 1, 1, 1))
         elif isinstance(module, nn.Conv2d):
-            n, c, h, w = inputs[0].shape
+            _, c, h, w = inputs[0].shape
             k, s = module.kernel_size[0], module.stride[0]
             assert module.padding == (k // 2, k // 2)
             seen.append((c, module.out_channels, h, w, k, s, module.groups))

@@ -109,7 +109,7 @@ def test_training_can_start_from_another_supernet(trained, digits, tmp_path):
     path = tmp_path / "first.safetensors"
     save_supernet(path, network, metadata)
     first = load_supernet(path)
-    further, made = train_supernet(
+    _, made = train_supernet(
         network.space,
         digits,
         Recipe(epochs=0.3, batch=64, lr=1e-5, phases=("width",)),
