@@ -152,13 +152,13 @@ def scenarios(space, accuracy, devices, budgets, candidates):
     begun, answered, total = time.perf_counter(), 0, 0
     cpu = time.process_time()
     for d in range(devices):
-        rows, columns = [(8, 16), (16, 16), (16, 32), (32, 32), (32, 64)][d % 5]
+        rows, columns = [(8, 16), (16, 16), (16, 32)][d % 3]
         device = replace(
             bitfusion_apq(),
             name=f"d{d}",
             rows=rows,
             columns=columns,
-            frequency_mhz=500 * (1 + d // 5),
+            frequency_mhz=500 * (1 + d // 3),
         )
         priced = price_space(space, device)
         low, high = priced.reach("latency_ms")
