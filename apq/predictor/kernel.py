@@ -62,7 +62,8 @@ class Kernel:
 
     def predict(self, columns: NDArray[np.float32]) -> tuple[Array, Array]:
         """Mean and deviation of one measurement at each row of ``columns``, ``(n,)`` each."""
-        x = (torch.from_numpy(columns) - self.mean) / self.scale
+        # double throughout: a deviation is a small difference of large sums
+        x = (torch.from_numpy(columns).double() - self.mean) / self.scale
         stationary = self.amplitude * _matern(_squared(x * self.weights, self.rows))
         centre = self.rows[: len(self.explained)] / self.weights
         anchors = len(self.explained)
@@ -71,7 +72,7 @@ class Kernel:
         prior = self.amplitude + (x.square() * self.linear).sum(dim=1) + self.noise
         explained = ((cross @ self.explained) * cross).sum(dim=1)
         deviation = (prior - explained).clamp(min=self.noise).sqrt()
-        return mean.double().numpy(), deviation.double().numpy()
+        return mean.numpy(), deviation.numpy()
 
     def tensors(self) -> dict[str, Tensor]:
         """What has to be saved, by name."""
@@ -85,7 +86,8 @@ class Kernel:
     @classmethod
     def from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Kernel:
         """Inverse of :meth:`tensors` and :meth:`to_dict`."""
-        return cls(**tensors, amplitude=float(about["amplitude"]), noise=float(about["noise"]))
+        doubles = {name: tensor.double() for name, tensor in tensors.items()}
+        return cls(**doubles, amplitude=float(about["amplitude"]), noise=float(about["noise"]))
 
 
 def fit_kernel(
@@ -146,9 +148,7 @@ def fit_kernel(
     if len(z) > ANCHORS:
         first = order[:ANCHORS]
         near, cross = covariance[first][:, first], covariance[first]
-        near, more = near / noise, cross @ cross.T / noise**2
-        # the ridge keeps single precision enough; it can only overstate doubt
-        explained = (_inverse(near, 0.1) - _inverse(near + more, 0.1)) / noise
+        explained = _inverse(near, _JITTER) - _inverse(near + cross @ cross.T / noise, _JITTER)
     else:
         explained = inverse[order][:, order]
     tensors = {
@@ -157,7 +157,7 @@ def fit_kernel(
         "linear": linear,
     }  # fmt: skip
     kernel = Kernel(
-        **{name: t.float().contiguous() for name, t in tensors.items()},
+        **{name: t.contiguous() for name, t in tensors.items()},
         amplitude=amplitude, noise=noise,
     )  # fmt: skip
     return kernel, *_left_out(inverse, alpha, z, blocks)

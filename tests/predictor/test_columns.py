@@ -146,7 +146,7 @@ def test_real_measurements_are_ordered_from_few(shared, name, file, count, least
 def test_transfer_between_two_schedules_keeps_what_the_cheap_one_knew(shared):
     columns = COLUMNS["accel-nasbench"]
     folder = shared / "reference/predictor"
-    cheap = read_table(folder / "accel_nasbench_public.parquet", columns)[:400]
+    cheap = read_table(folder / "accel_nasbench_public.parquet", columns)[:1000]
     dear = read_table(folder / "accel_nasbench_two_fidelity.parquet", columns, target=False)
     long = dear.filter(like="top1_long").mean(axis=1).to_numpy() * columns.unit
     features, recipe = TableFeatures.of(cheap, columns), PRESETS["default"]
