@@ -100,7 +100,7 @@ def quickstart(
     Args:
         folder: Where to put the supernet, samples, predictor, table, run and models.
         seed: Of every stage.
-        latency_ms: Budget; default half-way between the fastest network and the largest at 8 bits.
+        latency_ms: Budget; default a quarter of what the largest network takes at 8 bits.
         on_stage: Receives the name of every stage, gives back where its progress goes.
 
     Raises:
@@ -125,9 +125,8 @@ def quickstart(
     priced, table = _price(space, folder / f"{DEVICE}.csv", tell)
 
     biggest = space.genes([largest(space)])
-    fastest, _ = priced.reach("latency_ms")
     top = float(priced.costs(biggest, ["latency_ms"])["latency_ms"][0])
-    budget = (fastest + top) / 2 if latency_ms is None else latency_ms
+    budget = top / 4 if latency_ms is None else latency_ms
     problem = Problem(
         priced, predictor.predict, ("accuracy", "latency_ms"), {"latency_ms": budget},
         made_from={"table": str(table)},

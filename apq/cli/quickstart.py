@@ -18,9 +18,7 @@ def quickstart(
     ),
     latency_ms: Annotated[
         float | None,
-        typer.Option(
-            help="Latency budget; default: half-way from the fastest network to the largest."
-        ),
+        typer.Option(help="Latency budget; default: a quarter of the largest network's at 8 bits."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every stage; another seed, another --out.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
