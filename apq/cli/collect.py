@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import err, live_line, next_step, out, print_json
+from apq.cli.common import err, live_line, next_step, note_other_images, out, print_json
 
 
 def collect(
-    supernet: Annotated[
-        Path, typer.Option(help="Trained supernet; its space is the samples' space.")
-    ] = Path("data/cifar10/supernet.safetensors"),
     images: Annotated[
         str,
         typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
-    ] = "digits",
+    ],
+    supernet: Annotated[
+        Path, typer.Option(help="Trained supernet; its space is the samples' space.")
+    ] = Path("data/cifar10/supernet.safetensors"),
     count: Annotated[
         int, typer.Option(min=1, help="Samples the folder should hold in the end.")
     ] = 2000,
@@ -61,6 +61,7 @@ def collect(
     space = loaded.network.space
     found = load_images(images, space.resolution, space.in_channels, space.classes)
     err.print(found.describe())
+    note_other_images(loaded.metadata, found)
     how = Quantization(scheme, finetune_steps) if quantized else None
     kind = "quantized" if quantized else "fp32"
     with live_line(f"{kind} samples") as report:

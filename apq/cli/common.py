@@ -77,6 +77,16 @@ def _clean(value: Any) -> Any:
     return value
 
 
+def note_other_images(trained_on: Mapping[str, Any], images: Any) -> None:
+    """Say so if a supernet was trained on another image set (or another copy) than this one."""
+    if trained_on.get("images") not in (None, images.digest()):
+        err.print(
+            f"[yellow]note:[/yellow] the supernet was trained on another copy of "
+            f"{trained_on.get('image_set', 'its images')}; if the splits differ, images it learned "
+            "from may be counted as unseen"
+        )
+
+
 def next_step(command: str) -> None:
     """The last line of a command: what a user would do now."""
     err.print(f"[dim]next:[/dim] {command}")

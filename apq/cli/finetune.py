@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import err, live_line, next_step, out, print_json
+from apq.cli.common import err, live_line, next_step, note_other_images, out, print_json
 
 
 def finetune(
@@ -62,6 +62,7 @@ def finetune(
     space = loaded.network.space
     found = load_images(images, space.resolution, space.in_channels, space.classes)
     err.print(found.describe())
+    note_other_images(loaded.metadata, found)
     path = out_path or candidate.with_name("model.safetensors")
     recipe = FinetuneRecipe(
         scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch, seed=seed

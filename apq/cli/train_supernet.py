@@ -11,13 +11,13 @@ from apq.cli.common import err, live_line, next_step, out, print_json
 
 
 def train_supernet(
-    space: Annotated[
-        str, typer.Option(help="Preset name, or a .toml file of your own.")
-    ] = "cifar10",
     images: Annotated[
         str,
         typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
-    ] = "digits",
+    ],
+    space: Annotated[
+        str, typer.Option(help="Preset name, or a .toml file of your own.")
+    ] = "cifar10",
     out_path: Annotated[
         Path, typer.Option("--out", help="Where to write the supernet (.safetensors).")
     ] = Path("data/supernet.safetensors"),

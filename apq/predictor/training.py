@@ -155,6 +155,15 @@ def train_predictor(
         )
     if fp32 is not None and quantized is not None:
         fp32.space.require_same(quantized.space, "the fp32 samples", "the quantized samples")
+    for samples, kind, option in (
+        (fp32, "fp32", "--samples"), (quantized, "quantized", "--quantized-samples"),
+    ):  # fmt: skip
+        others = set() if samples is None else {str(p) for p in samples.precision} - {kind}
+        if others:
+            raise SamplesError(
+                f"{option} takes {kind} samples and these are {', '.join(sorted(others))}; "
+                "fp32 ones go to --samples, quantized ones to --quantized-samples"
+            )
     features = SpaceFeatures(first.space, smooth=recipe.smooth)
     cheap = dear = None
     if fp32 is not None:

@@ -107,6 +107,18 @@ def test_search_keeps_every_budget_when_priced_layer_by_layer(folder, best):
     assert len(evaluated) >= len(front)
 
 
+def test_samples_of_the_wrong_kind_and_other_images_are_noticed(folder, supernet, samples):
+    swapped = CliRunner().invoke(app, ["train-predictor", "--samples", str(samples[1])])
+    assert swapped.exit_code == 1
+    assert "quantized ones to --quantized-samples" in swapped.output
+    words = ("--supernet", supernet, "--images", "digits", "--count", 1, "--validation-images", 9)
+    other = CliRunner().invoke(
+        app, [str(w) for w in ("collect", *words, "--out", folder / "other")]
+    )
+    assert other.exit_code == 0
+    assert "trained on another copy of images" in other.output
+
+
 def test_the_winner_is_tuned_and_tested(folder, supernet, best):
     report = figures(
         "finetune", "--candidate", best, "--supernet", supernet, "--images", folder / "images",
@@ -137,9 +149,10 @@ def test_an_unreachable_budget_is_answered_with_the_range(folder, best, predicto
             "Did you mean 'cifar10'",
         ),
         (("train-supernet", "--space", "cifar10", "--images", "no/such"), 1, "no images at"),
-        (("train-supernet", "--epochs", "-1"), 2, "--epochs"),
-        (("collect", "--supernet", "no.safetensors"), 1, "apq train-supernet"),
-        (("collect", "--count", "0"), 2, "--count"),
+        (("train-supernet", "--images", "digits", "--epochs", "-1"), 2, "--epochs"),
+        (("collect", "--images", "digits", "--supernet", "no.st"), 1, "apq train-supernet"),
+        (("collect", "--images", "digits", "--count", "0"), 2, "--count"),
+        (("collect",), 2, "--images"),
         (("train-predictor", "--samples", "no/such"), 1, "apq collect"),
         (("search", "--latency-ms", "-1", "--lut", "roofline"), 1, "latency_ms"),
         (("nonsense",), 2, "nonsense"),
