@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from apq.errors import ApqError
 from apq.quantize.network import QuantizedConv, QuantizedLinear
+from apq.supernet import evaluate
 
 Net = TypeVar("Net", bound=nn.Module)
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
@@ -51,10 +52,8 @@ def draw_batch(
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 ``(n, c, h, w)`` to float32 ``(x / 255 - mean) / std``, channels last in memory."""
-    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
-    x = images.float().mul_(scale).add_(shift)
+    """:func:`apq.supernet.evaluate.normalise`, channels last in memory whatever came in."""
+    x = evaluate.normalise(images, mean, std)
     return x.contiguous(memory_format=torch.channels_last)
 
 
