@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apq.supernet.depthwise import depthwise
+
 
 class ConvBN(nn.Module):
     """Convolution without bias, batch norm, and ReLU6 or nothing.
@@ -93,7 +95,7 @@ class ElasticBlock(nn.Module):
         y = F.conv2d(x, self.expand.conv.weight[:width])
         y = F.relu6(slice_norm(y, self.expand.bn, width), inplace=True)
         weight = self.depthwise_weight(kernel, width)
-        y = F.conv2d(y, weight, None, self.stride, kernel // 2, groups=width)
+        y = depthwise(y, weight, self.stride)
         y = F.relu6(slice_norm(y, self.depthwise.bn, width), inplace=True)
         y = F.conv2d(y, self.project.conv.weight[:, :width])
         y = slice_norm(y, self.project.bn, y.shape[1])

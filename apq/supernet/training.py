@@ -19,6 +19,7 @@ from apq.errors import ModelError, choose
 from apq.images import ImageSet
 from apq.space import Candidate, Space
 from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
+from apq.supernet.memory import keep_memory
 from apq.supernet.network import (
     Supernet,
     SupernetFile,
@@ -138,10 +139,10 @@ def train_supernet(
 
     Progressive shrinking (OFA, arXiv:1908.09791): first the largest network alone; then kernels,
     depths and widths open one after the other, hidden channels being sorted by importance before
-    widths do. Ours: in every later step two subnets learn (one of them, a quarter of the time each,
-    the largest or the smallest open one: the sandwich rule of BigNAS), distilled from the *current*
-    largest network's soft labels, and one cosine schedule spans all phases. Batch statistics are
-    used throughout; at the end the stored ones are those of the largest network.
+    widths do. Ours: in every later step the largest network learns from the labels and one other (a
+    quarter of the time the smallest open one: the sandwich rule of BigNAS) from the labels and the
+    largest one's answers to the same batch, and one cosine schedule spans all phases. Batch
+    statistics are used throughout; at the end the stored ones are those of the largest network.
 
     Args:
         space: What to train.
@@ -184,6 +185,7 @@ def train_supernet(
     start, spent = 0, 0.0
     if checkpoint is not None and checkpoint.exists():
         start, spent = _load_checkpoint(checkpoint, network, optimiser, identity)
+    keep_memory()
     network.train()
     saved = began = time.monotonic()
     loss_mean, hit_mean = float("nan"), float("nan")
@@ -249,25 +251,19 @@ def _train_step(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return float(loss.detach()), float((logits.argmax(1) == y).float().mean())
-    with torch.no_grad():
-        teacher = network(x, top)
-        soft = teacher.softmax(1)
-    draw = rng.random()
-    first = (
-        top if draw < 0.25
-        else _smallest_open(space, phase) if draw < 0.5
-        else sample_open(space, phase, rng)
-    )  # fmt: skip
-    total = 0.0
-    for candidate in (first, sample_open(space, phase, rng)):
-        logits = network(x, candidate)
-        loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
-        if candidate is not top:
-            loss = loss + F.cross_entropy(logits, soft)
-        (loss / 2).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach()) / 2
+    teacher = network(x, top)
+    loss = F.cross_entropy(teacher, y, label_smoothing=recipe.smoothing)
+    (loss / 2).backward()  # type: ignore[no-untyped-call]
+    total = float(loss.detach()) / 2
+    smallest_one = rng.random() < 0.25
+    other = _smallest_open(space, phase) if smallest_one else sample_open(space, phase, rng)
+    logits = network(x, other)
+    loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
+    loss = loss + F.cross_entropy(logits, teacher.detach().softmax(1))
+    (loss / 2).backward()  # type: ignore[no-untyped-call]
+    total += float(loss.detach()) / 2
     optimiser.step()
-    return total, float((teacher.argmax(1) == y).float().mean())
+    return total, float((teacher.detach().argmax(1) == y).float().mean())
 
 
 def _finish(network: Supernet, images: ImageSet) -> dict[str, float]:
