@@ -27,12 +27,13 @@ from apq.samples import part_files, part_metadata, write_part
 from apq.space import BIT_ATTRIBUTES, Candidate, Genes, Space
 from apq.supernet.evaluate import (
     EvalImages,
+    SharedStart,
     accuracy,
-    measure,
     normalise,
     recalibrate,
     to_tensor,
 )
+from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet, SupernetFile
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
@@ -172,7 +173,7 @@ def collect(
         seed: Decides the candidates. A folder has one seed.
         validation_images: Measure on only the first so many validation images.
         calibration_images: Calibration images to use.
-        chunk: Samples per part file (default 25, or 5 when quantized).
+        chunk: Samples per part file (default 100, or 5 when quantized).
         jobs: Worker processes.
         on_progress: Called after every chunk with samples done, count, and figures.
 
@@ -204,7 +205,7 @@ def collect(
         "quantization": vars(quantization) if quantization else None,
     }
     _check_folder(folder, metadata)
-    size = chunk or (5 if quantization else 25)
+    size = chunk or (5 if quantization else 100)
     present = int(covered(folder, count).sum())
     done, before, began = present, present, time.monotonic()
     if on_progress is not None:
@@ -316,34 +317,35 @@ def _evaluate(job: _Job, first: int) -> float:
     )
     space = job.supernet.network.space
     rows = job.genes[first:]
-    measured: dict[str, list[Any]] = {
-        name: []
-        for name in ("accuracy", "loss", "scheme", "finetune_steps", "images", "seed", "seconds")
-    }
-    for offset, row in enumerate(rows):
+    keep_memory()
+    shared = SharedStart(data)
+    scores = np.empty((len(rows), 3))
+    for index in np.lexsort(rows.T[::-1]):  # equal first blocks come together
         began = time.perf_counter()
-        candidate = space.build(row)
+        candidate = space.build(rows[index])
         subnet = job.supernet.network.subnet(candidate)
         if job.quantization is None:
-            score, loss = measure(subnet, data)
+            score, loss = shared.measure(
+                subnet, (candidate.stages[0][0].kernel, candidate.stages[0][0].width)
+            )
         else:
             assert job.train is not None
-            seed = int(
-                np.random.SeedSequence([job.seed, job.start + first + offset]).generate_state(1)[0]
-            )
+            number = job.start + first + int(index)
+            seed = int(np.random.SeedSequence([job.seed, number]).generate_state(1)[0])
             score, loss = measure_quantized(
                 subnet, candidate, space.fixed_bits, data, job.train, job.flip, (mean, std),
                 job.quantization, seed,
             )  # fmt: skip
-        measured["accuracy"].append(score)
-        measured["loss"].append(loss)
-        measured["scheme"].append(job.quantization.scheme if job.quantization else None)
-        measured["finetune_steps"].append(
-            job.quantization.finetune_steps if job.quantization else 0
-        )
-        measured["images"].append(len(job.labels))
-        measured["seed"].append(job.seed)
-        measured["seconds"].append(round(time.perf_counter() - began, 4))
+        scores[index] = score, loss, time.perf_counter() - began
+    measured: dict[str, list[Any]] = {
+        "accuracy": scores[:, 0].tolist(),
+        "loss": scores[:, 1].tolist(),
+        "scheme": [job.quantization.scheme if job.quantization else None] * len(rows),
+        "finetune_steps": [job.quantization.finetune_steps if job.quantization else 0] * len(rows),
+        "images": [len(job.labels)] * len(rows),
+        "seed": [job.seed] * len(rows),
+        "seconds": scores[:, 2].round(4).tolist(),
+    }
     start, stop = job.start + first, job.start + len(job.genes)
     path = job.folder / f"part-{start:06d}-{stop:06d}.parquet"
     write_part(path, space, rows, measured, job.metadata["precision"], job.metadata)

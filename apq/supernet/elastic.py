@@ -93,10 +93,10 @@ class ElasticBlock(nn.Module):
     def forward(self, x: Tensor, kernel: int, width: int) -> Tensor:
         """Run with the given kernel size and hidden width."""
         y = F.conv2d(x, self.expand.conv.weight[:width])
-        y = F.relu6(slice_norm(y, self.expand.bn, width), inplace=True)
+        y = F.relu6(slice_norm(y, self.expand.bn, width))
         weight = self.depthwise_weight(kernel, width)
         y = depthwise(y, weight, self.stride)
-        y = F.relu6(slice_norm(y, self.depthwise.bn, width), inplace=True)
+        y = F.relu6(slice_norm(y, self.depthwise.bn, width))
         y = F.conv2d(y, self.project.conv.weight[:, :width])
         y = slice_norm(y, self.project.bn, y.shape[1])
         return x + y if self.shortcut else y

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from apq.images import ImageSet
 from apq.supernet.elastic import ConvBN
+from apq.supernet.network import Subnet
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -68,10 +69,11 @@ def batches(count: int, size: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> None:
+def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
     """Replace batch-norm statistics by averages over ``images`` (OFA; SPOS section 3.4).
 
     The images are split into equal batches of at most ``batch`` so that each counts the same.
+    Returns what the network answered meanwhile, normalised by the statistics of each batch.
     """
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
@@ -80,11 +82,11 @@ def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> None:
         norm.momentum = None  # cumulative average
     net.train()
     pieces = max(1, -(-len(images) // batch))
-    for part in torch.tensor_split(images, pieces):
-        net(part)
+    answers = [net(part) for part in torch.tensor_split(images, pieces)]
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     net.eval()
+    return torch.cat(answers)
 
 
 @torch.no_grad()
@@ -117,3 +119,34 @@ def measure(subnet: nn.Module, data: EvalImages) -> tuple[float, float]:
     subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(subnet, data.calibration)
     return accuracy(fold(subnet), data.images, data.labels)
+
+
+class SharedStart:
+    """:func:`measure` for many subnets of one supernet: same figures, a third of the work less.
+
+    The answers of the layers before the second block are kept, and used again while the next
+    subnet begins with the same ones: measure subnets in an order that keeps equal starts together.
+    """
+
+    def __init__(self, data: EvalImages) -> None:
+        self._data = data
+        self._start: Hashable = None
+        self._seen = data
+
+    def measure(self, subnet: Subnet, start: Hashable) -> tuple[float, float]:
+        """Accuracy and loss of an extracted subnet; ``start`` names its first block's choices."""
+        subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        before, after = subnet.halves()
+        if self._start is None or start != self._start:
+            calibration = recalibrate(before, self._data.calibration)
+            images = _answers(fold(before), self._data.images)
+            self._start, self._seen = (
+                start,
+                replace(self._data, calibration=calibration, images=images),
+            )
+        return measure(after, self._seen)
+
+
+@torch.inference_mode()
+def _answers(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
+    return torch.cat([net(images[part]) for part in batches(len(images), batch)])

@@ -49,6 +49,13 @@ class InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
+class _Pool(nn.Module):
+    """Mean over the pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
 class Subnet(nn.Module):
     """One candidate as an ordinary network: ``stem``, ``first``, ``blocks``, ``head``,
     ``classifier``. Takes normalised images ``(n, c, h, w)``, gives logits ``(n, classes)``."""
@@ -63,6 +70,15 @@ class Subnet(nn.Module):
             if slot.position < len(stage):
                 block = stage[slot.position]
                 self.blocks.append(InvertedResidual(slot, block.kernel, block.width))
+
+    def halves(self) -> tuple[nn.Sequential, nn.Sequential]:
+        """The layers up to the first elastic block, and the rest; run in turn they are the subnet.
+
+        Many subnets have the first half in common, and it is a third of the work.
+        """
+        first, *others = self.blocks
+        start = nn.Sequential(self.stem, *self.first, first)
+        return start, nn.Sequential(*others, self.head, _Pool(), self.classifier)
 
     def features(self, x: Tensor) -> Tensor:
         """Pooled features before the classifier, shape ``(n, head_channels)``."""
