@@ -19,6 +19,7 @@ from apq.cli.finetune import finetune
 from apq.cli.lut import app as lut
 from apq.cli.predict import predict
 from apq.cli.quickstart import quickstart
+from apq.cli.report import report
 from apq.cli.search import BudgetCommand, search
 from apq.cli.sweep import sweep
 from apq.cli.train_predictor import train_predictor
@@ -81,6 +82,7 @@ app.command("export")(export)
 app.command("verify")(verify)
 app.command("search", cls=BudgetCommand)(search)
 app.command("sweep", cls=BudgetCommand)(sweep)
+app.command("report")(report)
 app.add_typer(lut, name="lut")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ OnProgress = Callable[[int, int, Mapping[str, float]], None]
 def live_line(what: str) -> Iterator[OnProgress]:
     """One live line: what, a bar, done/total, rate, the latest figures, time left.
 
-    Without a terminal nothing is drawn until the end, which prints one line.
+    Without a terminal (a log file) it is a plain line now and then instead.
     """
     from rich.progress import (
         BarColumn,
@@ -33,6 +34,9 @@ def live_line(what: str) -> Iterator[OnProgress]:
         TimeRemainingColumn,
     )
 
+    if not err.is_terminal:
+        yield _log_lines(what)
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -47,15 +51,37 @@ def live_line(what: str) -> Iterator[OnProgress]:
 
         def report(done: int, total: int, figures: Mapping[str, float] = {}) -> None:
             speed = bar.tasks[task].speed
-            bar.update(
-                task,
-                completed=done,
-                total=total,
-                rate=f"{speed:,.1f}/s" if speed else "",
-                figures="  ".join(f"{k} {v:.4g}" for k, v in figures.items()),
-            )
+            rate = f"{speed:,.1f}/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=rate, figures=_figures(figures))
 
         yield report
+
+
+LOG_SECONDS = 30.0
+"""How often a line is printed where there is no terminal."""
+
+
+def _log_lines(what: str) -> OnProgress:
+    """A report that prints a line at the end, and before that every LOG_SECONDS."""
+    began = printed = time.monotonic()
+    first: int | None = None
+
+    def report(done: int, total: int, figures: Mapping[str, float] = {}) -> None:
+        nonlocal printed, first
+        now = time.monotonic()
+        first = done if first is None else first
+        if done < total and now - printed < LOG_SECONDS:
+            return
+        printed = now
+        rate = (done - first) / max(now - began, 1e-9)
+        left = f", {(total - done) / rate / 60:,.1f} min left" if rate and done < total else ""
+        err.print(f"{what}: {done:,}/{total:,}  {rate:,.1f}/s{left}  {_figures(figures)}".rstrip())
+
+    return report
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def print_json(data: Mapping[str, Any]) -> None:

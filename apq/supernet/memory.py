@@ -19,4 +19,4 @@ def keep_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28))
-    return min(mallopt(name, value) for name, value in settings) == 1
+    return bool(min(mallopt(name, value) for name, value in settings))

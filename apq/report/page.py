@@ -1,0 +1,305 @@
+"""One run as one self-contained HTML page: pictures, tables, and what made them.
+
+The page runs no script and loads nothing; whatever came from files is escaped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apq.errors import ApqError
+
+COSTS = ("latency_ms", "energy_mj", "size_mb", "bitops_g", "macs_m", "peak_memory_kb")
+CLOUD = 20_000
+"""At most so many evaluations are drawn."""
+ROWS = 40
+"""At most so many rows of the front are listed."""
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.5rem;margin-bottom:.2rem} h2{font-size:1.1rem;margin:2rem 0 .5rem}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.15rem .8rem .15rem 0;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left} tr.chosen{background:#e8f4e8;font-weight:600}
+svg{max-width:100%;height:auto} p.note{color:#666;margin:.2rem 0} code{font-size:.9em}
+.scroll{overflow-x:auto}
+"""
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a run's folder from the files a search left there.
+
+    Fine-tuned models (``*.safetensors`` of ``apq finetune``) in the same folder are listed with
+    their measured accuracy beside the predicted one.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ApqError: a file of the run is missing or damaged.
+    """
+    best, front = _read_best(folder / "best.json"), _read_table(folder / "front.parquet")
+    scored = _read_table(folder / "evaluations.parquet", _drawn(best))
+    page = "".join(_sections(folder, best, front, scored))
+    path = folder / "report.html"
+    partial = path.with_name("report.html.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _read_best(path: Path) -> dict[str, Any]:
+    try:
+        best = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("predicted", "costs", "limits", "blocks", "search", "made_from", "space"):
+            best[key]
+    except FileNotFoundError:
+        raise ApqError(
+            f"{path.parent} holds no run: {path.name} is missing. "
+            f"Make one: apq search --latency-ms 0.5 --out {path.parent}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ApqError(f"{path} is not what apq search writes: {error!r}") from None
+    return dict(best)
+
+
+def _read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    try:
+        table = pq.read_table(path, columns=None if columns is None else list(columns))
+    except FileNotFoundError:
+        raise ApqError(
+            f"{path} is missing; run the search again: apq search --out {path.parent}"
+        ) from None
+    except pa.ArrowException as error:
+        raise ApqError(f"{path} is damaged ({error}); run the search again") from None
+    return table.to_pandas()
+
+
+def _drawn(best: Mapping[str, Any]) -> list[str]:
+    """Columns of the evaluations the pictures need: what was an objective or limited."""
+    names = {*best["search"]["objectives"], *best["limits"]}
+    return ["accuracy", *sorted(names - {"accuracy"})]
+
+
+def _sections(
+    folder: Path, best: Mapping[str, Any], front: pd.DataFrame, scored: pd.DataFrame
+) -> Iterable[str]:
+    name = folder.resolve().name
+    search, predicted, limits = best["search"], best["predicted"], best["limits"]
+    budget = ", ".join(f"{k} ≤ {v:g}" for k, v in limits.items()) or "no budget"
+    yield (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(name)} · apq</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{escape(name)}</h1><p class=note>space {escape(best['space']['name'])} · "
+        f"{escape(budget)} · {escape(search['algorithm'])}, {search['candidates']:,} candidates, "
+        f"seed {search['seed']}</p>"
+    )
+    costs = [c for c in _drawn(best) if c != "accuracy"]
+    yield "<h2>Front</h2>" + "".join(_picture_front(front, scored, best, c) for c in costs)
+    yield "<h2>Chosen</h2>" + _table(
+        ("", "value", "limit"),
+        [
+            ("predicted accuracy",
+             f"{predicted['accuracy']:.2%} ± {predicted['accuracy_spread']:.2%}",
+             f"≥ {limits['accuracy']:.2%}" if "accuracy" in limits else ""),
+            *(
+                (cost, f"{value:.4g}", f"≤ {limits[cost]:g}" if cost in limits else "")
+                for cost, value in best["costs"].items()
+            ),
+        ],
+    )  # fmt: skip
+    yield from _measured(folder, best)
+    yield _picture_blocks(best["blocks"])
+    yield _blocks_table(best["blocks"])
+    yield "<h2>Along the front</h2>" + _picture_choices(front)
+    yield f"<p class=note>{len(front):,} candidates, cheapest first.</p>" + _front_table(
+        front, best
+    )
+    if search["curve"]:
+        yield "<h2>Search</h2>" + _picture_curve(search["curve"])
+    yield "<h2>Made from</h2>" + _table(
+        ("", ""), [(k, v) for k, v in {"apq": best.get("apq"), **best["made_from"]}.items()]
+    )
+    yield "".join(f"<p class=note>{escape(str(d))}</p>" for d in best.get("devices", []))
+    yield "</body></html>\n"
+
+
+def _measured(folder: Path, best: Mapping[str, Any]) -> Iterable[str]:
+    """Accuracy of the chosen candidate's fine-tuned models beside what the search promised."""
+    predicted = best["predicted"]
+    promised = f"{predicted['accuracy']:.2%} ± {predicted['accuracy_spread']:.2%}"
+    rows = []
+    for path in sorted(folder.glob("*.safetensors")):
+        header = _header(path)
+        measured = header.get("accuracy")
+        if header.get("candidate") == best["candidate"] and isinstance(measured, dict):
+            figures = (_percent(measured.get(key)) for key in ("before", "after", "test"))
+            rows.append((path.name, header.get("scheme"), promised, *figures))
+    if rows:
+        head = ("model", "scheme", "predicted", "before tuning", "validation", "test")
+        yield "<h2>Predicted and measured</h2>" + _table(head, rows)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """What a model file says of itself; empty for files that are none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+    except (SafetensorError, OSError, ValueError):
+        return {}
+
+
+def _percent(value: Any) -> str:
+    return f"{value:.2%}" if isinstance(value, int | float) else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], chosen: int | None = None) -> str:
+    top = "".join(f"<th>{escape(h)}</th>" for h in head)
+    body = "".join(
+        f"<tr{' class=chosen' if i == chosen else ''}>"
+        + "".join(f"<td>{escape(str(cell))}</td>" for cell in row)
+        + "</tr>"
+        for i, row in enumerate(rows)
+    )
+    return f"<div class=scroll><table><tr>{top}</tr>{body}</table></div>"
+
+
+def _blocks_table(blocks: Sequence[Mapping[str, Any]]) -> str:
+    names = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
+    costs = [k for k in blocks[0] if k in COSTS]
+    head = ("block", "kernel", "width", "bits pw w/a, dw w/a", *costs)
+    rows = (
+        (b["slot"], b.get("kernel", ""), b.get("width", ""),
+         "/".join(str(b[n]) for n in names) if names[0] in b else "",
+         *(f"{b[c]:.4g} ({b[c + '_share']:.0%})" for c in costs))
+        for b in blocks
+    )  # fmt: skip
+    return _table(head, rows)
+
+
+def _front_table(front: pd.DataFrame, best: Mapping[str, Any]) -> str:
+    costs = [c for c in COSTS if c in front]
+    key = next((c for c in _drawn(best) if c in costs), costs[0] if costs else "accuracy")
+    rows = front.sort_values(key).reset_index(drop=True)
+    chosen = int((rows["accuracy"] - best["predicted"]["accuracy"]).abs().idxmin())
+    picks = {round(i) for i in np.linspace(0, len(rows) - 1, min(ROWS, len(rows)))} | {chosen}
+    listed = rows.iloc[sorted(picks)]
+    cells = (
+        (f"{r['accuracy']:.2%}", f"{r['accuracy_spread']:.2%}", *(f"{r[c]:.4g}" for c in costs))
+        for _, r in listed.iterrows()
+    )
+    return _table(("accuracy", "± spread", *costs), cells, chosen=sorted(picks).index(chosen))
+
+
+def _svg(figure: Any) -> str:
+    """A figure as inline SVG, without its XML prologue; equal figures give equal text."""
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "apq", "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    whole = text.getvalue()
+    return whole[whole.index("<svg") :]
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _picture_front(
+    front: pd.DataFrame, scored: pd.DataFrame, best: Mapping[str, Any], cost: str
+) -> str:
+    figure = _figure(9, 4.6)
+    axes = figure.add_subplot()
+    cloud = scored.iloc[:: max(1, len(scored) // CLOUD)]
+    (dots,) = axes.plot(cloud[cost], cloud["accuracy"], ".", label="scored")
+    dots.set(markersize=2, color="0.75", rasterized=True)
+    rows = front.sort_values(cost)
+    accuracy, spread = rows["accuracy"], rows["accuracy_spread"].fillna(0)
+    axes.fill_between(rows[cost], accuracy - spread, accuracy + spread, alpha=0.2, lw=0)
+    axes.plot(rows[cost], accuracy, "o", ms=3, color="C0", label="front, ± spread")
+    x, y = best["costs"][cost], best["predicted"]["accuracy"]
+    axes.plot(x, y, "*", ms=15, color="C2", mec="k", mew=0.5, label=f"chosen: {y:.2%} at {x:.4g}")
+    if cost in best["limits"]:
+        axes.axvline(best["limits"][cost], color="0.2", lw=1, ls="--", label="budget")
+    axes.set(xlabel=cost, ylabel="predicted accuracy")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=9, loc="lower right")
+    return _svg(figure)
+
+
+def _picture_blocks(blocks: Sequence[Mapping[str, Any]]) -> str:
+    """What every block of the chosen candidate costs, above its bits."""
+    costs = [k for k in blocks[0] if k in COSTS]
+    names = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
+    figure = _figure(9, 4.2)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    where, wide = np.arange(len(blocks)), 0.8 / max(1, len(costs))
+    for i, cost in enumerate(costs):
+        shares = [100 * b[cost + "_share"] for b in blocks]
+        above.bar(where + (i - (len(costs) - 1) / 2) * wide, shares, wide, label=cost)
+    above.set_ylabel("% of the cost")
+    if costs:
+        above.legend(fontsize=9)
+    bits = np.array([[b.get(n, np.nan) for b in blocks] for n in names], dtype=float)
+    below.imshow(bits, aspect="auto", cmap="YlGnBu", vmin=0, vmax=10)
+    for (row, column), value in np.ndenumerate(bits):
+        if np.isfinite(value):
+            color = "white" if value > 6 else "black"
+            below.text(column, row, f"{value:g}", ha="center", va="center", fontsize=8, color=color)
+    below.set_yticks(range(4), [n.replace("_bits", "") for n in names])
+    labels = [
+        f"{b['slot']}\nk{b['kernel']}\n{b['width']}" if "kernel" in b else b["slot"] for b in blocks
+    ]
+    below.set_xticks(where, labels, fontsize=8)
+    return _svg(figure)
+
+
+def _picture_choices(front: pd.DataFrame) -> str:
+    """Kernel, width and mean bits of every slot over the front; white where skipped."""
+    slots = [c.removesuffix("_kernel") for c in front if c.endswith("_kernel")]
+    order = front.sort_values(next(c for c in COSTS if c in front))
+    panels = (
+        ("kernel", [[f"{s}_kernel"] for s in slots]),
+        ("width", [[f"{s}_width"] for s in slots]),
+        (
+            "mean bits",
+            [[c for c in front if c.startswith(s) and c.endswith("_bits")] for s in slots],
+        ),
+    )
+    figure = _figure(9, 1.2 + 0.16 * len(slots))
+    for axes, (title, groups) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+        values = np.array([order[g].to_numpy(float).mean(axis=1) for g in groups])
+        image = axes.imshow(values, aspect="auto", interpolation="nearest", cmap="viridis")
+        axes.set_title(title, fontsize=10)
+        axes.set_yticks(range(len(slots)), slots, fontsize=7)
+        axes.set_xticks([])
+        axes.set_xlabel("cheap → accurate", fontsize=8)
+        figure.colorbar(image, ax=axes)
+    return _svg(figure)
+
+
+def _picture_curve(curve: Sequence[Mapping[str, float]]) -> str:
+    figure = _figure(9, 2.6)
+    for axes, what in zip(figure.subplots(1, 2), ("hypervolume", "accuracy"), strict=True):
+        axes.plot([p["candidates"] for p in curve], [p[what] for p in curve], "-", lw=1.5)
+        axes.set(xlabel="candidates", ylabel=("best " if what == "accuracy" else "") + what)
+        axes.grid(alpha=0.25)
+    return _svg(figure)
