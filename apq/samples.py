@@ -160,6 +160,38 @@ class Samples:
         return len(self.frame)
 
 
+def by_choice(samples: Samples) -> pd.DataFrame:
+    """Mean accuracy by what was chosen: is a class of candidates broken?
+
+    Returns:
+        Columns ``attribute``, ``choice``, ``accuracy`` and ``share``. Depth is the number of
+        blocks; a kernel's (width's, bits') accuracy weighs every sample by the share of its blocks
+        that chose it. Widths are thirds of what a slot offers: 1 narrowest, 3 widest.
+    """
+    space, genes, accuracy = samples.space, samples.genes, samples.accuracy
+    active = space.active(genes)
+    blocks = active.sum(axis=1)
+    rows = [("depth", int(n), *_mean(accuracy, blocks == n)) for n in np.unique(blocks)]
+    bits = [] if set(samples.precision) == {"fp32"} else list(BIT_ATTRIBUTES)
+    for attribute in ("kernel", "width", *bits):
+        own = [(j, a) for j, a in enumerate(space.axes) if a.attribute == attribute]
+        shares: dict[int, NDArray[np.float64]] = {}
+        for j, axis in own:
+            size = len(axis.choices)
+            for index, choice in enumerate(axis.choices):
+                label = 1 + 3 * index // size if attribute == "width" else choice
+                chosen = active[:, axis.slot] & (genes[:, j] == index)
+                shares[label] = shares.get(label, 0.0) + chosen / blocks
+        rows += [(attribute, key, *_mean(accuracy, shares[key])) for key in sorted(shares)]
+    return pd.DataFrame(rows, columns=["attribute", "choice", "accuracy", "share"])
+
+
+def _mean(accuracy: NDArray[np.float64], weight: NDArray[Any]) -> tuple[float, float]:
+    """Weighted mean, and the mean weight."""
+    total = float(weight.sum())
+    return float(accuracy @ weight) / total if total else float("nan"), total / len(weight)
+
+
 def part_files(folder: Path) -> list[Path]:
     """Finished part files of a folder, sorted by name."""
     return sorted(p for p in folder.glob("*.parquet") if not p.name.startswith((".", "_")))

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apq.errors import SamplesError, SpaceError
-from apq.samples import read_samples, schema, write_part
+from apq.samples import by_choice, read_samples, schema, write_part
 from apq.space import load_space
 
 
@@ -109,3 +109,22 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path, monkeypatch):
         write(tmp_path, space)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_accuracy_by_choice_is_the_mean_over_the_samples_that_chose_it(tiny_space, tmp_path):
+    genes = tiny_space.sample(60, np.random.default_rng(0))
+    values = tiny_space.values(genes)
+    kernels = np.stack([v for k, v in values.items() if k.endswith("_kernel")], axis=1)
+    large = np.nanmean(np.where(np.isnan(kernels), np.nan, kernels == kernels[0, 0]), axis=1)
+    accuracy = 0.5 + 0.1 * large  # decided by the share of blocks with one kernel alone
+    n = len(genes)
+    measured = {"accuracy": accuracy, "loss": [0.0] * n, "scheme": [None] * n, "images": [9] * n,
+                "finetune_steps": [0] * n, "seed": [0] * n, "seconds": [0.0] * n}  # fmt: skip
+    write_part(tmp_path / "part-000000-000060.parquet", tiny_space, genes, measured, "fp32", {})
+    table = by_choice(read_samples(tmp_path)).set_index(["attribute", "choice"])
+    mean = table.loc[("kernel", int(kernels[0, 0]))]
+    assert mean["accuracy"] == pytest.approx((accuracy * large).sum() / large.sum())
+    assert mean["share"] == pytest.approx(large.mean())
+    for _, rows in table.groupby("attribute"):
+        assert rows["share"].sum() == pytest.approx(1)
+        assert (rows["accuracy"] * rows["share"]).sum() == pytest.approx(accuracy.mean())

@@ -54,7 +54,7 @@ def collect(
     from apq.collect import Quantization
     from apq.collect import collect as run
     from apq.images import load_images
-    from apq.samples import read_samples
+    from apq.samples import by_choice, read_samples
     from apq.supernet import load_supernet
 
     loaded = load_supernet(supernet)
@@ -86,6 +86,7 @@ def collect(
         "accuracy_median": samples.frame["accuracy"].median(),
         "accuracy_max": accuracy.max(),
         "seconds_per_sample": samples.frame["seconds"].mean(),
+        "by_choice": by_choice(samples).to_dict("records"),
     }
     if json:
         print_json(figures)
@@ -94,6 +95,11 @@ def collect(
             f"{len(samples):,} {kind} samples in {out_path} ({figures['new']:,} new), accuracy "
             f"{accuracy.min():.2%} … {accuracy.max():.2%}, {figures['seconds_per_sample']:.2f} s each"
         )
+        for attribute, rows in by_choice(samples).groupby("attribute", sort=False):
+            means = "   ".join(
+                f"{c}: {a:.2%}" for c, a in zip(rows["choice"], rows["accuracy"], strict=True)
+            )
+            out.print(f"  by {attribute:<10} {means}")
     if quantized:
         next_step(
             f"apq train-predictor --samples FP32_FOLDER --quantized-samples {out_path} --transfer"
