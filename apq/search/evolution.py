@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq.search.climb import Climber, sketch
+from apq.search.climb import Climber
 from apq.search.problem import Scored, join
-from apq.search.record import Record, row_keys
+from apq.search.record import Record
+from apq.search.rows import first_of_each, row_keys
+from apq.search.sketch import sketch
 from apq.search.variation import children, rank
 from apq.space import Genes
 
@@ -51,7 +53,6 @@ def evolution(record: Record, seed: int, seeds: Genes, storage: str | None = Non
 
 def best(pool: Scored, count: int) -> Scored:
     """The first ``count`` distinct rows by Pareto rank, then crowding."""
-    _, first = np.unique(row_keys(pool.genes), return_index=True)
-    pool = pool[np.sort(first)]
+    pool = pool[first_of_each(row_keys(pool.genes))]
     ranks, distance = rank(pool.values)
     return pool[np.lexsort((-distance, ranks))[:count]]

@@ -9,7 +9,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.search.problem import Floats, Problem, Scored, join
+from apq.search.problem import GAINS, Floats, Problem, Scored, join
 from apq.space import Candidate, Genes, Space
 
 
@@ -70,7 +70,7 @@ def reference(problem: Problem) -> Reference:
     smallest reachable to its limit, or to the largest reachable."""
     ideal, worst = [], []
     for name in problem.objectives:
-        if name in ("accuracy", "score"):
+        if name in GAINS:
             ideal.append(-1.0)
             worst.append(-1.0 / problem.priced.space.classes)
         else:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from apq.search.program import Additive
 from apq.search.region import Region
+from apq.search.rows import distinct
 from apq.space import Genes
 
 Ints = NDArray[np.int64]
@@ -50,10 +51,11 @@ def minimise_for_budgets(
     space, slots = region.space, _by_cost(region, metric)
     width = max(limit - region.priced.fixed[metric], 1e-12) / BINS
     value = np.zeros(BINS + 1)
-    picks: list[NDArray[np.int64]] = []
+    picks: list[Ints] = []
     kept: list[tuple[Ints, Ints]] = []
     depths: list[Ints] = []
-    at_cost = np.arange(BINS + 1)[:, None]
+    beyond = np.full(BINS + 1, np.inf)  # what is left of a total that is less than a block's cost
+    at_cost = np.arange(BINS + 1)[:, None] + len(beyond)
     for s, stage in enumerate(space.stages):
         after = [value]
         for slot in (slot for slot in space.slots if slot.stage == s):
@@ -61,12 +63,11 @@ def minimise_for_budgets(
             values = what.blocks[slot.index].ravel()[index]
             low = np.minimum.accumulate(values)
             better = np.flatnonzero(low < np.concatenate([[np.inf], low[:-1]]))
-            bins = np.rint(cost[better] / width).astype(np.int64)
+            bins = np.minimum(np.rint(cost[better] / width), BINS + 1).astype(np.int64)
             last = np.concatenate([bins[1:] > bins[:-1], [True]])  # best of its bin
             better, bins = better[last], bins[last]
             kept.append((index[better], bins))
-            from_cost = at_cost - bins
-            total = np.where(from_cost >= 0, after[-1][np.maximum(from_cost, 0)], np.inf)
+            total = np.concatenate([beyond, after[-1]]).take(at_cost - bins)
             total += values[better]
             picks.append(total.argmin(axis=1))
             after.append(total[np.arange(BINS + 1), picks[-1]])
@@ -89,5 +90,4 @@ def minimise_for_budgets(
             shape = region.permitted[slot.index].shape
             blocks[runs, slot.index] = np.stack(np.unravel_index(index[pick], shape), axis=1)
             cost[runs] -= bins[pick]
-    unique: Genes = np.unique(rows, axis=0)
-    return unique
+    return distinct(rows)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq.search.climb import Aim, aims
+from apq.search.aim import Aim, next_aim
 from apq.search.problem import Floats, Problem, join
 from apq.search.program import Additive, minimise
 from apq.search.record import Record
@@ -67,7 +67,7 @@ def milp(record: Record, seed: int, seeds: Genes, storage: str | None = None) ->
     """
     problem, rng = record.problem, np.random.default_rng(seed)
     several = bool(problem.costs_minimised) and len(problem.objectives) > 1
-    goals = [aims(problem, turn, rng) for turn in range(BUDGETS if several else 1)]
+    goals = [next_aim(problem, turn, rng) for turn in range(BUDGETS if several else 1)]
     per_round = max(20, record.candidates // ROUNDS - len(goals))
     if len(seeds):
         record.score(seeds)

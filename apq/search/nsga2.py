@@ -27,9 +27,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from apq.errors import ApqError
-from apq.search.climb import Climber, sketch
+from apq.search.climb import Climber
 from apq.search.problem import Problem, Scored, join
 from apq.search.record import Record
+from apq.search.sketch import sketch
 from apq.search.variation import children, rank, tournament
 from apq.space import ATTRIBUTES, Genes, Space
 

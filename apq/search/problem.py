@@ -15,6 +15,9 @@ from apq.hardware.pricing import PricedSpace
 from apq.search.region import Region, everything
 from apq.space import Genes
 
+GAINS = ("accuracy", "score")
+"""Objectives that are maximised; all others are costs."""
+
 Floats = NDArray[np.float64]
 Accuracy = Callable[[Genes], tuple[Floats, Floats]]
 """Genes ``(n, axes)`` to mean accuracy (fraction) and its spread, ``(n,)`` each."""
@@ -134,7 +137,7 @@ class Problem:
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Costs that decide anything: objectives, limits, and the score's."""
-        names = [o for o in self.objectives if o not in ("accuracy", "score")]
+        names = [o for o in self.objectives if o not in GAINS]
         names += list(self.limits)
         if self.forgiving and "score" in self.objectives:
             names.append(self.forgiving.metric)
@@ -143,7 +146,7 @@ class Problem:
     @property
     def costs_minimised(self) -> tuple[str, ...]:
         """The objectives that are costs."""
-        return tuple(o for o in self.objectives if o not in ("accuracy", "score"))
+        return tuple(o for o in self.objectives if o not in GAINS)
 
     def feasible(self, genes: Genes) -> NDArray[np.bool_]:
         """Which rows keep every limit, shape ``(n,)``."""

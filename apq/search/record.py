@@ -5,35 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apq.search.front import Archive, Reference, reference
 from apq.search.problem import Problem, Scored, join
+from apq.search.rows import first_of_each, row_keys
 from apq.space import Genes
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 OnBatch = Callable[[Scored], None]
 
 STALE = 30
-"""Generations in a row with hardly anything new after which a search ends early."""
+"""Draws in a row of which fewer than one row in twenty was new that end a search early: then a
+tiny space is used up, and an engine that waits for new rows would wait for ever."""
 
 CHUNK = 2_000
 """Most candidates scored together; bounds memory."""
-
-
-@lru_cache(maxsize=16)
-def _weights(axes: int) -> NDArray[np.uint64]:
-    rng = np.random.default_rng(0)
-    return rng.integers(2**63, size=axes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-
-
-def row_keys(genes: Genes) -> NDArray[np.uint64]:
-    """A 64-bit hash per row, ``(n,)``; equal rows have equal keys."""
-    keys: NDArray[np.uint64] = (genes.astype(np.uint64) + np.uint64(1)) @ _weights(genes.shape[1])
-    return keys
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,8 @@ class Record:
         self._on_batch = on_batch
         self._next_point = 0
         self._stale = 0
-        self._seen = np.zeros(1 << 21, dtype=np.uint64)
+        bits = min(21, max(10, (4 * candidates).bit_length()))
+        self._seen, self._shift = np.zeros(1 << bits, dtype=np.uint64), np.uint64(64 - bits)
 
     @property
     def left(self) -> int:
@@ -106,10 +95,9 @@ class Record:
         was pushed out may pass again.
         """
         keys = row_keys(genes)
-        _, first = np.unique(keys, return_index=True)
-        order = np.sort(first)
+        order = first_of_each(keys)
         keys = keys[order]
-        place = (keys >> np.uint64(43)).astype(np.int64)
+        place = (keys >> self._shift).astype(np.int64)
         new = self._seen[place] != keys
         self._seen[place] = keys
         self._stale = 0 if new.sum() > 0.05 * len(new) else self._stale + 1

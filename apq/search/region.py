@@ -109,8 +109,9 @@ class Region:
         if self._excluded is not None:
             columns, strides, offsets, table = self._excluded
             blocks = self.space.block_genes(out)
-            index = (blocks[:, :, columns] * strides).sum(axis=2) + offsets
-            blocks[:, :, columns] = table[index]
+            index = offsets + sum(blocks[:, :, c] * strides[:, i] for i, c in enumerate(columns))
+            for i, c in enumerate(columns):
+                blocks[:, :, c] = table[index, i]
         if canonical:
             self.space.block_genes(out)[~self.space.active(out)] = 0
         return out

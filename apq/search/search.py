@@ -10,8 +10,9 @@ import numpy as np
 from apq.errors import choose
 from apq.search import ALGORITHMS
 from apq.search.front import Front, Reference, front_of
-from apq.search.problem import Problem
+from apq.search.problem import GAINS, Problem
 from apq.search.record import OnBatch, OnProgress, Point, Record
+from apq.search.rows import distinct
 from apq.space import Genes
 
 
@@ -94,7 +95,7 @@ def choose_row(problem: Problem, front: Front) -> int:
     """The front's row to build: best in the first objective that is to be maximised if costs are
     limited, else the knee."""
     for i, name in enumerate(problem.objectives):
-        if name in ("accuracy", "score") and (problem.limits or len(problem.objectives) == 1):
+        if name in GAINS and (problem.limits or len(problem.objectives) == 1):
             return int(front.values[:, i].argmin())
     return front.knee()
 
@@ -104,4 +105,4 @@ def _feasible(problem: Problem, rows: Genes, seed: int) -> Genes:
     rng = np.random.default_rng([seed, 1])
     rows = problem.region.snap(rows)
     fallback = problem.anchors[rng.integers(len(problem.anchors), size=len(rows))]
-    return np.unique(problem.cheapen(rows, fallback, rng), axis=0)
+    return distinct(problem.cheapen(rows, fallback, rng))

@@ -131,14 +131,15 @@ def local_model(region: Region, around: Neighbours, values: Floats, penalty: flo
     return Additive(blocks, list(effect[:stages]), float(values[0]))
 
 
-def features(space: Space, genes: Genes) -> Floats:
+def features(space: Space, genes: Genes) -> NDArray[np.float32]:
     """Depth one-hots, then per slot and attribute one-hots that are 0 in skipped slots, and a
     one; ``(n, features)``."""
     parts = [
-        (genes[:, s, None] == np.arange(len(stage.depth))).astype(np.float64)
+        (genes[:, s, None] == np.arange(len(stage.depth))).astype(np.float32)
         for s, stage in enumerate(space.stages)
     ]
-    return np.concatenate([*parts, space.encode(genes), np.ones((len(genes), 1))], axis=1)
+    one = np.ones((len(genes), 1), dtype=np.float32)
+    return np.concatenate([*parts, space.encode(genes), one], axis=1)
 
 
 def fit_additive(space: Space, genes: Genes, values: Floats, ridge: float = 1e-2) -> Additive:
@@ -150,10 +151,14 @@ def fit_additive(space: Space, genes: Genes, values: Floats, ridge: float = 1e-2
         values: ``(n,)``.
         ridge: Weight of the effects' squares, per row.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     x = features(space, genes)
     mean = float(values.mean())
-    gram = x.T @ x + ridge * np.eye(x.shape[1])
-    effects = np.linalg.solve(gram, x.T @ (values - mean))
+    gram = (x.T @ x).astype(np.float64)  # counts: single precision is exact
+    gram[np.diag_indices_from(gram)] += ridge
+    right = x.T @ (values - mean).astype(np.float32)
+    effects = cho_solve(cho_factor(gram), right.astype(np.float64))
     sizes = [len(stage.depth) for stage in space.stages]
     sizes += [len(slot.choices[a]) for a in range(len(ATTRIBUTES)) for slot in space.slots]
     parts = np.split(effects[:-1], np.cumsum(sizes)[:-1])
