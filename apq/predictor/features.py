@@ -78,8 +78,10 @@ class SpaceFeatures:
 
     The one-hot code is APQ's (CVPR 2020, section 3.2). ``smooth=True`` adds columns (ours) in
     which near candidates are near, so that little data goes a long way: the chosen values as
-    numbers, sums over stages, and logarithms of multiply-accumulates, weights, summed rounding
-    steps, BitOps and stored bits, of the searchable part and of each stage.
+    numbers, sums over stages, and logarithms of multiply-accumulates and weights, of the
+    searchable part and of each stage. Of the bits: rounding steps, summed over everything, by
+    kind, by stage and by slot, so that what all layers have in common is learnt first; and
+    logarithms of the mean product of bits per multiply-accumulate and of the mean bits per weight.
     """
 
     def __init__(self, space: Space, *, smooth: bool = True) -> None:
@@ -105,7 +107,9 @@ class SpaceFeatures:
         )  # fmt: skip
         self.bits_groups = (
             *((name, slots) for name in ATTRIBUTES[2:]),
-            ("bit noise", 4 * (1 + stages)), ("bit counts", 2 * (1 + stages)),
+            ("noise", 1), ("noise by kind", 4), ("noise by stage", stages),
+            ("noise by stage and kind", 4 * stages), ("noise by slot", slots),
+            ("mean bits", 2), ("mean bits by stage", 2 * stages),
         )  # fmt: skip
 
     def inputs(self, candidates: Genes) -> Inputs:
@@ -139,9 +143,15 @@ class SpaceFeatures:
         index[hot[:, :, 0] < 0] = -1
         stages = np.add.reduceat(self._counts[index], self._stage_starts, axis=1)
         counts = np.log(np.concatenate([stages.sum(axis=1, keepdims=True), stages], axis=1))
-        noise = np.concatenate([sums[:, 2:].sum(axis=2, keepdims=True), sums[:, 2:]], axis=2)
+        noise = sums[:, 2:]
+        kinds = noise.sum(axis=2)
+        # bitops over macs and stored bits over weights: bits alone, whatever the architecture
+        mean_bits = counts[:, :, 2:] - counts[:, :, :2]
         arch = (depth, levels[:, :2], sums[:, :2], counts[:, :, :2])
-        bits = (levels[:, 2:], np.log(noise), counts[:, :, 2:])
+        bits = (
+            levels[:, 2:], kinds.sum(axis=1), kinds, noise.sum(axis=1), noise,
+            levels[:, 2:].sum(axis=1), mean_bits[:, 0], mean_bits[:, 1:],
+        )  # fmt: skip
         return (
             np.concatenate([part.reshape(n, -1) for part in arch], axis=1),
             np.concatenate([part.reshape(n, -1) for part in bits], axis=1),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apq.predictor.features import Groups
+from apq.predictor.fitting import folds
 
 Array = NDArray[np.float64]
 
 ANCHORS = 512
 """Most rows whose covariances enter a deviation."""
+
+REFITS = 250
+"""Up to so many rows held-out answers come from processes fitted anew: with few rows the chosen
+parameters remember the row that is left out."""
+
+_SHARED, _OWN = 2.0, 1.0
+"""Deviations of the logarithms of a family's common factor and of a member's own."""
 
 _JITTER = 1e-4
 """Least noise variance, in units of the target's; keeps the Cholesky factor well conditioned."""
@@ -74,6 +81,13 @@ class Kernel:
         deviation = (prior - explained).clamp(min=self.noise).sqrt()
         return mean.numpy(), deviation.numpy()
 
+    def shrunk(self, share: float, slope: float) -> Kernel:
+        """The mean moved towards the first column times ``slope`` (the answer rescaled): this
+        process's mean counts ``share``, its deviation stays."""
+        slopes = self.slope * share
+        slopes[0] += (1.0 - share) * slope * self.scale[0]
+        return replace(self, alpha=self.alpha * share, slope=slopes)
+
     def tensors(self) -> dict[str, Tensor]:
         """What has to be saved, by name."""
         names = ("mean", "scale", "weights", "slope", "rows", "alpha", "explained", "linear")
@@ -90,13 +104,60 @@ class Kernel:
         return cls(**doubles, amplitude=float(about["amplitude"]), noise=float(about["noise"]))
 
 
+@dataclass(frozen=True)
+class Family:
+    """Neighbouring groups of columns of which the same is expected.
+
+    Attributes:
+        groups: How many.
+        linear: Share of the target's variance that the linear part of each is expected to explain.
+    """
+
+    groups: int
+    linear: float = 0.1
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is expected of a process before any sample is seen.
+
+    Attributes:
+        families: Of all groups of columns, in order.
+        amplitude: Of the stationary part.
+    """
+
+    families: tuple[Family, ...]
+    amplitude: float = 1.0
+
+    def normals(self) -> tuple[Tensor, Tensor]:
+        """The log parameters' prior as ``middle + loadings @ standard normals``.
+
+        Members of a family share one unknown factor and differ by another, smaller one: few
+        samples move the family, many tell its members apart.
+        """
+        counts = torch.tensor([family.groups for family in self.families])
+        total = int(counts.sum())
+        linear = torch.tensor([family.linear for family in self.families])
+        middle = torch.cat(
+            [
+                torch.full((total,), 0.2 / total),
+                linear.repeat_interleave(counts),
+                torch.tensor([self.amplitude, 0.03]),
+            ]
+        )
+        members = torch.eye(len(counts)).repeat_interleave(counts, dim=0)
+        one = torch.cat([_SHARED * members, _OWN * torch.eye(total)], dim=1)
+        both = torch.block_diag(one, one, 2.0 * torch.eye(2))  # type: ignore[no-untyped-call]
+        return middle.double().log(), both.double()
+
+
 def fit_kernel(
     columns: NDArray[np.float32],
     groups: Groups,
     target: Array,
     blocks: NDArray[np.int64],
     *,
-    correction: float | None = None,
+    prior: Prior | None = None,
     iterations: int = 30,
     subset: int = 500,
     seed: int = 0,
@@ -108,16 +169,36 @@ def fit_kernel(
         groups: Names and widths of the groups, together d columns.
         target: Standardised measurements ``(n,)``.
         blocks: Rows with equal numbers are left out together in the held-out answers, ``(n,)``.
-        correction: If the first column is another predictor's answer: how much of the variance
-            each other part is expected to explain beside it. None: there is no such column.
+        prior: What is expected of the groups; None: the same of all.
         iterations: Of the optimiser.
         subset: Rows used to choose the parameters; all rows are used for the answers.
-        seed: Decides which rows those are, and which are anchors.
+        seed: Decides which rows those are, which are anchors, and what is left out together.
 
     Returns:
         The process and, for every training row, the mean and deviation it answers when the rows
-        of its block are left out (closed form; Rasmussen & Williams, 2006, section 5.4.2).
+        of its block are left out: by processes fitted to four fifths of the blocks or, beyond
+        ``REFITS`` rows, in closed form (Rasmussen & Williams, 2006, section 5.4.2).
     """
+    prior = prior or Prior((Family(len(groups)),))
+
+    def fitted(rows: NDArray[np.bool_]) -> tuple[Kernel, Tensor, Tensor]:
+        return _fit(columns[rows], groups, target[rows], prior, iterations, subset, seed)
+
+    everything = np.ones(len(target), dtype=bool)
+    kernel, inverse, alpha = fitted(everything)
+    mean, deviation = _left_out(inverse, alpha, torch.from_numpy(target), blocks)
+    if len(target) <= REFITS:
+        for held in folds(blocks, 5, seed):
+            if held.any() and not held.all():
+                mean[held], deviation[held] = fitted(~held)[0].predict(columns[held])
+    return kernel, mean, deviation
+
+
+def _fit(
+    columns: NDArray[np.float32], groups: Groups, target: Array, prior: Prior, iterations: int,
+    subset: int, seed: int,
+) -> tuple[Kernel, Tensor, Tensor]:  # fmt: skip
+    """The process, the inverse covariance of its rows and its coefficients, in the rows' order."""
     x = torch.from_numpy(columns).double()
     mean, scale = x.mean(dim=0), x.std(dim=0, unbiased=False)
     # one-hot columns keep their own variance: a rare choice is no louder than a common one
@@ -135,7 +216,7 @@ def fit_kernel(
     z = torch.from_numpy(target)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(z)))
     keep = order[:subset]
-    theta = _choose(x[keep], z[keep], sizes.tolist(), correction, iterations)
+    theta = _choose(x[keep], z[keep], sizes.tolist(), prior, iterations)
     count = len(sizes)
     per_column = theta.exp().clamp(max=150.0)
     weights = per_column[:count].repeat_interleave(sizes).sqrt()
@@ -160,7 +241,7 @@ def fit_kernel(
         **{name: t.contiguous() for name, t in tensors.items()},
         amplitude=amplitude, noise=noise,
     )  # fmt: skip
-    return kernel, *_left_out(inverse, alpha, z, blocks)
+    return kernel, inverse, alpha
 
 
 def _inverse(matrix: Tensor, diagonal: float) -> Tensor:
@@ -169,41 +250,33 @@ def _inverse(matrix: Tensor, diagonal: float) -> Tensor:
     return torch.cholesky_inverse(factor)
 
 
-def _choose(
-    x: Tensor, z: Tensor, sizes: list[int], correction: float | None, iterations: int
-) -> Tensor:
+def _choose(x: Tensor, z: Tensor, sizes: list[int], prior: Prior, iterations: int) -> Tensor:
     """Log parameters: stationary weight per group, linear weight per group, amplitude, noise."""
     parts = torch.split(x, sizes, dim=1)
     distances = torch.stack([_squared(part, part) for part in parts])
     products = torch.stack([part @ part.T for part in parts])
     count = len(sizes)
-    start = torch.full((2 * count + 2,), math.log(0.1), dtype=torch.double)
-    start[:count] = math.log(0.2 / count)
-    start[-2], start[-1] = 0.0, math.log(0.03)
-    if correction is not None:
-        start[count:-1] = math.log(correction)
-        start[count] = 0.0
-    theta = start.clone().requires_grad_(True)
+    middle, loadings = prior.normals()
+    normals = torch.zeros(loadings.shape[1], dtype=torch.double, requires_grad=True)
     eye = torch.eye(len(z), dtype=torch.double)
     optimizer = torch.optim.LBFGS(
-        [theta], lr=0.3, max_iter=iterations, line_search_fn="strong_wolfe"
+        [normals], lr=0.3, max_iter=iterations, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        p = theta.clamp(-12.0, 5.0).exp()
+        p = (middle + loadings @ normals).clamp(-12.0, 5.0).exp()
         covariance = p[-2] * _matern(torch.tensordot(p[:count], distances, dims=1))
         covariance = covariance + torch.tensordot(p[count : 2 * count], products, dims=1)
         factor = torch.linalg.cholesky(covariance + (p[-1] + _JITTER) * eye)
         fitted = torch.cholesky_solve(z[:, None], factor)[:, 0]
         evidence = z @ fitted / 2 + factor.diagonal().log().sum()
-        # a wide log-normal prior around the start: parameters the data cannot tell stay there
-        total: Tensor = evidence + (theta - start).square().sum() / 8
+        total: Tensor = evidence + normals.square().sum() / 2
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return theta.detach().clamp(-12.0, 5.0)
+    return (middle + loadings @ normals.detach()).clamp(-12.0, 5.0)
 
 
 def _left_out(

@@ -24,8 +24,8 @@ from apq.space import Space
 
 Array = NDArray[np.float64]
 
-FORMAT = 1
-"""Version of the file's layout; raised when an older apq could not read it."""
+FORMAT = 2
+"""Version of the file's layout and of the columns a predictor sees; only this one is read."""
 
 KINDS: dict[str, type[Network] | type[Kernel]] = {"network": Network, "kernel": Kernel}
 """What a predictor can be made of, by the name in its file."""
@@ -218,10 +218,12 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
         raise ModelError(f"{path} is a safetensors file but no predictor of apq")
     try:
         about = json.loads(text)
-        if about["format"] > FORMAT:
+        if about["format"] != FORMAT:
+            newer = about["format"] > FORMAT
             raise ModelError(
-                f"{path} has format {about['format']} (apq {about['apq']}); "
-                f"this apq {__version__} reads up to {FORMAT}. Upgrade apq."
+                f"{path} has format {about['format']} (apq {about['apq']}); this apq {__version__} "
+                f"reads {FORMAT}. "
+                + ("Upgrade apq." if newer else "Train it again: apq train-predictor.")
             )
         features = features_from_dict(about["features"])
         if space is not None:

@@ -3,7 +3,7 @@ import pytest
 
 from apq.hardware.pricing import price_space
 from apq.predictor.features import SpaceFeatures, one_hot, width
-from apq.space import PRESETS
+from apq.space import ATTRIBUTES, PRESETS
 
 
 @pytest.fixture(params=["tiny", *PRESETS])
@@ -44,7 +44,8 @@ def test_counts_are_those_the_space_is_priced_with(space):
     priced = price_space(space)
     costs = priced.costs(genes)
     macs = np.exp(column(features, features.arch_groups, "counts", inputs.arch)[:, 0])
-    bitops = np.exp(column(features, features.bits_groups, "bit counts", inputs.bits)[:, 0])
+    product = column(features, features.bits_groups, "mean bits", inputs.bits)[:, 0]
+    bitops = macs * np.exp(product)
     np.testing.assert_allclose(macs / 1e6, costs["macs_m"] - priced.fixed["macs_m"], rtol=1e-4)
     np.testing.assert_allclose(
         bitops / 1e9, costs["bitops_g"] - priced.fixed["bitops_g"], rtol=1e-4
@@ -61,6 +62,30 @@ def test_bits_move_only_bit_columns(space):
     assert np.array_equal(a.arch, b.arch)
     assert np.array_equal(a.arch_hot, b.arch_hot)
     assert not np.array_equal(a.bits, b.bits)
+
+
+def test_noise_is_summed_at_every_level(space):
+    genes = space.sample(50, np.random.default_rng(4))
+    features = SpaceFeatures(space)
+    inputs, values = features.inputs(genes), space.values(genes)
+    steps = np.zeros((50, len(space.slots), 4))
+    for slot in space.slots:
+        for k, kind in enumerate(ATTRIBUTES[2:]):
+            coarsest = min(slot.choices[2 + k])
+            bits = values[f"b{slot.index:02d}_{kind}"]
+            steps[:, slot.index, k] = np.nan_to_num(2.0 ** (coarsest - bits))
+
+    def noise(name):
+        return column(features, features.bits_groups, name, inputs.bits)
+
+    stage = np.array([slot.stage for slot in space.slots])
+    by_stage = np.stack([steps[:, stage == s].sum(axis=1) for s in range(stage[-1] + 1)], axis=1)
+    np.testing.assert_allclose(noise("noise")[:, 0], steps.sum(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(noise("noise by kind"), steps.sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(noise("noise by slot"), steps.sum(axis=2), rtol=1e-5)
+    np.testing.assert_allclose(noise("noise by stage"), by_stage.sum(axis=2), rtol=1e-5)
+    both = noise("noise by stage and kind").reshape(50, 4, -1)
+    np.testing.assert_allclose(both, by_stage.transpose(0, 2, 1), rtol=1e-5)
 
 
 def test_genes_of_skipped_slots_do_not_matter(space):

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from apq.predictor import kernel as module
-from apq.predictor.kernel import fit_kernel
+from apq.predictor.fitting import folds
+from apq.predictor.kernel import Family, Prior, fit_kernel
 
 GROUPS = (("trend", 1), ("shape", 3), ("constant", 2))
 
@@ -40,7 +41,41 @@ def test_answers_are_those_of_the_textbook():
     np.testing.assert_allclose(deviation, np.sqrt(variance), rtol=1e-4)
 
 
-def test_left_out_answers_are_those_of_a_process_without_the_block():
+def test_with_few_rows_held_out_answers_come_from_processes_fitted_to_the_others():
+    x, y = problem(40)
+    blocks = np.repeat(np.arange(20), 2)
+    _, mean, deviation = fit_kernel(x, GROUPS, y, blocks, seed=0)
+    held = folds(blocks, 5, 0)
+    assert (held.sum(axis=0) == 1).all()
+    for out in held:
+        other, _, _ = fit_kernel(x[~out], GROUPS, y[~out], blocks[~out], seed=0)
+        found = other.predict(x[out])
+        np.testing.assert_allclose((mean[out], deviation[out]), found)
+
+
+def test_a_family_moves_together_and_its_members_a_little():
+    middle, loadings = Prior((Family(2, 0.5), Family(1, 0.01)), amplitude=0.3).normals()
+    np.testing.assert_allclose(
+        middle.exp(), [0.2 / 3, 0.2 / 3, 0.2 / 3, 0.5, 0.5, 0.01, 0.3, 0.03], rtol=1e-6
+    )
+    covariance = (loadings @ loadings.T).numpy()
+    np.testing.assert_allclose(np.diagonal(covariance), [5, 5, 5, 5, 5, 5, 4, 4])
+    assert covariance[3, 4] == 4  # one family
+    assert covariance[3, 5] == covariance[0, 3] == covariance[0, 6] == 0
+
+
+def test_a_shrunk_process_answers_between_itself_and_its_first_column_rescaled():
+    x, y = problem(40)
+    kernel, _, _ = fit_kernel(x, GROUPS, y, np.arange(40), seed=0)
+    mean, deviation = kernel.predict(x)
+    line = 0.7 * (x[:, 0] - x[:, 0].mean())
+    found, doubt = kernel.shrunk(0.25, 0.7).predict(x)
+    np.testing.assert_allclose(found, 0.25 * mean + 0.75 * line, atol=1e-6)
+    np.testing.assert_array_equal(doubt, deviation)
+
+
+def test_left_out_answers_are_those_of_a_process_without_the_block(monkeypatch):
+    monkeypatch.setattr(module, "REFITS", 0)
     x, y = problem(30)
     blocks = np.repeat(np.arange(10), 3)
     kernel, mean, deviation = fit_kernel(x, GROUPS, y, blocks, seed=0)
@@ -62,8 +97,8 @@ def test_a_good_answer_is_trusted_and_a_useless_one_is_not():
         first = (3 * y + 2, 3 * truth + 2) if good else rng.normal(size=(2, 200))
         columns = np.concatenate([first[0][:25, None], x], axis=1).astype(np.float32)
         other = np.concatenate([first[1][:, None], test], axis=1).astype(np.float32)
-        groups = (("answer", 1), *GROUPS)
-        kernel, _, _ = fit_kernel(columns, groups, y, np.arange(25), correction=0.003, seed=0)
+        groups, prior = (("answer", 1), *GROUPS), Prior((Family(1, 1.0), Family(3, 0.003)), 0.05)
+        kernel, _, _ = fit_kernel(columns, groups, y, np.arange(25), prior=prior, seed=0)
         error = np.sqrt(np.mean((kernel.predict(other)[0] - truth) ** 2))
         share = abs(float(kernel.slope[0])) / float(kernel.slope.abs().sum())
         assert (error < 0.1, share > 0.8) == (good, good)

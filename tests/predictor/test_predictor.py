@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from apq.errors import ApqError, ModelError, SamplesError, SpaceError
 from apq.predictor import PRESETS, load_predictor, train_predictor, training
+from apq.predictor.features import SpaceFeatures
 from apq.predictor.metrics import pairwise_accuracy
 from apq.predictor.predictor import FORMAT, Warp
 from apq.samples import Samples
@@ -122,6 +123,7 @@ def test_a_damaged_or_newer_description_is_refused(trained, tmp_path):
         about = json.loads(file.metadata()["apq-predictor"])
     for change, message in (
         ({"format": FORMAT + 1}, "Upgrade apq"),
+        ({"format": FORMAT - 1}, "Train it again"),
         ({"models": [{"kind": "oracle"}]}, "is damaged"),
         ({"warp": [None]}, "is damaged"),
     ):
@@ -161,6 +163,26 @@ def test_the_report_sets_the_alternatives_beside_it(fp32, quantized):
     assert report["transfer"]["pairwise"] > report["bits-blind"]["pairwise"]
     assert report["transfer"]["pairwise"] > report["rescaled fp32"]["pairwise"]
     assert 0 <= report["transfer"]["coverage_90"] <= 1
+
+
+def test_corrections_that_held_out_rows_do_not_confirm_are_left_out(fp32, digits_space):
+    """Where bits do nothing and architectures keep their order, the answer is the rescaled one."""
+    rng = np.random.default_rng(0)
+    features = SpaceFeatures(digits_space)
+    base = training.learn(
+        training.data_of(features.inputs(fp32.genes), fp32.accuracy, "fp32"),
+        features, PRESETS["default"], bits=False,
+    )  # fmt: skip
+    genes, new = digits_space.sample(30, rng), digits_space.sample(400, rng)
+    known = base.predict(genes)[0]
+    few = training.data_of(
+        features.inputs(genes), 0.1 + 0.6 * known + 0.01 * rng.normal(size=30), "quantized"
+    )
+    moved = training.learn(few, features, PRESETS["default"], bits=True, base=base)
+    plain = training.rescaled(base, few, features.inputs(new), PRESETS["default"])
+    truth = base.predict(new)[0]
+    loss = pairwise_accuracy(plain, truth) - pairwise_accuracy(moved.predict(new)[0], truth)
+    assert loss < 0.01
 
 
 def test_without_transfer_it_learns_from_what_it_is_given(quantized):
