@@ -18,8 +18,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx (exact integer arithmetic, int4/int8 weights), onnx-qdq (for toolchains "
-            "that fuse QuantizeLinear pairs), qonnx (FINN, hls4ml), torch (plain module).",
+            help="onnx (QuantizeLinear pairs, int4/int8 weights), onnx-integer (same bits on every "
+            "runtime, slow), qonnx (FINN, hls4ml), torch (plain module).",
         ),
     ] = "onnx",
     out_path: Annotated[

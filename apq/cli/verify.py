@@ -28,6 +28,10 @@ def verify(
         list[str] | None,
         typer.Option(help="onnxruntime session option, e.g. session.disable_quant_qdq=1."),
     ] = None,
+    lut: Annotated[
+        str | None,
+        typer.Option(help="Latency table of this machine; what it predicts stands beside."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Run an exported file on test images, beside the torch model and what the search promised.
@@ -36,13 +40,14 @@ def verify(
 
       apq verify --model runs/demo/model.safetensors --file runs/demo/model.onnx --images photos/
 
-      apq verify --file runs/demo/model.qdq.onnx --images photos/ --option session.disable_quant_qdq=1
+      apq verify --model runs/demo/model.safetensors --images photos/ --lut lut/x86-onnxruntime-int8-cifar10.csv
     """
     from dataclasses import asdict
 
     from apq.deploy.model import load_model
     from apq.deploy.verify import verify as run
     from apq.errors import ApqError
+    from apq.hardware import load_cost_model, price_space
     from apq.images import load_images
 
     wrong = [o for o in option or [] if "=" not in o]
@@ -51,19 +56,25 @@ def verify(
     path = file or model.with_name(model.stem + ".onnx")
     loaded = load_model(model)
     space = loaded.space
+    priced: dict[str, float] = {}
+    if lut is not None:
+        costs = price_space(space, load_cost_model(lut)).costs(space.genes([loaded.candidate]))
+        priced = {metric: float(values[0]) for metric, values in costs.items()}
+        if "latency_ms" not in priced:
+            raise ApqError(f"{lut} has no latency_ms, only {', '.join(priced)}")
     found = load_images(images, space.resolution, space.in_channels, space.classes)
     err.print(found.describe())
     options = dict(o.split("=", 1) for o in option or [])
     with live_line("verify") as report:
         result = run(loaded, path, found, limit, options, report)
     if json:
-        print_json({"file": path.as_posix()} | asdict(result))
+        print_json({"file": path.as_posix(), "priced": priced} | asdict(result))
     else:
-        _table(path, result)
+        _table(path, result, priced.get("latency_ms"))
     next_step("apq lut measure --help   (a latency table of the machine the file will run on)")
 
 
-def _table(path: Path, result: object) -> None:
+def _table(path: Path, result: object, priced_ms: float | None) -> None:
     from rich.table import Table
 
     from apq.deploy.verify import Verification
@@ -78,6 +89,8 @@ def _table(path: Path, result: object) -> None:
     table.add_row("size, bytes", size, f"{r.promised_bytes:,}", f"{r.file_bytes:,}")
     if r.latency_ms is not None:
         table.add_row("latency here, ms", "", "", f"{r.latency_ms[0]:.3f} (p10)")
+        if priced_ms is not None:
+            table.add_row("  by the table", f"{priced_ms:.3f}", "", "")
     if "latency_ms" in said:
         table.add_row("latency on target, ms", f"{said['latency_ms']:.4g}", "", "")
     out.print(table)

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from apq import __version__
 from apq.deploy import plain
-from apq.deploy.folded import FloatLayer, Step, fold
+from apq.deploy.folded import FloatLayer, Steps, fold, weight_shape
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError, choose
+from apq.quantize.integer import IntegerLayer
 from apq.supernet.network import save_tensors
 
 FORMATS = {
     "onnx": ".onnx",
-    "onnx-qdq": ".qdq.onnx",
+    "onnx-integer": ".integer.onnx",
     "qonnx": ".qonnx.onnx",
     "torch": ".plain.safetensors",
 }
@@ -55,8 +56,8 @@ def export(
 ) -> Export:
     """Write ``model`` to ``path``, whole or not at all.
 
-    ``onnx``: integer arithmetic in standard operators, the same bits on every runtime;
-    ``onnx-qdq``: QuantizeLinear/DequantizeLinear pairs for toolchains that fuse them; ``qonnx``:
+    ``onnx``: QuantizeLinear/DequantizeLinear pairs, which runtimes fuse into integer kernels;
+    ``onnx-integer``: integer sums spelled out, the same bits on every runtime, slow; ``qonnx``:
     Quant nodes for FINN and hls4ml; ``torch``: packed weights and, beside them, a Python file that
     loads them with torch alone. See :mod:`apq.deploy.onnx_graph`.
 
@@ -95,15 +96,13 @@ def about(model: Model) -> dict[str, Any]:
     }
 
 
-def _write_onnx(
-    steps: list[Step], path: Path, model: Model, form: str, int2: bool, batch: int
-) -> int:
+def _write_onnx(steps: Steps, path: Path, model: Model, form: str, int2: bool, batch: int) -> int:
     from apq.deploy.onnx_graph import onnx_model
 
     space = model.space
     shape = (batch, space.in_channels, space.resolution, space.resolution)
     told = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about(model).items()}
-    kind = {"onnx": "integer", "onnx-qdq": "qdq", "qonnx": "qonnx"}[form]
+    kind = {"onnx": "qdq", "onnx-integer": "integer", "qonnx": "qonnx"}[form]
     built = onnx_model(steps, shape, told, kind, int2)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -117,33 +116,54 @@ def _write_onnx(
     return sum(len(t.raw_data) for t in built.graph.initializer)
 
 
-def _write_torch(steps: list[Step], path: Path, told: dict[str, Any]) -> int:
+def _write_torch(steps: Steps, path: Path, told: dict[str, Any]) -> int:
     tensors: dict[str, Tensor] = {}
     layers = []
+    grid = None
     for i, step in enumerate(steps):
         layer = step.layer
         entry: dict[str, Any] = {
-            "name": step.name, "shape": step.shape, "stride": layer.stride,
-            "padding": layer.padding, "groups": layer.groups, "relu6": layer.relu6,
-            "shortcut": step.shortcut, "bits": 0, "rounding": None,
+            "name": step.name, "shape": weight_shape(layer), "stride": layer.stride,
+            "padding": layer.padding, "groups": layer.groups, "shortcut": step.shortcut,
+            "bits": 0, "input": None, "output": None, "regrid": False,
         }  # fmt: skip
-        tensors[f"{i}.bias"] = layer.bias
         if isinstance(layer, FloatLayer):
-            tensors[f"{i}.weight"] = layer.weight
+            entry["relu6"] = layer.relu6
+            tensors |= {f"{i}.weight": layer.weight, f"{i}.bias": layer.bias}
         else:
-            w, multiplier = layer.weight, layer.multiplier
-            codes, multiplier, offset, spacing = _unsigned(w.codes, w.bits, multiplier)
-            entry |= {"bits": w.bits, "offset": offset, "step": spacing}
-            entry["rounding"] = asdict(layer.rounding)
-            tensors[f"{i}.weight"] = torch.from_numpy(pack_bits(codes, w.bits))
-            tensors[f"{i}.scale"] = multiplier
-            if w.table is not None:
-                tensors[f"{i}.table"] = w.table
+            known, held = _packed(layer)
+            entry |= known
+            entry["regrid"] = (
+                grid is not None and step.name != "classifier" and not layer.rounding.holds(grid)
+            )
+            grid = layer.output or grid
+            tensors |= {f"{i}.{name}": tensor for name, tensor in held.items()}
         layers.append(entry)
     save_tensors(path, tensors, told | {"layers": layers})
     loader = path.with_name(path.name.removesuffix(".safetensors").replace(".", "_") + ".py")
     shutil.copyfile(Path(plain.__file__), loader)
     return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _packed(layer: IntegerLayer) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the loader must know of a layer, and its tensors."""
+    w, output = layer.weight, layer.output
+    codes, multiplier, offset, spacing = _unsigned(w.codes, w.bits, layer.multiplier)
+    tensors = {"weight": torch.from_numpy(pack_bits(codes, w.bits)), "scale": multiplier}
+    if w.table is None:
+        tensors["bias"] = _signed_as(layer.multiplier, multiplier, layer.bias).to(torch.int32)
+    else:
+        tensors |= {"table": w.table, "bias": layer.bias / (output.scale if output else 1)}
+    told = {
+        "bits": w.bits, "offset": offset * w.unit, "step": spacing * w.unit, "table": w.table is not None,
+        "input": asdict(layer.rounding), "output": asdict(output) if output else None,
+    }  # fmt: skip
+    return told, tensors
+
+
+def _signed_as(old: Tensor, new: Tensor, bias: Tensor) -> Tensor:
+    """The bias where signs went from the codes into the multiplier, which it is added before."""
+    return torch.where((old < 0) != (new < 0), -bias, bias)
 
 
 def _unsigned(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from apq.quantize import QuantizedSubnet
-from apq.quantize.integer import IntegerLayer
-from apq.quantize.network import QuantizedConv, QuantizedLinear
+from apq.quantize.integer import IntegerLayer, Step
 
 
 @dataclass(frozen=True)
@@ -24,45 +24,31 @@ class FloatLayer:
     relu6: bool = False
 
 
-@dataclass(frozen=True)
-class Step:
-    """One convolution of the network.
-
-    Attributes:
-        name: Path in the subnet, e.g. ``blocks.0.expand``. The classifier follows a global mean.
-        layer: What it computes.
-        shortcut: Whether the block's input (of its ``expand``) is added to the output.
-    """
-
-    name: str
-    layer: IntegerLayer | FloatLayer
-    shortcut: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Weights' shape ``(out, in / groups, k, k)``."""
-        weight = self.layer.weight
-        return tuple((weight if isinstance(weight, Tensor) else weight.codes).shape)
+Steps = Sequence[Step[IntegerLayer | FloatLayer]]
 
 
 @torch.no_grad()
-def fold(network: nn.Module) -> list[Step]:
+def fold(network: nn.Module) -> Steps:
     """The convolutions of a subnet, quantized or float, in the order they run."""
-    subnet = network.subnet if isinstance(network, QuantizedSubnet) else network
-    assert isinstance(subnet, nn.Module)
-    blocks = subnet.get_submodule("blocks")
+    if isinstance(network, QuantizedSubnet):
+        return network.integer()
+    blocks = network.get_submodule("blocks")
     assert isinstance(blocks, nn.ModuleList)
-    steps = [_step(subnet, name) for name in ("stem", "first.0", "first.1")]
+    steps = [_step(network, name) for name in ("stem", "first.0", "first.1")]
     for i, block in enumerate(blocks):
-        steps += [_step(subnet, f"blocks.{i}.{part}") for part in ("expand", "depthwise")]
-        steps.append(_step(subnet, f"blocks.{i}.project", bool(block.shortcut)))
-    return [*steps, _step(subnet, "head"), _step(subnet, "classifier")]
+        steps += [_step(network, f"blocks.{i}.{part}") for part in ("expand", "depthwise")]
+        steps.append(_step(network, f"blocks.{i}.project", bool(block.shortcut)))
+    return [*steps, _step(network, "head"), _step(network, "classifier")]
 
 
-def _step(subnet: nn.Module, name: str, shortcut: bool = False) -> Step:
+def weight_shape(layer: IntegerLayer | FloatLayer) -> tuple[int, ...]:
+    """Weights' shape ``(out, in / groups, k, k)``."""
+    weight = layer.weight
+    return tuple((weight if isinstance(weight, Tensor) else weight.codes).shape)
+
+
+def _step(subnet: nn.Module, name: str, shortcut: bool = False) -> Step[FloatLayer]:
     part = subnet.get_submodule(name)
-    if isinstance(part, QuantizedConv | QuantizedLinear):
-        return Step(name, part.integer(), shortcut)
     if isinstance(part, nn.Linear):
         return Step(name, FloatLayer(part.weight.detach()[:, :, None, None], part.bias.detach()))
     conv, bn = part.conv, part.bn

@@ -3,42 +3,45 @@ subnet's own layer names, and little else. Needs the extra ``apq[onnx]``.
 
 Three forms:
 
-``integer``
-    Integer codes are summed exactly and multiplied once, in standard operators. Gives the same bits
-    on every runtime that follows the standard; QuantizeLinear, Cast, Conv, DequantizeLinear.
 ``qdq``
-    QuantizeLinear/DequantizeLinear pairs around float convolutions, which toolchains (TensorRT,
-    OpenVINO, onnxruntime) fuse into integer kernels of their own; each rounds a little differently.
+    QuantizeLinear/DequantizeLinear pairs around float operators, which runtimes fuse into integer
+    kernels. Every tensor between layers is bytes; fewer bits are clamped among the integers, where
+    no fusion stops at it. onnxruntime then computes what :func:`apq.quantize.integer.run` does,
+    bit for bit. Unfused, or with roundings of its own, a runtime differs by isolated levels.
+``integer``
+    The same arithmetic spelled out in standard operators. Gives the same bits on every runtime
+    that follows the standard, and is slower.
 ``qonnx``
     Float weights behind Quant nodes of any bitwidth (arXiv:2206.07527), for FINN and hls4ml.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.deploy.folded import FloatLayer, Step
+from apq.deploy.folded import FloatLayer, Steps, weight_shape
 from apq.deploy.graphs import require_onnx
 from apq.errors import ApqError
 from apq.quantize import Packed
-from apq.quantize.integer import IntegerLayer, Rounding
+from apq.quantize.integer import IntegerLayer, Rounding, mean_factor
 
 if TYPE_CHECKING:
     import onnx
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
-FORMS = ("integer", "qdq", "qonnx")
+FORMS = ("qdq", "integer", "qonnx")
 
 
 def onnx_model(
-    steps: Sequence[Step],
+    steps: Steps,
     input_shape: tuple[int, int, int, int],
     metadata: Mapping[str, str],
-    form: str = "integer",
+    form: str = "qdq",
     int2: bool = False,
 ) -> onnx.ModelProto:
     """Build an ONNX model.
@@ -57,29 +60,43 @@ def onnx_model(
         ApqError: onnx is missing, or the form cannot express a layer.
     """
     require_onnx()
-    graph = _Graph(form, int2)
-    x, kept = "image", "image"
+    graph = _Float() if isinstance(steps[0].layer, FloatLayer) else _WRITERS[form](int2)
+    pixels = input_shape[2]
+    x = graph.image(steps[0].layer)
+    kept = x
     for step in steps:
         if step.name == "classifier":
-            x = graph.mean(x)
+            x = graph.mean(x, step.layer, pixels * pixels)
         elif step.name.endswith(".expand"):
             kept = x
-        x = graph.convolution(step, x)
+        x = graph.layer(step.name, step.layer, x)
+        pixels = -(-pixels // step.layer.stride)
         if step.shortcut:
-            x = graph.node("Add", [kept, x], f"{step.name}.shortcut")
-    graph.node("Flatten", [x], "flatten", output="logits")
-    model: onnx.ModelProto = graph.model(input_shape, steps[-1].shape[0], metadata)
+            x = graph.add(f"{step.name}.shortcut", kept, x)
+    if graph.flat != "logits":
+        graph.node("Flatten", [x.name], "flatten", output="logits")
+    model: onnx.ModelProto = graph.model(input_shape, weight_shape(steps[-1].layer)[0], metadata)
     return model
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor between layers: a name, and the grid whose integers it holds (None: real)."""
+
+    name: str
+    grid: Rounding | None = None
 
 
 class _Graph:
     """Nodes and initializers under construction."""
 
-    def __init__(self, form: str, int2: bool) -> None:
-        self.form, self.int2 = form, int2
+    def __init__(self, int2: bool = False) -> None:
+        self.int2 = int2
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
-        self.uses_int2 = False
+        self.made: set[str] = set()
+        self.domains = {"": 21}
+        self.flat = ""
 
     def node(
         self, op: str, inputs: list[str], name: str, output: str = "", **attributes: Any
@@ -97,7 +114,7 @@ class _Graph:
 
         if name not in self.initializers:
             if kind is None:
-                tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+                tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
             else:
                 tensor = helper.make_tensor(
                     name, kind, value.shape, _packed_bytes(value, kind), raw=True
@@ -108,150 +125,13 @@ class _Graph:
     def scalar(self, name: str, value: float) -> str:
         return self.constant(name, np.array(value, dtype=np.float32))
 
-    def mean(self, x: str) -> str:
-        """Global average; integer form: in double, where the order of summation leaves no trace."""
-        if self.form != "integer":
-            return self.node("GlobalAveragePool", [x], "pool")
-        from onnx import TensorProto
-
-        wide = self.node("Cast", [x], "pool.double", to=TensorProto.DOUBLE)
-        axes = self.constant("pool.axes", np.array([2, 3], dtype=np.int64))
-        mean = self.node("ReduceMean", [wide, axes], "pool", keepdims=1)
-        return self.node("Cast", [mean], "pool.float", to=TensorProto.FLOAT)
-
-    def convolution(self, step: Step, x: str) -> str:
-        """Nodes of one layer, from its rounded input to its activation."""
-        layer, name = step.layer, step.name
-        kernel = step.shape[-1]
-        shape: dict[str, Any] = {
-            "kernel_shape": [kernel] * 2, "strides": [layer.stride] * 2,
-            "pads": [layer.padding] * 4, "group": layer.groups,
-        }  # fmt: skip
-        bias = layer.bias.numpy()
-        if isinstance(layer, FloatLayer):
-            weight = self.constant(f"{name}.weight", layer.weight.numpy())
-            inputs = [x, weight, self.constant(f"{name}.bias", bias)]
-            y = self.node("Conv", inputs, f"{name}.conv", **shape)
-        elif self.form == "integer":
-            codes = [self.input_codes(name, x, layer.rounding), self.weight_codes(name, layer)]
-            total = self.node("Conv", codes, f"{name}.conv", **shape)
-            y = self.rescale(name, total, layer)
-        else:
-            rounded = self.round_input(name, x, layer.rounding)
-            inputs = [rounded, self.weight(name, layer.weight)]
-            inputs.append(self.constant(f"{name}.bias", bias))
-            y = self.node("Conv", inputs, f"{name}.conv", **shape)
-        if layer.relu6:
-            ends = [self.scalar("zero", 0.0), self.scalar("six", 6.0)]
-            y = self.node("Clip", [y, *ends], f"{name}.relu6")
-        return y
-
-    # ---- integer form ------------------------------------------------------------------------
-
-    def input_codes(self, layer: str, x: str, r: Rounding) -> str:
-        """Integers a layer's input rounds to, in float."""
-        from onnx import TensorProto
-
-        if r.bits == 1 and r.low < 0:
-            positive = self.node("GreaterOrEqual", [x, self.scalar("zero", 0.0)], f"{layer}.sign")
-            ends = [self.scalar("one", 1.0), self.scalar("minus_one", -1.0)]
-            return self.node("Where", [positive, *ends], f"{layer}.input")
-        codes = self.quantize(layer, x, r)[0]
-        return self.node("Cast", [codes], f"{layer}.input", to=TensorProto.FLOAT)
-
-    def weight_codes(self, layer: str, integer: IntegerLayer) -> str:
-        """Integer values of the weights, in float."""
-        from onnx import TensorProto
-
-        w, name = integer.weight, f"{layer}.weight"
-        if w.table is not None:
-            return self._from_table(name, w)
-        codes = self.constant(f"{name}_codes", w.codes.numpy(), self._kind(w))
-        return self.node("Cast", [codes], name, to=TensorProto.FLOAT)
-
-    def rescale(self, layer: str, total: str, integer: IntegerLayer) -> str:
-        """Multiply sums by what they are worth and add the bias.
-
-        As DequantizeLinear: a Mul would be merged into the convolution's weights by optimizers,
-        and the sums were integers no longer. Tables hold fractions, so they keep the Mul.
-        """
-        from onnx import TensorProto
-
-        scale = integer.multiplier.numpy()
-        if integer.weight.table is None:
-            total = self.node("Cast", [total], f"{layer}.sum", to=TensorProto.INT32)
-            scales = self.constant(f"{layer}.scale", scale)
-            y = self.node("DequantizeLinear", [total, scales], f"{layer}.scaled", axis=1)
-        else:
-            scales = self.constant(f"{layer}.scale", scale.reshape(1, -1, 1, 1))
-            y = self.node("Mul", [total, scales], f"{layer}.scaled")
-        bias = self.constant(f"{layer}.bias", integer.bias.numpy().reshape(1, -1, 1, 1))
-        return self.node("Add", [y, bias], f"{layer}.biased")
-
-    # ---- qdq and qonnx forms -----------------------------------------------------------------
-
-    def quantize(self, layer: str, x: str, r: Rounding) -> tuple[str, str, str]:
-        """QuantizeLinear, after a Clip if the grid does not fill its type.
-
-        Returns the names of codes, scale and zero point.
-        """
-        scale = self.scalar(f"{layer}.input_scale", r.scale)
-        if r.high not in (255, 2**15 - 1):
-            step = np.float32(r.scale)
-            ends = [
-                self.scalar(f"{layer}.input_min", float(step * np.float32(r.low))),
-                self.scalar(f"{layer}.input_max", float(step * np.float32(r.high))),
-            ]
-            x = self.node("Clip", [x, *ends], f"{layer}.input_clip")
-        dtype = np.int16 if r.bits > 8 else np.int8 if r.low < 0 else np.uint8
-        zero = self.constant(f"zero_{dtype.__name__}", np.array(0, dtype=dtype))
-        return self.node("QuantizeLinear", [x, scale, zero], f"{layer}.input_codes"), scale, zero
-
-    def round_input(self, layer: str, x: str, r: Rounding) -> str:
-        """A layer's rounded input, in float."""
-        signed = int(r.low < 0)
-        if r.bits == 1 and signed:
-            raise ApqError(f"{layer}: binary activations can be exported as 'onnx' or 'torch' only")
-        if r.bits > 8:  # the image: few toolchains know 16-bit codes
-            wide = self.node(
-                "Mul", [x, self.scalar(f"{layer}.per_step", 1 / r.scale)], f"{layer}.wide"
-            )
-            steps = self.node("Round", [wide], f"{layer}.steps")
-            return self.node(
-                "Mul", [steps, self.scalar(f"{layer}.step", r.scale)], f"{layer}.input"
-            )
-        if self.form == "qdq":
-            return self.node("DequantizeLinear", list(self.quantize(layer, x, r)), f"{layer}.input")
-        scale = self.scalar(f"{layer}.input_scale", r.scale)
-        inputs = [x, scale, self.scalar("zero", 0.0), self.scalar(f"bits{r.bits}", r.bits)]
+    def conv(self, name: str, inputs: list[str], layer: IntegerLayer | FloatLayer) -> str:
+        """A Conv node."""
+        kernel = weight_shape(layer)[-1]
         return self.node(
-            "Quant", inputs, f"{layer}.input", domain=QONNX_DOMAIN, signed=signed, narrow=signed,
-            rounding_mode="ROUND",
+            "Conv", inputs, name, kernel_shape=[kernel] * 2, strides=[layer.stride] * 2,
+            pads=[layer.padding] * 4, group=layer.groups,
         )  # fmt: skip
-
-    def weight(self, layer: str, w: Packed) -> str:
-        """A layer's rounded weights, in float."""
-        name = f"{layer}.weight"
-        if w.table is not None:
-            values = self._from_table(name, w)
-            scale = self.constant(f"{name}_scale", w.scale.numpy().reshape(-1, 1, 1, 1))
-            return self.node("Mul", [values, scale], f"{name}_scaled")
-        if self.form == "qonnx":
-            return self._quant(name, w)
-        codes = self.constant(f"{name}_codes", w.codes.numpy(), self._kind(w))
-        scales = self.constant(f"{name}_scale", w.scale.numpy())
-        return self.node("DequantizeLinear", [codes, scales], name, axis=0)
-
-    def _quant(self, name: str, w: Packed) -> str:
-        values = self.constant(f"{name}_float", w.dequantize().numpy())
-        scales = self.constant(f"{name}_scale", w.scale.numpy().reshape(-1, 1, 1, 1))
-        if w.bits == 1 and not bool((w.codes == 0).any()):
-            return self.node("BipolarQuant", [values, scales], name, domain=QONNX_DOMAIN)
-        bits = max(2, w.bits)  # a folded sign makes {0, 1} into {0, -1}
-        inputs = [values, scales, self.scalar("zero", 0.0), self.scalar(f"bits{bits}", bits)]
-        return self.node(
-            "Quant", inputs, name, domain=QONNX_DOMAIN, signed=1, narrow=1, rounding_mode="ROUND"
-        )
 
     def _from_table(self, name: str, w: Packed) -> str:
         """Codes that index a table of values, which their scales do not yet multiply."""
@@ -269,7 +149,7 @@ class _Graph:
         import onnx
 
         if w.bits <= 2 and self.int2:
-            self.uses_int2 = True
+            self.domains[""] = 25
             return int(onnx.TensorProto.INT2)
         return int(onnx.TensorProto.INT4 if w.bits <= 4 else onnx.TensorProto.INT8)
 
@@ -287,10 +167,8 @@ class _Graph:
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (shape[0], classes))],
             list(self.initializers.values()),
         )
-        opset, ir = (25, 13) if self.uses_int2 else (21, 10)
-        imports = [helper.make_opsetid("", opset)]
-        if self.form == "qonnx":
-            imports.append(helper.make_opsetid(QONNX_DOMAIN, 1))
+        imports = [helper.make_opsetid(name, version) for name, version in self.domains.items()]
+        ir = 13 if self.domains[""] == 25 else 10
         model = helper.make_model(
             graph, opset_imports=imports, ir_version=ir, producer_name="apq",
             producer_version=__version__,
@@ -298,6 +176,277 @@ class _Graph:
         helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model)
         return model
+
+
+class _Float(_Graph):
+    """A network of real numbers."""
+
+    def image(self, _: Any) -> _Tensor:
+        return _Tensor("image")
+
+    def layer(self, name: str, layer: Any, x: _Tensor) -> _Tensor:
+        weight = self.constant(f"{name}.weight", layer.weight.numpy())
+        bias = self.constant(f"{name}.bias", layer.bias.numpy())
+        y = self.conv(name, [x.name, weight, bias], layer)
+        return _Tensor(self.relu6(name, y) if layer.relu6 else y)
+
+    def relu6(self, name: str, y: str) -> str:
+        ends = [self.scalar("zero", 0.0), self.scalar("six", 6.0)]
+        return self.node("Clip", [y, *ends], f"{name}.relu6")
+
+    def mean(self, x: _Tensor, layer: Any, pixels: int) -> _Tensor:
+        return _Tensor(self.node("GlobalAveragePool", [x.name], "pool"))
+
+    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
+        return _Tensor(self.node("Add", [a.name, b.name], name))
+
+
+class _Bytes(_Graph):
+    """Tensors between layers are unsigned bytes; what follows is common to two forms."""
+
+    def quantize(self, name: str, x: str, grid: Rounding, scale: str) -> _Tensor:
+        """Real numbers to a grid, in units of ``scale``; clamped if it does not fill a byte."""
+        y = self.node("QuantizeLinear", [x, scale, self.byte(grid.zero)], f"{name}.codes")
+        if not grid.fills_byte:
+            ends = [self.byte(grid.zero + grid.low), self.byte(grid.zero + grid.high)]
+            y = self.node("Clip", [y, *ends], f"{name}.clamped")
+        return _Tensor(y, grid)
+
+    def byte(self, value: int) -> str:
+        return self.constant(f"byte{value}", np.array(value, dtype=np.uint8))
+
+    def scale(self, grid: Rounding) -> str:
+        """The step of a grid, one initializer however many tensors share it."""
+        return self.scalar(f"step{grid.scale:.9g}", grid.scale)
+
+    def real(self, x: _Tensor) -> str:
+        """A tensor's real values."""
+        assert x.grid is not None
+        name = f"{x.name}.real"
+        if name not in self.made:
+            self.made.add(name)
+            self.node(
+                "DequantizeLinear", [x.name, self.scale(x.grid), self.byte(x.grid.zero)], name
+            )
+        return name
+
+    def image(self, layer: Any) -> _Tensor:
+        grid = layer.rounding
+        return self.quantize("image", "image", grid, self.scale(grid))
+
+    def regrid(self, name: str, x: _Tensor, grid: Rounding) -> _Tensor:
+        """The same on the grid a layer wants."""
+        assert x.grid is not None
+        if grid.holds(x.grid):
+            return _Tensor(x.name, replace(grid, low=x.grid.low, high=x.grid.high))
+        if not grid.is_sign:
+            return self.quantize(f"{name}.input", self.real(x), grid, self.scale(grid))
+        positive = self.node("GreaterOrEqual", [x.name, self.byte(x.grid.zero)], f"{name}.positive")
+        ends = [self.byte(grid.zero + 1), self.byte(grid.zero - 1)]
+        return _Tensor(self.node("Where", [positive, *ends], f"{name}.sign"), grid)
+
+    def counts(self, x: _Tensor) -> str:
+        """A tensor's integers, in float. Not by a DequantizeLinear: onnxruntime would take the
+        convolution behind it for one to quantize, weights and all."""
+        from onnx import TensorProto
+
+        assert x.grid is not None
+        name = f"{x.name}.counts"
+        if name not in self.made:
+            self.made.add(name)
+            if x.grid.zero == 0:
+                self.node("Cast", [x.name], name, to=TensorProto.FLOAT)
+            else:
+                wide = self.node("Cast", [x.name], f"{x.name}.float", to=TensorProto.FLOAT)
+                self.node("Sub", [wide, self.scalar(f"zero{x.grid.zero}", x.grid.zero)], name)
+        return name
+
+    def spelled_out(self, name: str, layer: IntegerLayer, x: _Tensor) -> _Tensor:
+        """A layer as integer sums in float, one multiplication, and rounding.
+
+        The multiplication is a DequantizeLinear: optimizers would merge a Mul into the
+        convolution's weights, and the sums were integers no longer. Tables hold fractions, so they
+        keep the Mul.
+        """
+        from onnx import TensorProto
+
+        w, scale = layer.weight, layer.multiplier.numpy()
+        if w.table is None:
+            codes = self.constant(f"{name}.weight_codes", w.codes.numpy(), self._kind(w))
+            weight = self.node("Cast", [codes], f"{name}.weight", to=TensorProto.FLOAT)
+            if w.unit > 1:
+                factor = self.scalar(f"unit{w.unit}", w.unit)
+                weight = self.node("Mul", [weight, factor], f"{name}.weight_spread")
+        else:
+            weight = self._from_table(f"{name}.weight", w)
+        y = self.conv(name, [self.counts(x), weight], layer)
+        bias = layer.bias.numpy().reshape(1, -1, 1, 1)
+        if w.table is None:
+            y = self.node("Cast", [y], f"{name}.sum", to=TensorProto.INT32)
+            added = self.constant(f"{name}.bias", bias.astype(np.int32))
+            y = self.node("Add", [y, added], f"{name}.biased")
+            scales = self.constant(f"{name}.scale", scale)
+            y = self.node("DequantizeLinear", [y, scales], f"{name}.scaled", axis=1)
+        else:
+            y = self.node(
+                "Mul", [y, self.constant(f"{name}.scale", scale.reshape(1, -1, 1, 1))],
+                f"{name}.scaled",
+            )  # fmt: skip
+            bias = bias if layer.output is None else bias / np.float32(layer.output.scale)
+            y = self.node("Add", [y, self.constant(f"{name}.bias", bias)], f"{name}.biased")
+        if layer.output is None:
+            return _Tensor(y)
+        return self.quantize(name, y, layer.output, self.scalar("one", 1.0))
+
+
+class _Integer(_Bytes):
+    """The arithmetic of integer kernels in operators every runtime computes alike."""
+
+    def layer(self, name: str, layer: Any, x: _Tensor) -> _Tensor:
+        return self.spelled_out(name, layer, self.regrid(name, x, layer.rounding))
+
+    def mean(self, x: _Tensor, layer: Any, pixels: int) -> _Tensor:
+        assert x.grid is not None
+        axes = self.constant("pool.axes", np.array([2, 3], dtype=np.int64))
+        total = self.node("ReduceSum", [self.counts(x), axes], "pool.sum", keepdims=1)
+        factor = float(mean_factor(x.grid, layer.rounding, pixels))
+        y = self.node("Mul", [total, self.scalar("pool.factor", factor)], "pool")
+        return self.quantize("pool", y, layer.rounding, self.scalar("one", 1.0))
+
+    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
+        assert b.grid is not None
+        y = self.node("Add", [self.counts(a), self.counts(b)], name)
+        return self.quantize(name, y, b.grid, self.scalar("one", 1.0))
+
+
+class _Pairs(_Bytes):
+    """QuantizeLinear/DequantizeLinear pairs."""
+
+    def layer(self, name: str, layer: Any, x: _Tensor) -> _Tensor:
+        x = self.regrid(name, x, layer.rounding)
+        if layer.weight.table is not None:
+            return self.spelled_out(name, layer, x)
+        inputs = [self.weights(name, layer.weight), self.biases(name, layer)]
+        if layer.output is None:  # the classifier: runtimes fuse a Gemm with real output
+            flat = self.node("Flatten", [x.name], f"{name}.input")
+            y = self.node("Gemm", [self.real(_Tensor(flat, x.grid)), *inputs], name,
+                          output="logits", transB=1)  # fmt: skip
+            self.flat = y
+            return _Tensor(y)
+        y = self.conv(name, [self.real(x), *inputs], layer)
+        return self.quantize(name, y, layer.output, self.scale(layer.output))
+
+    def weights(self, name: str, w: Packed) -> str:
+        """Real weights. Integer kernels take 8 bits, so fewer are widened first, which runtimes do
+        once, when they load the file."""
+        from onnx import TensorProto
+
+        kind, values = self._kind(w), w.codes.numpy()
+        if name == "classifier":
+            values = values.reshape(values.shape[:2])
+        codes = self.constant(f"{name}.weight_codes", values, kind)
+        if w.unit > 1:
+            wide = self.node("Cast", [codes], f"{name}.weight_wide", to=TensorProto.INT32)
+            unit = self.constant(f"units{w.unit}", np.array(w.unit, dtype=np.int32))
+            codes = self.node("Mul", [wide, unit], f"{name}.weight_spread")
+        if kind != TensorProto.INT8 or w.unit > 1:
+            codes = self.node("Cast", [codes], f"{name}.weight_bytes", to=TensorProto.INT8)
+        inputs = [codes, self.constant(f"{name}.weight_scale", w.scale.numpy())]
+        if name == "classifier":  # onnxruntime's 8-bit Gemm for older processors wants zero points
+            zeros = np.zeros(len(values), dtype=np.int8)
+            inputs.append(self.constant(f"{name}.weight_zero", zeros))
+        return self.node("DequantizeLinear", inputs, f"{name}.weight", axis=0)
+
+    def biases(self, name: str, layer: IntegerLayer) -> str:
+        """Real biases from integers, whose step must be the product of the others to the bit; it is
+        computed on loading."""
+        scales = [f"{name}.weight_scale", self.scale(layer.rounding)]
+        step = self.node("Mul", scales, f"{name}.bias_scale")
+        codes = self.constant(f"{name}.bias_codes", layer.bias.numpy().astype(np.int32))
+        return self.node("DequantizeLinear", [codes, step], f"{name}.bias", axis=0)
+
+    def mean(self, x: _Tensor, layer: Any, pixels: int) -> _Tensor:
+        y = self.node("GlobalAveragePool", [self.real(x)], "pool")
+        return self.quantize("pool", y, layer.rounding, self.scale(layer.rounding))
+
+    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
+        assert b.grid is not None
+        y = self.node("Add", [self.real(a), self.real(b)], name)
+        return self.quantize(name, y, b.grid, self.scale(b.grid))
+
+
+class _Qonnx(_Float):
+    """Real numbers behind Quant nodes."""
+
+    def __init__(self, int2: bool = False) -> None:
+        super().__init__(int2)
+        self.domains[QONNX_DOMAIN] = 1
+
+    def quant(self, name: str, x: _Tensor, grid: Rounding) -> _Tensor:
+        """A tensor on a grid."""
+        if x.grid is not None and grid.holds(x.grid):
+            return x
+        if grid.is_sign:
+            raise ApqError(
+                f"{name}: binary activations can be exported as 'onnx', 'onnx-integer' or 'torch'"
+            )
+        signed, zero = int(grid.low < 0), 0
+        if grid.low < 0 and grid.high + grid.low not in (0, -1):  # the image: not around 0
+            signed, zero = 0, -grid.low
+        inputs = [
+            x.name, self.scalar(f"step{grid.scale:.9g}", grid.scale),
+            self.scalar(f"zero{zero}", zero), self.scalar(f"bits{grid.bits}", grid.bits),
+        ]  # fmt: skip
+        y = self.node(
+            "Quant", inputs, f"{name}.rounded", domain=QONNX_DOMAIN, signed=signed,
+            narrow=int(signed and grid.high == -grid.low), rounding_mode="ROUND",
+        )  # fmt: skip
+        return _Tensor(y, grid)
+
+    def image(self, layer: Any) -> _Tensor:
+        return self.quant("image", _Tensor("image"), layer.rounding)
+
+    def layer(self, name: str, layer: Any, x: _Tensor) -> _Tensor:
+        x = self.quant(f"{name}.input", x, layer.rounding)
+        bias = self.constant(f"{name}.bias", layer.real_bias.numpy())
+        y = self.conv(name, [x.name, self.weight(name, layer.weight), bias], layer)
+        if layer.output is None:
+            return _Tensor(y)
+        grid = layer.output
+        if grid.low == 0:  # behind a ReLU6, which may end the grid early
+            y, grid = self.relu6(name, y), replace(grid, high=2**grid.bits - 1)
+        return self.quant(name, _Tensor(y), grid)
+
+    def mean(self, x: _Tensor, layer: Any, pixels: int) -> _Tensor:
+        y = self.node("GlobalAveragePool", [x.name], "pool")
+        return self.quant("pool", _Tensor(y), layer.rounding)
+
+    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
+        assert b.grid is not None
+        return self.quant(name, _Tensor(self.node("Add", [a.name, b.name], name)), b.grid)
+
+    def weight(self, layer: str, w: Packed) -> str:
+        """A layer's rounded weights."""
+        name = f"{layer}.weight"
+        if w.table is not None:
+            values = self._from_table(name, w)
+            scale = self.constant(f"{name}_scale", w.scale.numpy().reshape(-1, 1, 1, 1))
+            return self.node("Mul", [values, scale], f"{name}_scaled")
+        values = self.constant(f"{name}_float", w.dequantize().numpy())
+        steps = (w.scale * w.unit).numpy().reshape(-1, 1, 1, 1)
+        scales = self.constant(f"{name}_scale", steps)
+        if w.bits == 1 and not bool((w.codes == 0).any()):
+            return self.node("BipolarQuant", [values, scales], name, domain=QONNX_DOMAIN)
+        bits = max(2, w.bits)  # a folded sign makes {0, 1} into {0, -1}
+        inputs = [values, scales, self.scalar("zero", 0.0), self.scalar(f"bits{bits}", bits)]
+        return self.node(
+            "Quant", inputs, name, domain=QONNX_DOMAIN, signed=1, narrow=1, rounding_mode="ROUND"
+        )
+
+
+_WRITERS: dict[str, Callable[[bool], Any]] = {
+    "qdq": _Pairs, "integer": _Integer, "qonnx": _Qonnx,
+}  # fmt: skip
 
 
 def _packed_bytes(values: NDArray[Any], kind: int) -> bytes:

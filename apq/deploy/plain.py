@@ -26,8 +26,16 @@ def unpack(data: Tensor, bits: int, shape: list[int]) -> Tensor:
     return (digits * 2.0 ** torch.arange(bits)).sum(dim=1).reshape(shape)
 
 
+def to_grid(x: Tensor, grid: dict[str, Any]) -> Tensor:
+    """Real numbers as integers ``low .. high`` of a grid; 1 bit with a sign: -1 or 1."""
+    if grid["bits"] == 1 and grid["low"] < 0:
+        return torch.where(x >= 0, 1.0, -1.0)
+    return x.div(torch.tensor(grid["scale"])).round_().clamp_(grid["low"], grid["high"])
+
+
 class Layer(nn.Module):
-    """Convolution of integer codes, one multiplication per channel, bias, ReLU6."""
+    """Convolution, one multiplication per channel, bias, activation; in integers: from one grid to
+    the next."""
 
     def __init__(self, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super().__init__()
@@ -39,21 +47,19 @@ class Layer(nn.Module):
             weight = weight * about["step"] + about["offset"]
         self.register_buffer("weight", weight)
         self.register_buffer("scale", tensors.get("scale"))
-        self.register_buffer("bias", tensors["bias"])
+        self.register_buffer("bias", tensors["bias"].float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float in, float out; what lies between is exact."""
-        a, weight, bias = self.about, self.get_buffer("weight"), self.get_buffer("bias")
-        r = a["rounding"]
-        if r and r["bits"] == 1 and r["low"] < 0:
-            x = torch.where(x >= 0, 1.0, -1.0)
-        elif r:
-            x = x.div(torch.tensor(r["scale"])).round_().clamp_(r["low"], r["high"])
+        """``(n, in, h, w) -> (n, out, h', w')``."""
+        a, weight = self.about, self.get_buffer("weight")
+        bias = self.get_buffer("bias").view(1, -1, 1, 1)
         y = nn.functional.conv2d(x, weight, None, a["stride"], a["padding"], 1, a["groups"])
-        if r:
-            y = y.mul_(self.get_buffer("scale").view(1, -1, 1, 1))
-        y = y.add_(bias.view(1, -1, 1, 1))
-        return y.clamp_(0, 6) if a["relu6"] else y
+        if not a["bits"]:
+            y = y.add_(bias)
+            return y.clamp_(0, 6) if a["relu6"] else y
+        scale, out = self.get_buffer("scale").view(1, -1, 1, 1), a["output"]
+        y = y.mul_(scale).add_(bias) if a["table"] else y.add_(bias).mul_(scale)
+        return y.round_().clamp_(out["low"], out["high"]) if out else y
 
 
 class Network(nn.Module):
@@ -66,16 +72,29 @@ class Network(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images ``(n, channels, height, width)`` to logits ``(n, classes)``."""
+        grid: Any = None
         kept = x
         for layer in self.layers:
             about: Any = layer.about
-            if about["name"] == "classifier":
-                x = x.double().mean(dim=(2, 3), keepdim=True).float()
+            here = about["input"]
+            if about["name"] == "classifier" and here:
+                total = x.sum(dim=(2, 3), keepdim=True)
+                factor = torch.tensor(grid["scale"]) / (
+                    torch.tensor(here["scale"]) * x[0, 0].numel()
+                )
+                x = total.mul_(factor).round_().clamp_(here["low"], here["high"])
+            elif about["name"] == "classifier":
+                x = x.mean(dim=(2, 3), keepdim=True)
             elif about["name"].endswith(".expand"):
                 kept = x
-            x = layer(x)
+            if here and not grid:
+                x = to_grid(x, here)
+            elif about["regrid"]:
+                x = to_grid(x * torch.tensor(grid["scale"]), here)
+            x, grid = layer(x), about["output"] or grid
             if about["shortcut"]:
-                x = kept + x
+                x = x + kept
+                x = x.clamp_(grid["low"], grid["high"]) if grid else x
         return x.flatten(1)
 
 

@@ -13,24 +13,28 @@ from apq.space import Candidate
 
 @dataclass(frozen=True)
 class Packed:
-    """A quantized weight as a device stores it: ``table[codes] * scale``, or ``codes * scale``.
+    """A quantized weight as a device stores it: ``table[codes] * scale``, or ``codes * unit *
+    scale``.
 
     Attributes:
         codes: Integers in the weight's shape, int16. With a table: indices from 0; else signed.
         scale: One number per output channel, ``(out,)``.
         table: Values the codes stand for, ``(levels,)``; None: the codes are the values.
         bits: Bits one code needs.
+        unit: What a code counts; more than 1 where few bits leave a byte empty and the bias, which
+            has the step of the products, needs a finer one.
     """
 
     codes: Tensor
     scale: Tensor
     table: Tensor | None
     bits: int
+    unit: int = 1
 
     def values(self) -> Tensor:
         """What the codes stand for, in float, before scaling."""
         if self.table is None:
-            return self.codes.to(self.scale.dtype)
+            return self.codes.to(self.scale.dtype) * self.unit
         return self.table[self.codes.long()]
 
     def dequantize(self) -> Tensor:

@@ -2,7 +2,8 @@
 
 Composed tensor operations, torch's own fake-quantize kernels and Brevitas compute the same and are
 several times slower (benchmarks/bench_quantize.py). All round half to even. Grids are integers
-``low .. high`` times a step; signed ones are narrow, ``-(2^(b-1) - 1) .. 2^(b-1) - 1`` at b bits.
+``low .. high`` times a step; signed ones are narrow, ``-(2^(b-1) - 1) .. 2^(b-1) - 1`` at b bits,
+unless told otherwise.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 
 
-def grid(bits: int, signed: bool) -> tuple[int, int]:
-    """Lowest and highest integer at ``bits`` bits (signed: narrow, zero in the middle)."""
+def grid(bits: int, signed: bool, narrow: bool = True) -> tuple[int, int]:
+    """Lowest and highest integer at ``bits`` bits (signed and narrow: zero in the middle)."""
     if signed:
-        return -(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1
+        return int(narrow) - 2 ** (bits - 1), 2 ** (bits - 1) - 1
     return 0, 2**bits - 1
 
 
@@ -59,7 +60,7 @@ class _Clipped(torch.autograd.Function):
         step = torch.tensor(top, dtype=x.dtype) / high
         y = x.div(step).clamp_(low, high).round_().mul_(step)
         ctx.save_for_backward(x, y)
-        ctx.ends = (-top if low else 0.0, top)
+        ctx.ends = (low * float(step), top)
         return y
 
     @staticmethod
@@ -68,7 +69,8 @@ class _Clipped(torch.autograd.Function):
         grad, (bottom, top) = grads[0], ctx.ends
         inside = torch.ops.aten.hardtanh_backward(grad, x, bottom, top)
         # Inside, both products are the same; beyond an end y is that end, so dividing by the clip
-        # leaves the sum of gradients above minus the sum below (a signed grid's lower end).
+        # leaves the sum of gradients above minus the sum below (a signed grid's lower end, times
+        # how much further that end is from zero than the clip).
         grad_clip = (_dot(grad, y) - _dot(inside, y)) / top
         return inside, grad_clip, None, None
 
@@ -82,7 +84,7 @@ def clip_to_grid(x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
     Args:
         x: Activations, any shape.
         clip: Scalar, the value of the highest level, in units of ``x``.
-        low, high: Ends of the integer grid; ``low`` is 0 or ``-high``.
+        low, high: Ends of the integer grid.
     """
     out: Tensor = _Clipped.apply(x, clip, low, high)  # type: ignore[no-untyped-call]
     return out

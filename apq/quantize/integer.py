@@ -1,16 +1,21 @@
-"""Quantized layers as a device computes them: integers in, exact integer sums, one multiplication.
+"""Quantized networks as a device computes them: integers between layers, exact integer sums.
 
 Rounding makes a network discontinuous: a sum that differs in its last bit may round to another
 level, and the logits move by percents. Float convolutions add in an order that depends on the
 library, the number of threads and the batch, so two correct implementations of the same quantized
-network disagree on many images. Sums of integer codes below 2**24 are exact in float32 in any
-order. Evaluation and export therefore use this form, and agree to the last bit.
+network disagree on many images. Here every tensor between two layers is integers on a grid, every
+sum of products is an integer below 2**24 (exact in float32 in any order), and one float32
+multiplication per channel takes a sum to the next grid. That is the arithmetic of integer kernels
+(ONNX QLinearConv); evaluation, export and runtimes therefore agree to the last bit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +26,12 @@ from apq.quantize.base import Packed
 EXACT = 2**24
 """Integers up to here have float32 representations of their own."""
 
+Layer = TypeVar("Layer", covariant=True)
+
 
 @dataclass(frozen=True)
 class Rounding:
-    """Rounding of a layer's input to integers ``low .. high`` times ``scale``.
+    """A grid: integers ``low .. high`` times ``scale``.
 
     ``low == -1`` with ``bits == 1`` is the sign, with sign(0) = 1.
     """
@@ -34,42 +41,79 @@ class Rounding:
     high: int
     bits: int
 
+    @property
+    def is_sign(self) -> bool:
+        """Whether the levels are -1 and 1."""
+        return self.bits == 1 and self.low < 0
+
+    @property
+    def zero(self) -> int:
+        """Where 0 lies when the integers are stored as unsigned bytes."""
+        if self.low >= 0:
+            return 0
+        return -self.low if self.high - self.low == 255 else 128
+
+    @property
+    def fills_byte(self) -> bool:
+        """Whether saturating to an unsigned byte is all the clamping there is."""
+        return self.high - self.low == 255
+
     def codes(self, x: Tensor) -> Tensor:
         """Integers in float, same shape."""
-        if self.bits == 1 and self.low < 0:
+        if self.is_sign:
             return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
         scale = torch.tensor(self.scale, dtype=x.dtype)
         return x.div(scale).round_().clamp_(self.low, self.high)
 
+    def holds(self, other: Rounding) -> bool:
+        """Whether the other grid's integers mean the same here."""
+        same = self.scale == other.scale and self.is_sign == other.is_sign
+        return same and self.low <= other.low and other.high <= self.high
 
-IMAGE = Rounding(1 / 256, -(2**15) + 1, 2**15 - 1, 16)
-"""Normalised images in steps of 1/256 of a standard deviation, finer than the pixels themselves."""
+
+def regrid(codes: Tensor, grid: Rounding, to: Rounding) -> Tensor:
+    """Integers of one grid as integers of another."""
+    if to.holds(grid):
+        return codes
+    return to.codes(codes * torch.tensor(grid.scale, dtype=codes.dtype))
 
 
 @dataclass(frozen=True)
 class IntegerLayer:
-    """A convolution (a linear layer is a 1x1 one) with batch norm, bias and rounding folded in.
+    """A convolution (a linear layer is a 1x1 one) with batch norm, bias and activation folded in.
 
     Attributes:
         weight: Codes, with scales that include the gain of batch norm.
-        bias: ``(out,)``.
-        rounding: Of the input.
+        bias: ``(out,)``. Integers in units of ``step``; weights from a table: in real units.
+        rounding: Grid of the input.
+        output: Grid of the output, which ends where the activation does; None: real numbers.
         stride, padding, groups: Of the convolution.
-        relu6: Whether the output is clamped to 0..6.
     """
 
     weight: Packed
     bias: Tensor
     rounding: Rounding
+    output: Rounding | None
     stride: int = 1
     padding: int = 0
     groups: int = 1
-    relu6: bool = False
+
+    @cached_property
+    def step(self) -> Tensor:
+        """What a sum of products is worth in real units, ``(out,)``."""
+        return self.weight.scale * torch.tensor(self.rounding.scale, dtype=torch.float32)
 
     @cached_property
     def multiplier(self) -> Tensor:
-        """What a sum of codes is worth, ``(out,)``."""
-        return self.weight.scale * torch.tensor(self.rounding.scale, dtype=torch.float32)
+        """What a sum of products is worth in steps of the output, ``(out,)``."""
+        if self.output is None:
+            return self.step
+        return self.step / torch.tensor(self.output.scale, dtype=torch.float32)
+
+    @property
+    def real_bias(self) -> Tensor:
+        """The bias in real units, ``(out,)``."""
+        return self.bias if self.weight.table is not None else self.bias * self.step
 
     @property
     def largest_sum(self) -> float:
@@ -77,12 +121,105 @@ class IntegerLayer:
         values = self.weight.values().abs().flatten(1).sum(dim=1).max()
         return float(values) * max(-self.rounding.low, self.rounding.high)
 
-    def run(self, x: Tensor) -> Tensor:
-        """``(n, in, h, w) -> (n, out, h', w')``."""
-        codes, weight = self.rounding.codes(x), self.weight.values()
-        y = F.conv2d(codes, weight, None, self.stride, self.padding, 1, self.groups)
-        y = y.mul_(self.multiplier.view(1, -1, 1, 1)).add_(self.bias.view(1, -1, 1, 1))
-        return y.clamp_(0, 6) if self.relu6 else y
+    def run(self, codes: Tensor) -> Tensor:
+        """``(n, in, h, w) -> (n, out, h', w')``, integers in float; real if there is no output
+        grid."""
+        y = F.conv2d(codes, self.weight.values(), None, self.stride, self.padding, 1, self.groups)
+        bias, multiplier = self.bias.view(1, -1, 1, 1), self.multiplier.view(1, -1, 1, 1)
+        if self.weight.table is None:
+            y = y.add_(bias).mul_(multiplier)
+        else:
+            y = y.mul_(multiplier)
+            y = y.add_(bias if self.output is None else bias / self.output.scale)
+        return y if self.output is None else y.round_().clamp_(self.output.low, self.output.high)
+
+
+def integer_layer(
+    weight: Packed,
+    bias: Tensor,
+    rounding: Rounding,
+    output: Rounding | None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    relu6: bool = False,
+) -> IntegerLayer:
+    """Round the bias to integers, and end the output's grid where a ReLU6 does.
+
+    Where the bias would be rounded to more than a thirtieth of an output step, weights of few bits
+    are spread over the byte. A channel whose weights are so small that its bias would not fit (batch norm switched it off)
+    gets a larger scale, which rounds the weights to fewer levels.
+    """
+    if relu6 and output is not None:
+        output = replace(output, high=min(output.high, round(6 / output.scale)))
+    if weight.table is None:
+        weight = _spread(weight, rounding, output)
+        needed = bias.abs() / (EXACT / 2 * rounding.scale)
+        if bool((weight.scale < needed).any()):
+            scale = torch.maximum(weight.scale, needed)
+            shape = (-1, *(1 for _ in weight.codes.shape[1:]))
+            codes = (weight.codes * (weight.scale / scale).reshape(shape)).round()
+            weight = replace(weight, codes=codes.to(weight.codes.dtype), scale=scale)
+        step = weight.scale * torch.tensor(rounding.scale, dtype=torch.float32)
+        bias = (bias / step).round()
+    return IntegerLayer(weight, bias, rounding, output, stride, padding, groups)
+
+
+def _spread(weight: Packed, rounding: Rounding, output: Rounding | None) -> Packed:
+    """Let codes count in larger units, as large as a byte allows, if the bias needs finer ones."""
+    top = max(1, int(weight.codes.abs().max()))
+    unit = 2 ** int(math.log2(127 // top))
+    coarse = output is not None and bool((weight.scale * rounding.scale).max() > output.scale / 16)
+    return replace(weight, unit=unit, scale=weight.scale / unit) if coarse else weight
+
+
+@dataclass(frozen=True)
+class Step(Generic[Layer]):
+    """One convolution of a network.
+
+    Attributes:
+        name: Path in the subnet, e.g. ``blocks.0.expand``. The classifier follows a global mean.
+        layer: What it computes.
+        shortcut: Whether the block's input (of its ``expand``) is added to the output; both are on
+            one grid.
+    """
+
+    name: str
+    layer: Layer
+    shortcut: bool = False
+
+
+@torch.no_grad()
+def run(steps: Sequence[Step[IntegerLayer]], images: Tensor) -> Tensor:
+    """Logits ``(n, classes)`` of normalised images ``(n, c, h, w)``."""
+    grid = steps[0].layer.rounding
+    x = kept = grid.codes(images)
+    for step in steps:
+        layer = step.layer
+        if step.name == "classifier":
+            x, grid = mean(x, grid, layer.rounding), layer.rounding
+        elif step.name.endswith(".expand"):
+            kept = x
+        x = layer.run(regrid(x, grid, layer.rounding))
+        if layer.output is not None:
+            grid = layer.output
+        if step.shortcut:
+            x = x.add_(kept).clamp_(grid.low, grid.high)
+    return x.flatten(1)
+
+
+def mean(codes: Tensor, grid: Rounding, to: Rounding) -> Tensor:
+    """Mean over height and width, ``(n, c, 1, 1)``: an exact sum and one multiplication."""
+    total = codes.sum(dim=(2, 3), keepdim=True)
+    return total.mul_(mean_factor(grid, to, codes[0, 0].numel())).round_().clamp_(to.low, to.high)
+
+
+def mean_factor(grid: Rounding, to: Rounding, pixels: int) -> Tensor:
+    """What a sum over the pixels is worth in steps of the mean's grid, float32 scalar."""
+    scales = (torch.tensor(s, dtype=torch.float32) for s in (grid.scale, to.scale))
+    here, there = scales
+    return here / (there * pixels)
 
 
 def fold_gain(packed: Packed, gain: Tensor) -> Packed:
@@ -96,9 +233,4 @@ def fold_gain(packed: Packed, gain: Tensor) -> Packed:
         sign = torch.where(scale < 0, -1, 1).to(codes.dtype)
         codes = codes * sign.reshape(-1, *(1 for _ in codes.shape[1:]))
         scale = scale.abs().clamp_min(torch.finfo(scale.dtype).tiny)
-    return Packed(codes, scale, packed.table, packed.bits)
-
-
-def exact_mean(x: Tensor) -> Tensor:
-    """Mean over height and width, summed in float64: the order of summation leaves no trace."""
-    return x.double().mean(dim=(2, 3)).to(x.dtype)
+    return replace(packed, codes=codes, scale=scale)

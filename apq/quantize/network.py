@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,20 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apq.errors import ApqError
-from apq.quantize.base import LayerBits, Packed, Scheme, layer_plan
-from apq.quantize.integer import IMAGE, IntegerLayer, Rounding, exact_mean, fold_gain
-from apq.quantize.uniform import Uniform
+from apq.quantize.base import LayerBits, Scheme, layer_plan
+from apq.quantize.integer import IntegerLayer, Rounding, Step, fold_gain, integer_layer, run
+from apq.quantize.uniform import Uniform, UniformActivations
 from apq.space import Candidate
+from apq.supernet.depthwise import depthwise
 
 _SAMPLE = 2**16
 """Activations of one layer that a range is fitted to; more change the range by well under 1 %."""
 
 
 class QuantizedConv(nn.Module):
-    """Rounded input, rounded weight, convolution, batch norm, activation.
+    """Rounded input, rounded weight, convolution, batch norm, activation, all in float.
 
-    In training mode in float, with batch norm apart; in eval mode in integers, folded, as devices
-    run it (:mod:`apq.quantize.integer`). No gradients in eval mode.
+    Attributes:
+        inputs: Rounds the input; None: it is on its grid already.
     """
 
     def __init__(self, part: nn.Module, weights: Any, inputs: Any) -> None:
@@ -41,33 +43,32 @@ class QuantizedConv(nn.Module):
         return self.conv.weight
 
     @torch.no_grad()
-    def integer(self) -> IntegerLayer:
-        """The layer as a device computes it."""
+    def integer(self, rounding: Rounding, output: Rounding) -> IntegerLayer:
+        """The layer as a device computes it, between two grids."""
         c, bn = self.conv, self.bn
         assert bn.running_mean is not None
         assert bn.running_var is not None
         gain = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-        return IntegerLayer(
+        return integer_layer(
             fold_gain(self.weights.pack(c.weight), gain), bn.bias - bn.running_mean * gain,
-            _rounding(self.inputs), int(c.stride[0]), int(c.padding[0]), c.groups,
-            isinstance(self.act, nn.ReLU6),
+            rounding, output, stride=int(c.stride[0]), padding=int(c.padding[0]), groups=c.groups,
+            relu6=isinstance(self.act, nn.ReLU6),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shapes as the float layer's."""
-        if not self.training:
-            with torch.no_grad():
-                return self.integer().run(x)
         x = self.inputs(x) if self.inputs is not None else x
-        c = self.conv
-        weight = self.weights(c.weight)
-        y = F.conv2d(x, weight, None, c.stride, c.padding, c.dilation, c.groups)
+        c, weight = self.conv, self.weights(self.conv.weight)
+        if c.groups > 1:
+            y = depthwise(x, weight, int(c.stride[0]))
+        else:
+            y = F.conv2d(x, weight, None, c.stride, c.padding)
         out: Tensor = self.act(self.bn(y))
         return out
 
 
 class QuantizedLinear(nn.Module):
-    """Rounded input and weight; the bias stays float (it is added in the accumulator)."""
+    """Rounded input and weight; the bias stays float."""
 
     def __init__(self, linear: nn.Linear, weights: Any, inputs: Any) -> None:
         super().__init__()
@@ -81,53 +82,114 @@ class QuantizedLinear(nn.Module):
         return self.linear.weight
 
     @torch.no_grad()
-    def integer(self) -> IntegerLayer:
+    def integer(self, rounding: Rounding, output: Rounding | None) -> IntegerLayer:
         """The layer as a device computes it: a 1x1 convolution."""
         packed = self.weights.pack(self.linear.weight)
-        codes = packed.codes[:, :, None, None]
-        packed = Packed(codes, packed.scale, packed.table, packed.bits)
-        return IntegerLayer(packed, self.linear.bias.detach(), _rounding(self.inputs))
+        packed = replace(packed, codes=packed.codes[:, :, None, None])
+        return integer_layer(packed, self.linear.bias.detach(), rounding, output)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, in) -> (n, out)``."""
-        if not self.training:
-            with torch.no_grad():
-                return self.integer().run(x[:, :, None, None]).flatten(1)
         x = self.inputs(x) if self.inputs is not None else x
         return F.linear(x, self.weights(self.linear.weight), self.linear.bias)
 
 
-def _rounding(inputs: Any) -> Rounding:
-    return IMAGE if inputs is None else inputs.rounding()
+class ImageGrid(nn.Module):
+    """The byte a device receives per pixel and channel: 256 levels from the darkest to the
+    brightest value of normalised images."""
+
+    scale: Tensor
+    low: Tensor
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        ends = images.amin().clamp_max(0), images.amax().clamp_min(0)
+        scale = ((ends[1] - ends[0]) / 255).clamp_min(1e-6)
+        self.register_buffer("scale", scale)
+        self.register_buffer("low", (ends[0] / scale).round().clamp(-255, 0))
+
+    def rounding(self) -> Rounding:
+        """The grid."""
+        return Rounding(float(self.scale), int(self.low), int(self.low) + 255, 8)
 
 
 class QuantizedSubnet(nn.Module):
     """A subnet with quantized layers; takes normalised images, gives logits.
+
+    In training mode in float, with batch norm apart. In eval mode in integers, folded, as devices
+    run it (:mod:`apq.quantize.integer`); no gradients there. The two differ by isolated roundings,
+    and by the image, which only devices receive in 8 bits.
+
+    What runs from block to block, a *stream*, has 8 bits whatever the layers have: one grid for all
+    tensors that shortcuts add up, so that a device adds integers.
 
     Attributes:
         subnet: The network; its layers are :class:`QuantizedConv` and :class:`QuantizedLinear`.
         candidate: What was built.
         plan: Bits per layer, in the order they run.
         scheme: How the searched layers are quantized; the others are uniform.
+        image: Grid of the input.
+        streams: Rounding of each stream; a block without shortcut begins a new one.
+        pooled: Rounding of what is averaged before the classifier.
     """
 
     def __init__(
-        self, subnet: nn.Module, candidate: Candidate, plan: tuple[LayerBits, ...], scheme: Scheme
-    ) -> None:
+        self, subnet: nn.Module, candidate: Candidate, plan: tuple[LayerBits, ...], scheme: Scheme,
+        image: ImageGrid, streams: list[nn.Module], pooled: nn.Module,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.subnet = subnet
         self.candidate = candidate
         self.plan = plan
         self.scheme = scheme
+        self.image = image
+        self.streams = nn.ModuleList(streams)
+        self.pooled: Any = pooled
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(n, classes)``."""
+        return self.simulate(x) if self.training else run(self.integer(), x)
+
+    def simulate(self, x: Tensor) -> Tensor:
+        """Logits computed in float: what training sees."""
         net: Any = self.subnet
-        x = net.stem(x)
-        for part in (*net.first, *net.blocks, net.head):
-            x = part(x)
-        out: Tensor = net.classifier(x.mean(dim=(2, 3)) if self.training else exact_mean(x))
+        streams = iter(self.streams)
+        stream = next(streams)
+        x = stream(net.first[1](net.first[0](net.stem(x))))
+        for block in net.blocks:
+            y = block.project(block.depthwise(block.expand(x)))
+            if block.shortcut:
+                x = stream(x + stream(y))
+            else:
+                stream = next(streams)
+                x = stream(y)
+        out: Tensor = net.classifier(self.pooled(net.head(x)).mean(dim=(2, 3)))
         return out
+
+    def integer(self) -> list[Step[IntegerLayer]]:
+        """The layers as a device computes them, in the order they run."""
+        net: Any = self.subnet
+        streams = [stream.rounding() for stream in self.streams]  # type: ignore[operator]
+        number = 0
+        steps: list[Step[IntegerLayer]] = []
+
+        def add(name: str, here: Rounding, after: Rounding | None, shortcut: bool = False) -> None:
+            part = net.get_submodule(name)
+            steps.append(Step(name, part.integer(_grid(part, here), after), shortcut))
+
+        first, second = (_grid(part) for part in net.first)
+        add("stem", self.image.rounding(), first)
+        add("first.0", first, second)
+        add("first.1", second, streams[0])
+        for i, block in enumerate(net.blocks):
+            inside = _grid(block.depthwise), _grid(block.project)
+            add(f"blocks.{i}.expand", streams[number], inside[0])
+            add(f"blocks.{i}.depthwise", inside[0], inside[1])
+            number += not block.shortcut
+            add(f"blocks.{i}.project", inside[1], streams[number], bool(block.shortcut))
+        add("head", streams[number], self.pooled.rounding())
+        add("classifier", _grid(net.classifier), None)
+        return steps
 
     def layers(self) -> Iterator[tuple[LayerBits, QuantizedConv | QuantizedLinear]]:
         """Plan and module of every layer, in the order they run."""
@@ -144,6 +206,13 @@ class QuantizedSubnet(nn.Module):
             rule = rule_for(layer, self.scheme)
             sizes[layer.name] = rule.storage_bits(part.weight, layer.weight) + 32 * len(part.weight)
         return sizes
+
+
+def _grid(part: Any, otherwise: Rounding | None = None) -> Rounding:
+    """Grid a layer rounds its input to; ``otherwise`` if it takes the input as it comes."""
+    grid: Rounding | None = otherwise if part.inputs is None else part.inputs.rounding()
+    assert grid is not None
+    return grid
 
 
 def rule_for(layer: LayerBits, scheme: Scheme) -> Scheme:
@@ -178,7 +247,7 @@ def quantize_subnet(
     chosen = _scheme(scheme)
     plan = layer_plan(candidate, fixed_bits)
     net = copy.deepcopy(subnet).eval()
-    samples = _inputs(net, [layer.name for layer in plan], calibration_images)
+    samples = _samples(net, [layer.name for layer in plan], calibration_images)
     for layer in plan:
         part = net.get_submodule(layer.name)
         rule = rule_for(layer, chosen)
@@ -190,12 +259,31 @@ def quantize_subnet(
                 inputs = rule.activations(samples[layer.name], layer.activation, layer.signed)
         except ApqError as error:
             raise ApqError(f"{layer.name}: {error}") from error
+        if layer.signed and isinstance(inputs, UniformActivations) and layer.activation == 8:
+            inputs = None  # the stream has 8 uniform bits already
         build: Callable[..., nn.Module] = (
             QuantizedLinear if isinstance(part, nn.Linear) else QuantizedConv
         )
         parent, _, leaf = layer.name.rpartition(".")
         setattr(net.get_submodule(parent), leaf, build(part, weights, inputs))
-    return QuantizedSubnet(net, candidate, plan, chosen)
+    image = ImageGrid(samples["stem"])
+    streams: list[nn.Module] = [
+        UniformActivations(torch.cat(parts), 8, signed=True, narrow=False)
+        for parts in _stream_samples(net, samples)
+    ]
+    pooled = UniformActivations(samples["pool"], 8, signed=False)
+    return QuantizedSubnet(net, candidate, plan, chosen, image, streams, pooled)
+
+
+def _stream_samples(net: Any, samples: dict[str, Tensor]) -> list[list[Tensor]]:
+    """What runs from block to block, by stream: the inputs of the layers that read it."""
+    streams: list[list[Tensor]] = [[]]
+    for i, block in enumerate(net.blocks):
+        streams[-1].append(samples[f"blocks.{i}.expand"])
+        if not block.shortcut:
+            streams.append([])
+    streams[-1].append(samples["head"])
+    return streams
 
 
 def _scheme(scheme: str | Scheme) -> Scheme:
@@ -205,25 +293,27 @@ def _scheme(scheme: str | Scheme) -> Scheme:
 
 
 @torch.no_grad()
-def _inputs(net: nn.Module, names: list[str], images: Tensor | None) -> dict[str, Tensor]:
-    """A sample of every named layer's input, with the extremes kept."""
+def _samples(net: nn.Module, names: list[str], images: Tensor | None) -> dict[str, Tensor]:
+    """A sample of every named layer's input, with the extremes kept; ``pool``: of the head's
+    output."""
     if images is None:
-        return {name: torch.ones(1) for name in names}
+        return {name: torch.ones(1) for name in (*names, "pool")}
     samples: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0].permute(0, 2, 3, 1) if args[0].dim() == 4 else args[0]
-            flat = x.reshape(-1)
-            if len(flat) > _SAMPLE:
-                seeded = torch.Generator().manual_seed(0)
-                picked = flat[torch.randint(len(flat), (_SAMPLE,), generator=seeded)]
-                flat = torch.cat([picked, flat.max()[None], flat.min()[None]])
-            samples[name] = flat
+    def keep(name: str, x: Tensor) -> None:
+        flat = (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(-1)
+        if len(flat) > _SAMPLE:
+            seeded = torch.Generator().manual_seed(0)
+            picked = flat[torch.randint(len(flat), (_SAMPLE,), generator=seeded)]
+            flat = torch.cat([picked, flat.max()[None], flat.min()[None]])
+        samples[name] = flat
 
-        return hook
+    def before(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, args: keep(name, args[0])
 
-    handles = [net.get_submodule(n).register_forward_pre_hook(keep(n)) for n in names]
+    handles = [net.get_submodule(n).register_forward_pre_hook(before(n)) for n in names]
+    head = net.get_submodule("head")
+    handles.append(head.register_forward_hook(lambda _, __, out: keep("pool", out)))
     net(images)
     for handle in handles:
         handle.remove()

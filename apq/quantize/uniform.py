@@ -83,10 +83,12 @@ class UniformActivations(nn.Module):
         step: LSQ: the distance of levels. Exactly one of the two exists.
     """
 
-    def __init__(self, sample: Tensor, bits: int, signed: bool, rule: str = "pact") -> None:
+    def __init__(
+        self, sample: Tensor, bits: int, signed: bool, rule: str = "pact", narrow: bool = True
+    ) -> None:
         super().__init__()
         self.bits, self.signed, self.rule = bits, signed, rule
-        self.low, self.high = grid(bits, signed)
+        self.low, self.high = grid(bits, signed, narrow)
         clip = self._clip(sample.detach())
         if rule == "lsq":
             self.step = nn.Parameter(clip / self.high)

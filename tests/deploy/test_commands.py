@@ -46,13 +46,20 @@ def test_finetune_export_verify(folder):
     exported = json.loads(run("export", "--model", model, "--json").stdout)
     assert (folder / "model.onnx").stat().st_size == exported["file_bytes"]
     found = json.loads(run("verify", "--model", model, "--images", "digits", "--json").stdout)
-    assert found["max_difference"] == 0
+    assert found["max_difference"] < 1e-5
     assert found["accuracy"] == tuned["test"]
     assert found["predicted"]["latency_ms"] == 0.25
 
     shown = run("verify", "--model", model, "--images", "digits", "--limit", 50).stdout
     for part in ("75.00% ± 2.00%", "4,000", "0.25", "same class on 100.00%"):
         assert part in shown
+
+    by_table = ("--lut", "roofline", "--limit", 50)
+    beside = json.loads(
+        run("verify", "--model", model, "--images", "digits", "--json", *by_table).stdout
+    )
+    assert beside["priced"]["latency_ms"] > 0
+    assert "by the table" in run("verify", "--model", model, "--images", "digits", *by_table).stdout
 
     run("export", "--model", model, "--format", "torch")
     assert (folder / "model_plain.py").exists()
