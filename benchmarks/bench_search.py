@@ -20,13 +20,11 @@ from pathlib import Path
 import numpy as np
 from search_peers import FixedPredictor, optuna_per_gene, pymoo_nsga2, released
 
-from apq.hardware.bitfusion import bitfusion_apq
 from apq.hardware.importing import import_apq_json
 from apq.hardware.pricing import price_space
 from apq.search.front import Reference, reference
 from apq.search.problem import Problem
 from apq.search.search import search
-from apq.search.sweep import sweep
 from apq.space import PRESETS
 
 
@@ -99,7 +97,7 @@ def quality(priced, accuracy, folder, seeds, peer):
             )
         problem = Problem(priced, accuracy, ("accuracy",), {metric: limit})
         for name, candidates, count in (
-            ("evolution", 50_000, seeds), ("nsga2", 50_000, 3), ("milp", 20_000, 3), ("random", 50_000, 1),
+            ("evolution", 50_000, seeds), ("nsga2", 50_000, seeds), ("milp", 20_000, 3), ("random", 50_000, 1),
         ):  # fmt: skip
             scores, times = [], []
             for seed in range(count):
@@ -147,46 +145,13 @@ def volume(priced, accuracy, seeds):
             )
 
 
-def scenarios(space, accuracy, devices, budgets, candidates):
-    print(f"\n{devices} devices x {budgets} budgets, {candidates:,} candidates each")
-    begun, answered, total = time.perf_counter(), 0, 0
-    cpu = time.process_time()
-    for d in range(devices):
-        rows, columns = [(8, 16), (16, 16), (16, 32)][d % 3]
-        device = replace(
-            bitfusion_apq(),
-            name=f"d{d}",
-            rows=rows,
-            columns=columns,
-            frequency_mhz=500 * (1 + d // 3),
-        )
-        priced = price_space(space, device)
-        low, high = priced.reach("latency_ms")
-        limits = [
-            {"latency_ms": v} for v in np.linspace(low * 0.98, low + 0.6 * (high - low), budgets)
-        ]
-        table = sweep(priced, accuracy, limits, candidates, seed=d)
-        ok = table["error"].isna()
-        assert (table["latency_ms"][ok] <= table["limit_latency_ms"][ok]).all()
-        answered += len(table)
-        total += int(ok.sum())
-        print(
-            f"  device {d} ({rows}x{columns}): {ok.sum()} within reach, accuracy {table['accuracy'].min():.4f} … "
-            f"{table['accuracy'].max():.4f}, {time.perf_counter() - begun:.0f} s so far", flush=True,
-        )  # fmt: skip
-    print(
-        f"  {answered:,} answered, {total:,} within reach, {time.perf_counter() - begun:.0f} s wall, "
-        f"{time.process_time() - cpu:.0f} s CPU"
-    )
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--peer", type=Path)
-    parser.add_argument("--parts", default="speed,quality,volume,scenarios")
+    parser.add_argument("--parts", default="speed,quality,volume")
     parser.add_argument("--seeds", type=int, default=10)
     given = parser.parse_args()
     space = PRESETS["apq-imagenet"]()
@@ -199,8 +164,6 @@ def main():
         quality(priced, accuracy, given.reference, given.seeds, given.peer)
     if "volume" in parts:
         volume(priced, accuracy, min(given.seeds, 3))
-    if "scenarios" in parts:
-        scenarios(space, accuracy, 10, 100, 2_000)
 
 
 if __name__ == "__main__":

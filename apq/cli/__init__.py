@@ -12,6 +12,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from apq import __version__
+from apq.cli.budgets import BudgetCommand
 from apq.cli.collect import collect
 from apq.cli.common import err
 from apq.cli.export import export
@@ -20,7 +21,7 @@ from apq.cli.lut import app as lut
 from apq.cli.predict import predict
 from apq.cli.quickstart import quickstart
 from apq.cli.report import report
-from apq.cli.search import BudgetCommand, search
+from apq.cli.search import search
 from apq.cli.sweep import sweep
 from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet

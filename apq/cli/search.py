@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from apq.cli.common import err, live_line, next_step, out, print_json
+from apq.cli.budgets import (
+    Budget,
+    Caution,
+    Fix,
+    PredictorPath,
+    Seed,
+    SpaceName,
+    WithMargin,
+    given,
+    load,
+    per_device,
+    price,
+    product,
+)
+from apq.cli.common import live_line, next_step, out, print_json
 
 if TYPE_CHECKING:
-    from apq.hardware import PricedSpace
     from apq.search.search import Result
-    from apq.space import Space
-
-BUDGETS = ("latency_ms", "energy_mj", "size_mb", "bitops_g", "macs_m", "peak_memory_kb")
-_OPTIONS = {f"--{name.replace('_', '-')}" for name in BUDGETS}
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?(:\S+)?|[+-]?(nan|inf)", re.IGNORECASE)
-
-Budget = Annotated[str | None, typer.Option(metavar="NUMBER…", help="Upper limit(s).")]
-
-
-class BudgetCommand(TyperCommand):
-    """Lets a budget option take several numbers: ``--latency-ms 4 6 8``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Join the numbers that follow a budget option into one value."""
-        joined: list[str] = []
-        for arg in args:
-            follows = len(joined) > 1 and joined[-2] in _OPTIONS and _NUMBER.fullmatch(arg)
-            if follows and all(_NUMBER.fullmatch(n) for n in joined[-1].split(",")):
-                joined[-1] += f",{arg}"
-            else:
-                joined.append(arg)
-        return super().parse_args(ctx, joined)
 
 
 def search(
@@ -51,13 +39,8 @@ def search(
         list[str] | None,
         typer.Option(help="Limit of one device among several: latency_ms@DEVICE=8."),
     ] = None,
-    space: Annotated[
-        str, typer.Option(help="Preset name, or a .toml file of your own.")
-    ] = "cifar10",
-    predictor: Annotated[
-        Path | None,
-        typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors)."),
-    ] = None,
+    space: SpaceName = "cifar10",
+    predictor: PredictorPath = None,
     lut: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,11 +54,9 @@ def search(
             help="What to trade, repeatable (default: accuracy and the first limited cost)."
         ),
     ] = None,
-    fix: Annotated[
-        list[str] | None,
-        typer.Option(help="Fix genes: b03_kernel=3, bits=8, depth=max, architecture=best.json."),
-    ] = None,
-    caution: Annotated[float, typer.Option(help="k in accuracy = mean - k x spread.")] = 0.0,
+    with_margin: WithMargin = False,
+    fix: Fix = None,
+    caution: Caution = 0.0,
     score: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +70,7 @@ def search(
             help="Journal file, sqlite:///… or postgresql://…: resumes, optuna-dashboard shows it."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    seed: Seed = 0,
     picture: Annotated[bool, typer.Option(help="Draw the front, against random search.")] = True,
     json: Annotated[
         bool, typer.Option("--json", help="Print the chosen candidate as JSON.")
@@ -116,21 +97,19 @@ def search(
     from apq.search.many import scenarios
     from apq.search.run import describe, run_search
 
-    texts = (latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
-    given = {n: numbers(n, t) for n, t in zip(BUDGETS, texts, strict=True) if t is not None}
-    chosen_space, priced, sources = price(space, lut or [])
-    budgets = [budget | _per_device(limit or []) for budget in product(given, priced.metrics)]
+    asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
+    priced = price(space, lut or [])
+    budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
+    budgets = priced.room(budgets, with_margin)
     problems = scenarios(
-        priced,
-        lambda: load(
-            predictor or Path(f"data/{chosen_space.name}/predictor.safetensors"), chosen_space
-        ),
+        priced.costs,
+        lambda: load(predictor, priced.space),
         budgets,
         objectives=tuple(objective or ()),
         fix=tuple(fix or ()),
         caution=caution,
         forgiving=_forgiving(score),
-        made_from=sources,
+        made_from=priced.made_from,
     )
     results: list[Result] = []
     for problem, budget in zip(problems, budgets, strict=True):
@@ -149,86 +128,6 @@ def search(
         print_json(figures[0] if len(figures) == 1 else {"runs": figures})
     where = out_path if len(budgets) == 1 else out_path / folder_name(budgets[-1])
     next_step(f"apq finetune --candidate {where / 'best.json'}")
-
-
-def numbers(metric: str, text: str) -> list[float]:
-    """Numbers of a budget option: ``4,6,8`` or a range ``4:20:0.1`` (both ends included)."""
-    values: list[float] = []
-    for word in text.split(","):
-        try:
-            parts = [float(p) for p in word.split(":")]
-        except ValueError:
-            raise typer.BadParameter(f"{metric}: {word!r} is not a number") from None
-        if len(parts) == 1:
-            values += parts
-        elif len(parts) == 3 and parts[2] > 0 and parts[1] >= parts[0]:
-            steps = int((parts[1] - parts[0]) / parts[2] + 1e-9)
-            values += [round(parts[0] + i * parts[2], 9) for i in range(steps + 1)]
-        else:
-            raise typer.BadParameter(f"{metric}: a range is FIRST:LAST:STEP, got {word!r}")
-    return values
-
-
-def product(
-    budgets: Mapping[str, Sequence[float]], metrics: Sequence[str]
-) -> list[dict[str, float]]:
-    """Every combination of budgets; with several devices a budget holds on each of them."""
-    combined = []
-    for values in itertools.product(*budgets.values()):
-        one: dict[str, float] = {}
-        for metric, value in zip(budgets, values, strict=True):
-            devices = [m for m in metrics if m.startswith(f"{metric}@")]
-            one |= dict.fromkeys(devices or [metric], value)
-        combined.append(one)
-    return combined
-
-
-def price(space: str, luts: Sequence[str]) -> tuple[Space, PricedSpace, dict[str, str]]:
-    """The space, its prices, and hashes of the tables."""
-    import hashlib
-
-    from apq.hardware import load_cost_model, price_space
-    from apq.space import load_space
-
-    found = load_space(space)
-    default = Path(f"lut/bitfusion-apq-{found.name}.csv")
-    names = list(luts) or ([str(default)] if default.is_file() else [])
-    if not names:
-        err.print(f"no table at {default}; counted costs only (--lut adds a device)")
-    hashes = {"space": found.fingerprint}
-    for name in names:
-        path = Path(name)
-        digest = (
-            hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "built in"
-        )
-        hashes[f"lut:{name}"] = digest
-    models = [load_cost_model(name) for name in names]
-    return found, price_space(found, models[0] if len(models) == 1 else models), hashes
-
-
-def load(path: Path, space: Space) -> tuple[Any, dict[str, str]]:
-    """The predictor's function and the hashes of what it came from."""
-    import hashlib
-
-    from apq.predictor import load_predictor
-
-    predictor = load_predictor(path, space)
-    made_from = {"predictor": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
-    supernet = predictor.report.get("supernet")
-    if supernet:
-        made_from["supernet"] = str(supernet)
-    return predictor.predict, made_from
-
-
-def _per_device(limits: Sequence[str]) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for text in limits:
-        name, _, value = text.partition("=")
-        try:
-            out[name.strip()] = float(value)
-        except ValueError:
-            raise typer.BadParameter(f"--limit {text!r} is not COST=NUMBER") from None
-    return out
 
 
 def _forgiving(text: str | None) -> Any:

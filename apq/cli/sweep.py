@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apq.cli.budgets import (
+    Budget,
+    Caution,
+    Fix,
+    PredictorPath,
+    Seed,
+    SpaceName,
+    WithMargin,
+    given,
+    load,
+    price,
+    product,
+)
 from apq.cli.common import live_line, next_step, out, print_json
-from apq.cli.search import BUDGETS, Budget, load, numbers, price, product
+
+if TYPE_CHECKING:
+    from apq.search.sweep import Curve
 
 
 def sweep(
@@ -18,21 +33,23 @@ def sweep(
     bitops_g: Budget = None,
     macs_m: Budget = None,
     peak_memory_kb: Budget = None,
-    space: Annotated[
-        str, typer.Option(help="Preset name, or a .toml file of your own.")
-    ] = "cifar10",
-    predictor: Annotated[
-        Path | None,
-        typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors)."),
+    spread: Annotated[
+        str | None,
+        typer.Option(metavar="COST", help="Budgets of this cost over all each device can reach."),
     ] = None,
+    points: Annotated[int, typer.Option(min=1, help="How many of them.")] = 100,
+    space: SpaceName = "cifar10",
+    predictor: PredictorPath = None,
     lut: Annotated[
         list[str] | None,
-        typer.Option(help="Table or cost model, repeatable: every device is a scenario."),
+        typer.Option(help="Table or cost model, repeatable: each is a device of its own."),
     ] = None,
-    fix: Annotated[list[str] | None, typer.Option(help="Fix genes, as in apq search.")] = None,
-    caution: Annotated[float, typer.Option(help="k in accuracy = mean - k x spread.")] = 0.0,
-    candidates: Annotated[int, typer.Option(min=10, help="Scored per scenario.")] = 5_000,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    with_margin: WithMargin = False,
+    fix: Fix = None,
+    caution: Caution = 0.0,
+    candidates: Annotated[int, typer.Option(min=10, help="Scored per budget.")] = 4_000,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
     out_path: Annotated[Path, typer.Option("--out", help="Parquet file of answers.")] = Path(
         "runs/sweep.parquet"
@@ -40,59 +57,55 @@ def sweep(
 ) -> None:
     """Answer many budgets on many devices: the best candidate for each.
 
-    Budgets are lists (4 6 8) or ranges FIRST:LAST:STEP; several options multiply. Each device
-    (--lut) answers all of them. One row per scenario goes to a Parquet file; budgets that cannot
-    be met get a row that says why.
+    Budgets are lists (4 6 8), ranges FIRST:LAST:STEP, or --spread; several options multiply. Each
+    device (--lut) answers all of them. One row per scenario goes to a Parquet file; budgets that
+    cannot be met get a row that says why. Killed at any moment, the same command continues.
 
     Examples:
 
       apq sweep --latency-ms 0.3:1.3:0.01 --out runs/curve.parquet
 
-      apq sweep --latency-ms 0.3:1.3:0.01 --lut lut/bitfusion-apq-cifar10.csv --lut bitfusion-public
+      apq sweep --spread latency_ms --points 100 --jobs 2 --lut bitfusion-public --lut bit-serial
     """
-    import pandas as pd
-
+    from apq.search.sweep import curves, spread_budgets, write_sweep
     from apq.search.sweep import sweep as run
-    from apq.search.sweep import write_sweep
 
-    texts = (latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
-    given = {n: numbers(n, t) for n, t in zip(BUDGETS, texts, strict=True) if t is not None}
-    if not given:
-        raise typer.BadParameter("give at least one budget, e.g. --latency-ms 0.3:1.3:0.01")
-    tables, accuracy = [], None
-    sources: dict[str, str] = {}
+    asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
+    if not asked and spread is None:
+        raise typer.BadParameter("give a budget, e.g. --latency-ms 0.3:1.3:0.01, or --spread COST")
+    all_curves: list[Curve] = []
+    made_from: dict[str, str] = {}
     for device in lut or [""]:
-        chosen, priced, hashes = price(space, [device] if device else [])
-        if accuracy is None:
-            path = predictor or Path(f"data/{chosen.name}/predictor.safetensors")
-            accuracy, made_from = load(path, chosen)
-            sources |= made_from
-        sources |= hashes
-        budgets = product(given, priced.metrics)
-        with live_line(f"{device or 'scenarios'}") as report:
-            table = run(
-                priced,
-                accuracy,
-                budgets,
-                candidates,
-                seed,
-                tuple(fix or ()),
-                caution,
-                on_progress=report,
-            )
-        tables.append(table.assign(device=device or ", ".join(priced.sources)))
-    answers = pd.concat(tables, ignore_index=True)
-    write_sweep(out_path, answers, sources)
+        priced = price(space, [device] if device else [])
+        budgets = product(asked, priced.costs.metrics)
+        if spread is not None:
+            wide = spread_budgets(priced.costs, spread, points)
+            budgets = [b | others for others in budgets for b in wide]
+        budgets = priced.room(budgets, with_margin)
+        name = device or ", ".join(priced.costs.sources)
+        all_curves += curves(name, priced.costs, budgets)
+        made_from |= priced.made_from
+    accuracy, more = load(predictor, priced.space)
+    made_from |= more
+    parts = out_path.with_name(f"{out_path.name}.parts")
+    with live_line("sweep") as report:
+        answers = run(
+            all_curves, accuracy, candidates, seed, tuple(fix or ()), caution,
+            jobs, parts, made_from, on_progress=report,
+        )  # fmt: skip
+    write_sweep(out_path, answers, made_from, parts)
     failed = answers["error"].notna()
     figures = {
         "out": out_path.as_posix(),
         "scenarios": len(answers),
         "within_reach": int((~failed).sum()),
-        "accuracy_min": answers["accuracy"].min(),
-        "accuracy_max": answers["accuracy"].max(),
+        "accuracy_min": answers["accuracy"].min() if not failed.all() else None,
+        "accuracy_max": answers["accuracy"].max() if not failed.all() else None,
     }
     if json:
         print_json(figures)
+    elif failed.all():
+        out.print(f"none of {len(answers):,} scenarios is within reach; wrote {out_path}")
     else:
         out.print(
             f"{len(answers):,} scenarios, {figures['within_reach']:,} within reach, predicted accuracy "

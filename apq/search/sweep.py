@@ -1,8 +1,17 @@
-"""A thousand budgets in one sitting: every scenario starts from what the earlier ones found."""
+"""A thousand budgets in one sitting: each device's budgets are read off one front.
+
+Neighbouring budgets want similar networks, so a front of accuracy over the budgeted cost, with as
+many candidates as separate searches would get together, answers all of a device's budgets better
+than they would.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,88 +21,192 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apq import __version__
-from apq.errors import ApqError
+from apq.errors import BudgetError, choose
 from apq.hardware.pricing import PricedSpace
-from apq.search.front import Archive
-from apq.search.many import default_cost
-from apq.search.problem import Accuracy, Problem
+from apq.search.problem import Accuracy, Problem, check_limits
 from apq.search.record import OnProgress
+from apq.search.region import everything
 from apq.search.search import search
 from apq.space import Genes
 
-KEPT = 16
-"""Earlier answers a scenario starts from: those with the nearest budgets."""
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Budgets of one cost on one device, other limits alike.
+
+    Attributes:
+        device: What the answers call it.
+        priced: The space, priced on it.
+        metric: The cost whose budgets vary.
+        budgets: Its limits.
+        others: Further limits.
+    """
+
+    device: str
+    priced: PricedSpace
+    metric: str
+    budgets: tuple[float, ...]
+    others: Mapping[str, float]
 
 
-def sweep(
-    priced: PricedSpace,
+def curves(device: str, priced: PricedSpace, budgets: Iterable[Mapping[str, float]]) -> list[Curve]:
+    """Sort one device's budgets into curves: the first limit varies, the others are alike."""
+    grouped: dict[tuple[str, tuple[tuple[str, float], ...]], list[float]] = {}
+    for limits in budgets:
+        (metric, budget), *others = limits.items()
+        grouped.setdefault((metric, tuple(others)), []).append(budget)
+    return [
+        Curve(device, priced, metric, tuple(varied), dict(others))
+        for (metric, others), varied in grouped.items()
+    ]
+
+
+def spread_budgets(priced: PricedSpace, metric: str, points: int) -> list[dict[str, float]]:
+    """``points`` budgets spread evenly over what a device can reach, the largest included."""
+    low, high = priced.reach(choose(metric, priced.metrics, "cost"))
+    return [{metric: float(b)} for b in np.linspace(low, high, points + 1)[1:]]
+
+
+def answer(
+    curve: Curve,
     accuracy: Accuracy,
-    budgets: Sequence[Mapping[str, float]],
-    candidates: int = 5_000,
+    candidates: int = 4_000,
     seed: int = 0,
     fix: tuple[str, ...] = (),
     caution: float = 0.0,
-    on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
-    """The most accurate candidate for every budget.
+    """The most accurate candidate for every budget of a curve.
 
     Args:
-        priced: The space, priced on one or more devices.
+        curve: The budgets.
         accuracy: The predictor.
-        budgets: Limits per scenario.
-        candidates: Scored per scenario.
+        candidates: Scored per budget, on average.
         seed: Decides everything random.
         fix, caution: As in :class:`Problem`.
-        on_progress: Called after every scenario.
 
     Returns:
-        One row per budget, in order: ``limit_METRIC`` per limit, ``accuracy``,
+        One row per budget, in order: ``device``, ``limit_METRIC`` per limit, ``accuracy``,
         ``accuracy_spread``, every cost, every gene's value; ``error`` says why a budget cannot
         be met, and its row is empty otherwise.
     """
-    rows: list[dict[str, Any]] = []
-    known: list[Genes] = []
-    for i, limits in enumerate(budgets):
-        row: dict[str, Any] = {f"limit_{metric}": value for metric, value in limits.items()}
+    region = everything(curve.priced, fix)
+    errors: list[str | None] = []
+    for budget in curve.budgets:
         try:
-            problem = Problem(priced, accuracy, ("accuracy",), dict(limits), fix, caution)
-        except ApqError as error:
-            rows.append(row | {"error": str(error)})
-        else:
-            found = _answer(problem, candidates, seed + i, known)
-            known.append(found)
-            answer = problem.evaluate(found)
-            row |= {
-                "accuracy": float(answer.accuracy[0]),
-                "accuracy_spread": float(answer.spread[0]),
-                **{m: float(c[0]) for m, c in priced.costs(found).items()},
-                **{name: float(v[0]) for name, v in priced.space.values(found).items()},
-                "error": None,
-            }
-            rows.append(row)
+            check_limits(region, {curve.metric: budget, **curve.others})
+            errors.append(None)
+        except BudgetError as error:
+            errors.append(str(error))
+    rows = pd.DataFrame({"device": curve.device, f"limit_{curve.metric}": curve.budgets})
+    rows = rows.assign(**{f"limit_{m}": v for m, v in curve.others.items()})
+    met = np.array([error is None for error in errors])
+    if met.any():
+        budgets = np.array(curve.budgets)[met]
+        found = _front(curve, budgets, accuracy, candidates, seed, fix, caution)
+        answers = pd.DataFrame(found, index=np.flatnonzero(met))
+        rows = rows.join(answers)
+    return rows.assign(error=errors)
+
+
+def _front(
+    curve: Curve,
+    budgets: np.ndarray,
+    accuracy: Accuracy,
+    candidates: int,
+    seed: int,
+    fix: tuple[str, ...],
+    caution: float,
+) -> dict[str, np.ndarray]:
+    """Columns of the answers to reachable budgets."""
+
+    def problem(limit: float, *objectives: str) -> Problem:
+        limits = {curve.metric: float(limit), **curve.others}
+        return Problem(curve.priced, accuracy, objectives, limits, fix, caution)
+
+    traded = ("accuracy", curve.metric) if len(set(budgets)) > 1 else ("accuracy",)
+    tightest: Genes = problem(budgets.min(), "accuracy").anchors  # so that none is left without
+    whole = problem(budgets.max(), *traded)
+    front = search(whole, "evolution", candidates * len(budgets), seed, seeds=tightest).front
+    # along a front accuracy rises with the cost: the last one within a budget is its best
+    last = np.searchsorted(front.costs[curve.metric], budgets, side="right") - 1
+    return {name: column[last] for name, column in front.table().items()}
+
+
+def sweep(
+    asked: Sequence[Curve],
+    accuracy: Accuracy,
+    candidates: int = 4_000,
+    seed: int = 0,
+    fix: tuple[str, ...] = (),
+    caution: float = 0.0,
+    jobs: int = 1,
+    parts: Path | None = None,
+    made_from: Mapping[str, str] | None = None,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
+    """Answer all budgets of all curves, curve by curve over several processes.
+
+    Args:
+        asked: The curves.
+        accuracy: The predictor; picklable if there are several jobs.
+        candidates, seed, fix, caution: As in :func:`answer`.
+        jobs: Processes.
+        parts: A folder in which every finished curve is kept, so that a killed sweep continues.
+        made_from: Hashes of the predictor and other sources: an answer that others gave is not
+            taken for one of theirs.
+        on_progress: Called after every curve with budgets done and in all.
+
+    Returns:
+        The rows of :func:`answer`, in the order of the curves.
+    """
+    from joblib import Parallel, delayed
+
+    settings = (candidates, seed, fix, caution)
+    files = [None if parts is None else parts / _part_name(c, settings, made_from) for c in asked]
+    work = (
+        delayed(_answer_part)(i, curve, accuracy, settings, file)
+        for i, (curve, file) in enumerate(zip(asked, files, strict=True))
+    )
+    total, done = sum(len(curve.budgets) for curve in asked), 0
+    tables: dict[int, pd.DataFrame] = {}
+    for i, table in Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
+        tables[i], done = table, done + len(table)
         if on_progress is not None:
-            on_progress(i + 1, len(budgets), {"accuracy": row.get("accuracy", float("nan"))})
-    return pd.DataFrame(rows)
+            on_progress(done, total, {"unreachable": float(table["error"].notna().sum())})
+    return pd.concat([tables[i] for i in range(len(asked))], ignore_index=True)
 
 
-def _answer(problem: Problem, candidates: int, seed: int, known: list[Genes]) -> Genes:
-    """Best candidate of a search, or an earlier scenario's answer if that is better."""
-    archive = Archive()
-    seeds = None
-    if known:
-        rows = np.unique(np.concatenate(known), axis=0)
-        archive.add_feasible(problem.evaluate(rows), problem.limits)
-        metric = next(iter(problem.limits), default_cost(problem.priced))
-        gap = problem.priced.costs(rows, [metric])[metric] - problem.limits.get(metric, np.inf)
-        seeds = rows[np.argsort(np.abs(gap), kind="stable")[:KEPT]]
-    front = search(problem, "evolution", candidates, seed, seeds=seeds).front
-    archive.add(problem.evaluate(front.genes))
-    assert archive.best is not None
-    return archive.best.genes[:1]
+def _answer_part(
+    index: int, curve: Curve, accuracy: Accuracy, settings: tuple[Any, ...], file: Path | None
+) -> tuple[int, pd.DataFrame]:
+    """One curve's answers, from its part file if an earlier run left it."""
+    if file is not None and file.is_file():
+        return index, pd.read_parquet(file)
+    table = answer(curve, accuracy, *settings)
+    if file is not None:
+        write_sweep(file, table, {})
+    return index, table
 
 
-def write_sweep(path: Path, answers: pd.DataFrame, made_from: Mapping[str, str]) -> None:
-    """Write a sweep's answers as Parquet (temporary name first), with what they were made from."""
+def _part_name(curve: Curve, settings: tuple[Any, ...], made_from: Mapping[str, str] | None) -> str:
+    """A name that follows from everything that decides a curve's answers."""
+    about = [
+        __version__, curve.device, curve.metric, curve.budgets, dict(curve.others), settings,
+        curve.priced.space.fingerprint, curve.priced.fixed, dict(made_from or {}),
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(about).encode())
+    digest.update(repr(everything(curve.priced, settings[2]).allowed).encode())
+    for tables in curve.priced.tables.values():
+        for table in tables:
+            digest.update(np.ascontiguousarray(table).tobytes())
+    return f"{digest.hexdigest()[:16]}.parquet"
+
+
+def write_sweep(
+    path: Path, answers: pd.DataFrame, made_from: Mapping[str, str], parts: Path | None = None
+) -> None:
+    """Write a sweep's answers as Parquet (temporary name first), with what they were made from;
+    then ``parts`` are removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pandas(answers, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"apq": __version__.encode()}
@@ -101,3 +214,5 @@ def write_sweep(path: Path, answers: pd.DataFrame, made_from: Mapping[str, str])
     partial = path.with_name(path.name + ".partial")
     pq.write_table(table.replace_schema_metadata(metadata), partial)
     partial.replace(path)
+    if parts is not None:
+        shutil.rmtree(parts, ignore_errors=True)

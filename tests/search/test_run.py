@@ -16,7 +16,7 @@ from apq.cli import app
 from apq.search.explain import explain
 from apq.search.problem import Problem
 from apq.search.run import run_search
-from apq.search.sweep import sweep
+from apq.search.sweep import curves, sweep
 from apq.space import Candidate
 
 
@@ -87,7 +87,8 @@ def test_the_explanation_adds_up(problem, tmp_path):
 def test_a_sweep_answers_every_budget(problem):
     low, high = problem.priced.reach("bitops_g")
     budgets = [{"bitops_g": b} for b in np.linspace(low * 0.9, high, 8)]
-    table = sweep(problem.priced, problem.accuracy, budgets, candidates=1000, seed=0)
+    asked = curves("here", problem.priced, budgets)
+    table = sweep(asked, problem.accuracy, candidates=1000, seed=0)
     assert len(table) == len(budgets)
     first = table.iloc[0]
     assert np.isnan(first["accuracy"])
@@ -99,6 +100,43 @@ def test_a_sweep_answers_every_budget(problem):
     costs, accuracy = problem.priced.costs(every)["bitops_g"], problem.accuracy(every)[0]
     best = np.array([accuracy[costs <= b["bitops_g"]].max() for b in budgets[1:]])
     assert rest["accuracy"].to_numpy() == pytest.approx(best, abs=2e-3)
+
+
+def test_a_killed_sweep_keeps_finished_curves(problem, tmp_path):
+    low, high = problem.priced.reach("bitops_g")
+    sizes = np.linspace(*problem.priced.reach("size_mb"), 4)[1:]
+    budgets = [{"bitops_g": b, "size_mb": s} for s in sizes for b in np.linspace(low, high, 6)[1:]]
+    asked = curves("here", problem.priced, budgets)
+    assert [len(c.budgets) for c in asked] == [5, 5, 5]
+
+    parts = tmp_path / "parts"
+
+    def stops(genes):
+        if parts.exists():  # the first curve is done
+            raise KeyboardInterrupt
+        return problem.accuracy(genes)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(asked, stops, candidates=100, parts=parts)
+    kept = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert 0 < len(kept) < 3
+    resumed = sweep(asked, problem.accuracy, candidates=100, parts=parts)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(parts.iterdir())) == 3
+    pd.testing.assert_frame_equal(resumed, sweep(asked, problem.accuracy, candidates=100))
+    assert resumed["error"].isna().any()
+    met = resumed[resumed["error"].isna()]
+    for metric in ("bitops_g", "size_mb"):
+        assert (met[metric] <= met[f"limit_{metric}"]).all()
+
+
+def test_several_processes_sweep_alike(problem):
+    low, high = problem.priced.reach("bitops_g")
+    budgets = [{"bitops_g": b} for b in np.linspace(low, high, 4)]
+    asked = curves("a", problem.priced, budgets) + curves("b", problem.priced, budgets)
+    alone, together = (sweep(asked, problem.accuracy, candidates=60, jobs=jobs) for jobs in (1, 2))
+    pd.testing.assert_frame_equal(alone, together)
+    assert set(together["device"]) == {"a", "b"}
 
 
 def run(*arguments):
@@ -130,7 +168,7 @@ def test_wrong_usage_exits_with_2():
 
 
 def test_lists_of_budgets_are_read():
-    from apq.cli.search import numbers, product
+    from apq.cli.budgets import numbers, product
 
     assert numbers("latency_ms", "4,6,8") == [4, 6, 8]
     assert numbers("latency_ms", "1:2:0.25") == [1, 1.25, 1.5, 1.75, 2]

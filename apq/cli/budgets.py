@@ -1,0 +1,183 @@
+"""What ``apq search`` and ``apq sweep`` share: budgets, the priced space, the predictor."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from apq.cli.common import err
+
+if TYPE_CHECKING:
+    from apq.hardware import PricedSpace
+    from apq.space import Space
+
+BUDGETS = ("latency_ms", "energy_mj", "size_mb", "bitops_g", "macs_m", "peak_memory_kb")
+_OPTIONS = {f"--{name.replace('_', '-')}" for name in BUDGETS}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?(:\S+)?|[+-]?(nan|inf)", re.IGNORECASE)
+
+Budget = Annotated[str | None, typer.Option(metavar="NUMBER…", help="Upper limit(s).")]
+
+
+class BudgetCommand(TyperCommand):
+    """Lets a budget option take several numbers: ``--latency-ms 4 6 8``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the numbers that follow a budget option into one value."""
+        joined: list[str] = []
+        for arg in args:
+            follows = len(joined) > 1 and joined[-2] in _OPTIONS and _NUMBER.fullmatch(arg)
+            if follows and all(_NUMBER.fullmatch(n) for n in joined[-1].split(",")):
+                joined[-1] += f",{arg}"
+            else:
+                joined.append(arg)
+        return super().parse_args(ctx, joined)
+
+
+SpaceName = Annotated[str, typer.Option(help="Preset name, or a .toml file of your own.")]
+PredictorPath = Annotated[
+    Path | None,
+    typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors)."),
+]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(help="Fix genes: b03_kernel=3, bits=8, depth=max, architecture=best.json."),
+]
+Caution = Annotated[float, typer.Option(help="k in accuracy = mean - k x spread.")]
+Seed = Annotated[int, typer.Option(help="Decides everything random.")]
+WithMargin = Annotated[
+    bool,
+    typer.Option(
+        help="Leave room for a measured table's error: its limits are divided by 1 + margin."
+    ),
+]
+
+
+def given(*texts: str | None) -> dict[str, list[float]]:
+    """Numbers per budget option that was given; ``texts`` in the order of ``BUDGETS``."""
+    return {n: numbers(n, t) for n, t in zip(BUDGETS, texts, strict=True) if t is not None}
+
+
+def numbers(metric: str, text: str) -> list[float]:
+    """Numbers of a budget option: ``4,6,8`` or a range ``4:20:0.1`` (both ends included)."""
+    values: list[float] = []
+    for word in text.split(","):
+        try:
+            parts = [float(p) for p in word.split(":")]
+        except ValueError:
+            raise typer.BadParameter(f"{metric}: {word!r} is not a number") from None
+        if len(parts) == 1:
+            values += parts
+        elif len(parts) == 3 and parts[2] > 0 and parts[1] >= parts[0]:
+            steps = int((parts[1] - parts[0]) / parts[2] + 1e-9)
+            values += [round(parts[0] + i * parts[2], 9) for i in range(steps + 1)]
+        else:
+            raise typer.BadParameter(f"{metric}: a range is FIRST:LAST:STEP, got {word!r}")
+    return values
+
+
+def product(
+    budgets: Mapping[str, Sequence[float]], metrics: Sequence[str]
+) -> list[dict[str, float]]:
+    """Every combination of budgets; with several devices a budget holds on each of them."""
+    combined = []
+    for values in itertools.product(*budgets.values()):
+        one: dict[str, float] = {}
+        for metric, value in zip(budgets, values, strict=True):
+            devices = [m for m in metrics if m.startswith(f"{metric}@")]
+            one |= dict.fromkeys(devices or [metric], value)
+        combined.append(one)
+    return combined
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A space on one or more devices.
+
+    Attributes:
+        space: The space.
+        costs: Its prices.
+        made_from: Hashes of space and tables.
+        margins: Per cost of a measured table its largest error on whole networks, a fraction.
+    """
+
+    space: Space
+    costs: PricedSpace
+    made_from: dict[str, str]
+    margins: dict[str, float]
+
+    def room(self, budgets: Sequence[dict[str, float]], keep: bool) -> list[dict[str, float]]:
+        """The limits to search with. Tables of measured devices are off by up to a known margin:
+        with ``keep`` limits are that much smaller, so that they hold on the device; else they
+        hold by the table, and a note says what that means."""
+        if keep:
+            return [{m: v / (1 + self.margins.get(m, 0.0)) for m, v in b.items()} for b in budgets]
+        for metric in sorted({m for b in budgets for m in b} & set(self.margins)):
+            err.print(
+                f"note: {metric} holds by the table, which was off by up to "
+                f"{self.margins[metric]:.1%} on measured networks; --with-margin leaves room"
+            )
+        return list(budgets)
+
+
+def price(space: str, luts: Sequence[str]) -> Priced:
+    """Load a space and price it."""
+    import hashlib
+
+    from apq.hardware import LookupTable, load_cost_model, price_space
+    from apq.space import load_space
+
+    found = load_space(space)
+    default = Path(f"lut/bitfusion-apq-{found.name}.csv")
+    names = list(luts) or ([str(default)] if default.is_file() else [])
+    if not names:
+        err.print(f"no table at {default}; counted costs only (--lut adds a device)")
+    hashes = {"space": found.fingerprint}
+    for name in names:
+        path = Path(name)
+        digest = (
+            hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "built in"
+        )
+        hashes[f"lut:{name}"] = digest
+    models = [load_cost_model(name) for name in names]
+    margins = {}
+    for model in models:
+        margin = model.header.get("calibration_margin") if isinstance(model, LookupTable) else None
+        if margin is not None:
+            suffix = f"@{model.name}" if len(models) > 1 else ""
+            margins[f"latency_ms{suffix}"] = float(margin)
+    costs = price_space(found, models[0] if len(models) == 1 else models)
+    return Priced(found, costs, hashes, margins)
+
+
+def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:
+    """The predictor's function and the hashes of what it came from."""
+    import hashlib
+
+    from apq.predictor import load_predictor
+
+    path = path or Path(f"data/{space.name}/predictor.safetensors")
+    predictor = load_predictor(path, space)
+    made_from = {"predictor": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+    supernet = predictor.report.get("supernet")
+    if supernet:
+        made_from["supernet"] = str(supernet)
+    return predictor.predict, made_from
+
+
+def per_device(limits: Sequence[str]) -> dict[str, float]:
+    """Limits of single devices, ``latency_ms@DEVICE=8``."""
+    out: dict[str, float] = {}
+    for text in limits:
+        name, _, value = text.partition("=")
+        try:
+            out[name.strip()] = float(value)
+        except ValueError:
+            raise typer.BadParameter(f"--limit {text!r} is not COST=NUMBER") from None
+    return out
