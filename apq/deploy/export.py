@@ -155,7 +155,8 @@ def _packed(layer: IntegerLayer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     else:
         tensors |= {"table": w.table, "bias": layer.bias / (output.scale if output else 1)}
     told = {
-        "bits": w.bits, "offset": offset * w.unit, "step": spacing * w.unit, "table": w.table is not None,
+        "bits": w.bits, "offset": offset * w.unit, "step": spacing * w.unit,
+        "table": w.table is not None,
         "input": asdict(layer.rounding), "output": asdict(output) if output else None,
     }  # fmt: skip
     return told, tensors

@@ -148,8 +148,8 @@ def integer_layer(
     """Round the bias to integers, and end the output's grid where a ReLU6 does.
 
     Where the bias would be rounded to more than a thirtieth of an output step, weights of few bits
-    are spread over the byte. A channel whose weights are so small that its bias would not fit (batch norm switched it off)
-    gets a larger scale, which rounds the weights to fewer levels.
+    are spread over the byte. A channel whose weights are so small that its bias would not fit
+    (batch norm switched it off) gets a larger scale, which rounds the weights to fewer levels.
     """
     if relu6 and output is not None:
         output = replace(output, high=min(output.high, round(6 / output.scale)))
