@@ -1,4 +1,5 @@
-"""Differentiable rounding, written for the CPU: few passes over memory, two dot products.
+"""Differentiable rounding, written for the CPU: few passes over memory, two dot products; with the
+extra ``fast`` one pass each way (:mod:`apq.quantize.fused`).
 
 Composed tensor operations, torch's own fake-quantize kernels and Brevitas compute the same and are
 several times slower (benchmarks/bench_quantize.py). All round half to even. Grids are integers
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from apq.quantize import fused
 
 
 def grid(bits: int, signed: bool, narrow: bool = True) -> tuple[int, int]:
@@ -58,15 +61,21 @@ class _Clipped(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
         top = max(float(clip), 1e-6)
         step = torch.tensor(top, dtype=x.dtype) / high
+        ctx.grid, ctx.ends = (float(step), low, high), (low * float(step), top)
+        if fused.usable(x):
+            ctx.save_for_backward(x)
+            return fused.forward(x, *ctx.grid)
         y = x.div(step).clamp_(low, high).round_().mul_(step)
         ctx.save_for_backward(x, y)
-        ctx.ends = (low * float(step), top)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        x, y = ctx.saved_tensors
-        grad, (bottom, top) = grads[0], ctx.ends
+        grad, (x, *rest) = grads[0], ctx.saved_tensors
+        if not rest:
+            inside, _, outside = fused.backward(x, grad, *ctx.grid, *ctx.ends)
+            return inside, torch.tensor(outside / ctx.grid[2], dtype=x.dtype), None, None
+        (y,), (bottom, top) = rest, ctx.ends
         inside = torch.ops.aten.hardtanh_backward(grad, x, bottom, top)
         # Inside, both products are the same; beyond an end y is that end, so dividing by the clip
         # leaves the sum of gradients above minus the sum below (a signed grid's lower end, times
@@ -93,15 +102,26 @@ def clip_to_grid(x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
 class _LearnedStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int, factor: float) -> Tensor:
-        y = x.div(step).clamp_(low, high).round_().mul_(step)
-        ctx.save_for_backward(x, y, step)
         ctx.ends, ctx.factor = (low, high), factor
+        if step.numel() == 1 and fused.usable(x):
+            ctx.save_for_backward(x, step)
+            return fused.forward(x, float(step), low, high)
+        y = x.div(step).clamp_(low, high).round_().mul_(step)
+        ctx.save_for_backward(x, step, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
-        x, y, step = ctx.saved_tensors
+        x, step, *rest = ctx.saved_tensors
         grad, (low, high) = grads[0], ctx.ends
+        if not rest:
+            value = float(step)
+            inside, error, ends = fused.backward(
+                x, grad, value, low, high, low * value, high * value
+            )
+            grad_step = torch.full_like(step, (error + ends) * ctx.factor)
+            return inside, grad_step, None, None, None
+        (y,) = rest
         if step.numel() == 1:
             value = float(step)
             inside = torch.ops.aten.hardtanh_backward(grad, x, low * value, high * value)
