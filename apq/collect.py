@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from apq.errors import SamplesError, side_by_side
+from apq.files import whole
 from apq.images import ImageSet
 from apq.quantize import finetune, quantize_subnet
 from apq.samples import part_files, part_metadata, write_part
@@ -88,6 +89,84 @@ def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
                 if len(rows) == count:
                     return np.stack(rows)
     raise AssertionError("the stream of candidates is endless")  # pragma: no cover
+
+
+def planned(folder: Path, space: Space, count: int, seed: int, quantized: bool) -> Genes:
+    """The first ``count`` candidates of a folder: its :func:`plan`, with what was asked for
+    (:func:`ask`) in its place and not repeated; shape ``(count, len(axes))``."""
+    asked = _asked(folder)
+    if not asked:
+        return plan(space, count, seed, quantized)
+    rows = {start + i: row for (start, _), genes in asked.items() for i, row in enumerate(genes)}
+    taken = {row.tobytes() for row in rows.values()}
+    own = plan(space, min(count + len(rows), space.count()), seed, quantized)
+    free = iter([row for row in own if row.tobytes() not in taken])
+    try:
+        return np.stack([rows[i] if i in rows else next(free) for i in range(count)])
+    except StopIteration:
+        raise SamplesError(
+            f"space {space.name!r} has too few candidates for --count {count:,}"
+        ) from None
+
+
+def ask(
+    folder: Path,
+    space: Space,
+    seed: int,
+    choose: Callable[[Genes], Genes],
+    about: Mapping[str, str],
+) -> tuple[int, int]:
+    """Append chosen candidates to what a folder of quantized samples will hold.
+
+    What was asked for before and is not measured yet is kept instead of choosing anew, so that an
+    interrupted run continues.
+
+    Args:
+        folder: The samples.
+        space: Their space.
+        seed: The folder's.
+        choose: From all candidates of the folder so far, ``(k, axes)``, to those to append.
+        about: Written beside them: what made the choice.
+
+    Returns:
+        First and one past the last of their places; ``collect`` with that count measures them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".asking.lock"):
+        asked = _asked(folder)
+        for start, stop in sorted(asked):
+            if not covered(folder, stop)[start:].all():
+                return start, stop
+        stops = [int(path.stem.split("-")[2]) for path in part_files(folder)]
+        start = max([0, *stops])
+        known = planned(folder, space, start, seed, True) if start else _none(space)
+        genes = choose(known)
+        stop = start + len(genes)
+        text = json.dumps(
+            {"fingerprint": space.fingerprint, **about, "genes": genes.tolist()}, sort_keys=True
+        )
+        with whole(folder / f".asked-{start:06d}-{stop:06d}.json") as path:
+            path.write_text(text, encoding="utf-8")
+    return start, stop
+
+
+def _none(space: Space) -> Genes:
+    return np.zeros((0, len(space.axes)), dtype=np.int16)
+
+
+def _asked(folder: Path) -> dict[tuple[int, int], Genes]:
+    """What was asked for, by place."""
+    found = {}
+    for path in folder.glob(".asked-*-*.json"):
+        _, start, stop = path.stem.rsplit("-", 2)
+        try:
+            genes = json.loads(path.read_text(encoding="utf-8"))["genes"]
+        except (OSError, ValueError, KeyError) as error:
+            raise SamplesError(
+                f"{path} is damaged ({error}). Delete it and ask again: samples stay."
+            ) from error
+        found[int(start), int(stop)] = np.array(genes, dtype=np.int16)
+    return found
 
 
 def _bit_columns(space: Space) -> NDArray[np.bool_]:
@@ -187,7 +266,7 @@ def collect(
     space = supernet.network.space
     if count < 1:
         raise SamplesError(f"--count {count} must be at least 1")
-    genes = plan(space, count, seed, quantization is not None)
+    genes = planned(folder, space, count, seed, quantization is not None)
     limit = validation_images or len(images.splits["validation"][1])
     pixels, labels = images.splits["validation"]
     pixels, labels = pixels[:limit], labels[:limit]

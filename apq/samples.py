@@ -7,7 +7,6 @@ it whole. Parts are written under a temporary name and renamed; readers never se
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from apq import __version__
 from apq.errors import SamplesError, SpaceError, side_by_side
+from apq.files import whole
 from apq.space import BIT_ATTRIBUTES, Genes, Space
 from apq.space.layer import bitops, channel_count, macs, size_bits, to_array, weight_count
 
@@ -105,18 +105,14 @@ def write_part(
     }
     described = schema(space).with_metadata({"apq": json.dumps(made, sort_keys=True)})
     table = pa.table({name: columns[name] for name in described.names}, schema=described)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
     except OSError as error:
         raise SamplesError(
             f"cannot write {path}: {error.strerror or error}. Parts written so far are intact; "
             "make room and run the same command again."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

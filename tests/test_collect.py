@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from apq.collect import Quantization, collect, covered, plan
+from apq.collect import Quantization, ask, collect, covered, plan, planned
 from apq.errors import SamplesError
 from apq.images import load_images
 from apq.samples import read_samples
@@ -69,6 +69,33 @@ def test_a_small_space_is_exhausted_exactly(tiny_space):
         plan(tiny_space, total + 1, 0, quantized=True)
     with pytest.raises(SamplesError, match="different architectures"):
         plan(tiny_space, total, 0, quantized=False)
+
+
+def test_what_is_asked_for_takes_its_place_and_nothing_repeats(tmp_path, supernet_path, digits):
+    supernet = load_supernet(supernet_path)
+    space, how = supernet.network.space, Quantization(finetune_steps=0)
+    options = {"validation_images": 20, "calibration_images": 30}
+    collect(supernet, digits, tmp_path, 3, how, **options)
+    own = plan(space, 8, 0, quantized=True)
+    # the second of what is asked for is what the plan would take next
+    wanted = np.stack([space.sample(1, np.random.default_rng(9))[0], own[3]])
+    seen = []
+
+    def choose(known):
+        seen.append(known)
+        return wanted
+
+    assert ask(tmp_path, space, 0, choose, {"by": "test"}) == (3, 5)
+    assert np.array_equal(seen[0], own[:3])
+    # not measured yet, so the same is asked for again
+    assert ask(tmp_path, space, 0, choose, {"by": "test"}) == (3, 5)
+    assert len(seen) == 1
+    genes = planned(tmp_path, space, 7, 0, quantized=True)
+    assert np.array_equal(genes, np.concatenate([own[:3], wanted, own[4:6]]))
+    assert collect(supernet, digits, tmp_path, 7, how, **options) == 3
+    assert np.array_equal(read_samples(tmp_path).genes, genes)
+    assert ask(tmp_path, space, 0, lambda known: own[6:8], {})[0] == 7
+    assert len(pd.read_parquet(tmp_path)) == 7
 
 
 def test_collecting_more_appends_and_repeats_nothing(tmp_path, supernet_path, digits):

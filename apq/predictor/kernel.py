@@ -69,17 +69,33 @@ class Kernel:
 
     def predict(self, columns: NDArray[np.float32]) -> tuple[Array, Array]:
         """Mean and deviation of one measurement at each row of ``columns``, ``(n,)`` each."""
-        # double throughout: a deviation is a small difference of large sums
-        x = (torch.from_numpy(columns).double() - self.mean) / self.scale
-        stationary = self.amplitude * _matern(_squared(x * self.weights, self.rows))
-        centre = self.rows[: len(self.explained)] / self.weights
+        stationary, trend = self._to_rows(x := self._standardised(columns))
         anchors = len(self.explained)
-        cross = stationary[:, :anchors] + (x * self.linear) @ centre.T
+        cross = stationary[:, :anchors] + trend
         mean = stationary @ self.alpha + x @ self.slope
         prior = self.amplitude + (x.square() * self.linear).sum(dim=1) + self.noise
         explained = ((cross @ self.explained) * cross).sum(dim=1)
         deviation = (prior - explained).clamp(min=self.noise).sqrt()
         return mean.numpy(), deviation.numpy()
+
+    def covariance(self, columns: NDArray[np.float32]) -> Array:
+        """Covariance ``(n, n)`` of what is not known yet about the rows, without noise."""
+        stationary, trend = self._to_rows(x := self._standardised(columns))
+        cross = stationary[:, : len(self.explained)] + trend
+        z = x * self.weights
+        prior = self.amplitude * _matern(_squared(z, z)) + (x * self.linear) @ x.T
+        out: Array = (prior - cross @ self.explained @ cross.T).numpy()
+        return out
+
+    def _standardised(self, columns: NDArray[np.float32]) -> Tensor:
+        # double throughout: a deviation is a small difference of large sums
+        return (torch.from_numpy(columns).double() - self.mean) / self.scale
+
+    def _to_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Prior covariances: the stationary part to all rows, the linear part to the anchors."""
+        centre = self.rows[: len(self.explained)] / self.weights
+        stationary = self.amplitude * _matern(_squared(x * self.weights, self.rows))
+        return stationary, (x * self.linear) @ centre.T
 
     def shrunk(self, share: float, slope: float) -> Kernel:
         """The mean moved towards the first column times ``slope`` (the answer rescaled): this

@@ -41,21 +41,30 @@ class Network:
         """Whether bit columns go in."""
         return self.ensemble.bits is not None
 
-    @torch.inference_mode()
     def predict(self, inputs: Inputs) -> tuple[Array, Array]:
-        """Mean and deviation over members, standardised units, ``(n,)`` each.
+        """Mean and deviation over members, standardised units, ``(n,)`` each."""
+        out = self._members(inputs)
+        spread = out.std(axis=0, ddof=1) if len(out) > 1 else np.zeros(out.shape[1])
+        return out.mean(axis=0), np.hypot(spread, self.floor)
 
-        The first layer adds up rows of its weight matrix instead of multiplying vectors of
-        mostly zeros.
-        """
+    def covariance(self, inputs: Inputs) -> Array:
+        """Covariance ``(n, n)`` of the members' answers; zero for a single one."""
+        out = self._members(inputs)
+        out -= out.mean(axis=0)
+        together: Array = out.T @ out / max(len(out) - 1, 1)
+        return together
+
+    @torch.inference_mode()
+    def _members(self, inputs: Inputs) -> Array:
+        """Answers ``(e, n)``. The first layer adds up rows of its weight matrix instead of
+        multiplying vectors of mostly zeros."""
         net = self.ensemble
         arch, bits = self.standardised(inputs)
         hidden = torch.relu_(_first(net.arch, net.arch_bias, inputs.arch_hot, arch))
         if net.bits is not None and net.bits_bias is not None:
             hidden += _first(net.bits, net.bits_bias, inputs.bits_hot, bits)
-        out = net.tail(hidden).double().numpy()
-        spread = out.std(axis=0, ddof=1) if len(out) > 1 else np.zeros(out.shape[1])
-        return out.mean(axis=0), np.hypot(spread, self.floor)
+        out: Array = net.tail(hidden).double().numpy()
+        return out
 
     def standardised(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The smooth columns with mean 0 and deviation 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from apq import __version__
 from apq.errors import ModelError
+from apq.files import whole
 from apq.predictor.columns import TableFeatures
 from apq.predictor.features import Features, Groups, Inputs, SpaceFeatures, one_hot, width
 from apq.predictor.kernel import Kernel
@@ -138,6 +139,22 @@ class Predictor:
                 mean, deviation = model.predict(columns)
         return mean, deviation
 
+    def covariance(self, candidates: Any) -> Array:
+        """Covariance ``(n, n)`` of what is not known about n candidates, measurement noise left
+        out, in squared units of :meth:`predict`'s spread. Costs n^2 memory."""
+        inputs = self.features.inputs(candidates)
+        last = self.models[-1]
+        if isinstance(last, Network):
+            latent = last.covariance(inputs)
+        else:
+            answer = None
+            if len(self.models) > 1:
+                answer = replace(self, models=self.models[:-1], bits=False).latent(inputs)[0]
+            latent = last.covariance(kernel_columns(inputs, self.features, self.bits, answer))
+        slope = self.warp.to_accuracy(self.latent(inputs)[0], np.ones(len(latent)))[1]
+        slope = slope * self.calibration
+        return latent * slope[:, None] * slope
+
     def save(self, path: Path | str) -> None:
         """Write one safetensors file; its header holds the rest as JSON. Never pickle.
 
@@ -163,15 +180,11 @@ class Predictor:
         }
         if isinstance(self.features, SpaceFeatures):
             about["fingerprint"] = self.features.space.fingerprint
-        partial = path.with_name(f".{path.name}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, metadata={"apq-predictor": json.dumps(about)})
-            partial.replace(path)
+            with whole(path) as temporary:
+                save_file(tensors, temporary, metadata={"apq-predictor": json.dumps(about)})
         except (OSError, SafetensorError) as error:
             raise ModelError(f"cannot write {path}: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def kernel_columns(

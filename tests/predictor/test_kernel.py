@@ -41,6 +41,18 @@ def test_answers_are_those_of_the_textbook():
     np.testing.assert_allclose(deviation, np.sqrt(variance), rtol=1e-4)
 
 
+def test_covariance_is_what_the_rows_leave_unknown():
+    x, y = problem(60)
+    kernel, _, _ = fit_kernel(x[:40], GROUPS, y[:40], np.arange(40), seed=0)
+    k = covariance(kernel, x)
+    inverse = np.linalg.inv(k[:40, :40] + kernel.noise * np.eye(40))
+    unknown = k[40:, 40:] - k[40:, :40] @ inverse @ k[:40, 40:]
+    found = kernel.covariance(x[40:])
+    np.testing.assert_allclose(found, unknown, atol=1e-5)
+    _, deviation = kernel.predict(x[40:])
+    np.testing.assert_allclose(deviation**2, found.diagonal() + kernel.noise, rtol=1e-6)
+
+
 def test_with_few_rows_held_out_answers_come_from_processes_fitted_to_the_others():
     x, y = problem(40)
     blocks = np.repeat(np.arange(20), 2)

@@ -46,6 +46,15 @@ def test_it_orders_candidates_it_has_not_seen(trained, unseen, digits_space):
     assert pairwise_accuracy(mean, true_accuracy(digits_space, unseen)) > 0.65
 
 
+def test_covariance_is_the_spread_without_noise(trained, unseen):
+    covariance = trained.covariance(unseen[:40])
+    _, spread = trained.predict(unseen[:40])
+    noise = spread**2 - covariance.diagonal()
+    assert (noise >= 0).all()
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+    np.testing.assert_allclose(covariance, covariance.T, atol=1e-9)
+
+
 def test_it_answers_one_candidate_as_it_answers_many(trained, unseen):
     mean, spread = trained.predict(unseen, batch=64)
     one, doubt = trained.predict(unseen[7:8])
