@@ -458,11 +458,9 @@ def measure_quantized(
         rng = np.random.default_rng(seed)
         pick = np.sort(rng.permutation(len(train[1]))[: how.finetune_steps * how.batch])
         mean, std = normalisation
-        side = data.images.shape[-1]
         finetune(
             model, to_tensor(train[0][pick]), torch.from_numpy(train[1][pick]), mean=mean, std=std,
-            steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed,
-            pad=max(1, side // 8), flip=flip,
+            steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed, flip=flip,
         )  # fmt: skip
     recalibrate(model, data.calibration)
     return accuracy(model, data.images, data.labels)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from apq.images import ImageSet
 from apq.quantize.distribution import BinaryInputs
 from apq.quantize.finetune import (
     distillation_loss,
-    draw_batch,
     normalise,
     one_cycle,
     optimiser,
@@ -28,7 +28,10 @@ from apq.quantize.finetune import (
 )  # fmt: skip
 from apq.space import Candidate, Space
 from apq.supernet import Subnet, SupernetFile, largest
+from apq.supernet.augment import augment
 from apq.supernet.evaluate import accuracy, recalibrate, to_tensor
+from apq.supernet.evaluate import fold as fold_norms
+from apq.supernet.memory import keep_memory
 from apq.supernet.network import load_tensors, save_tensors
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
@@ -125,7 +128,10 @@ def finetune_candidate(
     mean, std = supernet.mean, supernet.std
     calibration = normalise(to_tensor(images.splits["calibration"][0][:1000]), mean, std)
     held, held_labels = _split(images, "validation", mean, std)
-    teacher = _subnet(supernet, largest(space), calibration) if recipe.distil else None
+    keep_memory()
+    teacher = None
+    if recipe.distil:
+        teacher = fold_norms(_subnet(supernet, largest(space), calibration))
     model = _start(candidate, supernet, calibration, recipe)
 
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
@@ -145,18 +151,18 @@ def finetune_candidate(
     batch = min(recipe.batch, len(labels))
     per_epoch = len(labels) // batch
     total = recipe.epochs * per_epoch
-    pad = max(1, space.resolution // 8)
     order = torch.empty(0)
     saved = time.monotonic()
     while run.step < total:
         epoch, position = divmod(run.step, per_epoch)
         if position == 0 or not len(order):
-            order = torch.randperm(len(labels), generator=_generator(recipe.seed, 1, epoch))
+            rng = np.random.default_rng((recipe.seed, 1, epoch))
+            order = torch.from_numpy(rng.permutation(len(labels)))
         if position == 0:
             refit_weights(model)
         index = order[position * batch : (position + 1) * batch]
-        generator = _generator(recipe.seed, 2, run.step)
-        x = normalise(draw_batch(data, index, generator, pad, images.flip), mean, std)
+        rng = np.random.default_rng((recipe.seed, 2, run.step))  # a resumed step draws the same
+        x = normalise(augment(data[index], images.flip, rng), mean, std)
         loss = _train_step(run, x, labels[index], teacher, recipe.lr * one_cycle(run.step / total))
         if not math.isfinite(loss):
             raise ModelError(
@@ -199,14 +205,6 @@ def _split(
 ) -> tuple[Tensor, Tensor]:
     pixels, labels = images.splits[name]
     return normalise(to_tensor(pixels), mean, std), torch.from_numpy(labels)
-
-
-def _generator(*seeds: int) -> torch.Generator:
-    """A generator decided by the seeds alone, so that a resumed step draws what it would have."""
-    import numpy as np
-
-    state = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
-    return torch.Generator().manual_seed(state)
 
 
 def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -> nn.Module:

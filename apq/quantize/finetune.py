@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,42 +14,10 @@ from torch import Tensor, nn
 from apq.errors import ApqError
 from apq.quantize.network import QuantizedConv, QuantizedLinear
 from apq.supernet import evaluate
+from apq.supernet.augment import augment
 
 Net = TypeVar("Net", bound=nn.Module)
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
-
-
-def draw_batch(
-    images: Tensor, index: Tensor, generator: torch.Generator, pad: int = 0, flip: bool = False
-) -> Tensor:
-    """Pick images and augment them: random crop after zero padding, random mirror.
-
-    Args:
-        images: uint8 ``(n, c, h, w)``.
-        index: Which, ``(batch,)``.
-        generator: Source of randomness.
-        pad: Pixels of padding on each side before the crop.
-        flip: Whether to mirror half of the images.
-
-    Returns:
-        uint8 ``(batch, c, h, w)``.
-    """
-    out = images[index]
-    n, _, h, w = out.shape
-    rows, cols = torch.arange(h).expand(n, h), torch.arange(w).expand(n, w)
-    if pad:
-        out = F.pad(out, (pad, pad, pad, pad))
-        shift = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
-        rows, cols = rows + shift[0], cols + shift[1]
-    if flip:
-        mirror = torch.randint(0, 2, (n, 1), generator=generator).bool()
-        cols = torch.where(mirror, cols.flip(1), cols)
-    if pad or flip:
-        picked = out.permute(0, 2, 3, 1)[
-            torch.arange(n)[:, None, None], rows[:, :, None], cols[:, None, :]
-        ]
-        out = picked.permute(0, 3, 1, 2)
-    return out
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -95,7 +64,6 @@ def finetune(
     lr: float = 0.02,
     seed: int = 0,
     teacher: nn.Module | None = None,
-    pad: int = 0,
     flip: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Net:
@@ -114,7 +82,8 @@ def finetune(
         lr: Peak of the learning rate.
         seed: Order and augmentation; equal seeds give equal weights on one machine.
         teacher: Its logits are distilled if given.
-        pad, flip: Augmentation, see :func:`draw_batch`.
+        flip: Whether images may be mirrored; they are shifted in any case
+            (:func:`apq.supernet.augment.augment`).
         on_progress: Called every 10 steps with the mean loss.
 
     Returns:
@@ -125,7 +94,7 @@ def finetune(
     """
     if len(images) < 2 or len(images) != len(labels):
         raise ApqError(f"fine-tuning needs images and as many labels: {len(images)}, {len(labels)}")
-    generator = torch.Generator().manual_seed(seed)
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optim = optimiser(model, lr)
     batch = min(batch, len(images))
@@ -135,7 +104,7 @@ def finetune(
             order, taken = torch.randperm(len(images), generator=generator), 0
         index = order[taken : taken + batch]
         taken += batch
-        x = normalise(draw_batch(images, index, generator, pad, flip), mean, std)
+        x = normalise(augment(images[index], flip, rng), mean, std)
         hint = None
         if teacher is not None:
             with torch.no_grad():

@@ -18,6 +18,7 @@ from torch import Tensor
 from apq.errors import ModelError, choose
 from apq.images import ImageSet
 from apq.space import Candidate, Space
+from apq.supernet.augment import augment
 from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import (
@@ -58,27 +59,6 @@ class Recipe:
     smoothing: float = 0.05
     seed: int = 0
     phases: tuple[str, ...] = tuple(name for name, _ in PHASES)
-
-
-def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
-    """Random shift by up to an eighth of the side (zero padded) and, if allowed, mirroring.
-
-    uint8 ``(n, c, h, w)`` in and out, one shift per image.
-    """
-    n, c, h, w = images.shape
-    edge = max(1, h // 8)
-    padded = F.pad(images, (edge, edge, edge, edge))
-    shift = torch.from_numpy(rng.integers(0, 2 * edge + 1, size=(2, n)))
-    columns = torch.arange(w).expand(n, w)
-    if flip:
-        mirrored = torch.from_numpy(rng.random(n) < 0.5)[:, None]
-        columns = torch.where(mirrored, w - 1 - columns, columns)
-    rows = (torch.arange(h) + shift[0][:, None])[:, None, :, None]
-    cols = (columns + shift[1][:, None])[:, None, None, :]
-    index = torch.arange(n)[:, None, None, None]
-    channel = torch.arange(c)[None, :, None, None]
-    out = padded[index, channel, rows, cols]
-    return out.contiguous(memory_format=torch.channels_last)
 
 
 def phase_of(step: int, total: int, phases: tuple[str, ...] = Recipe.phases) -> str:
