@@ -116,7 +116,8 @@ def next_candidates(
     unknown = covariance(genes)
     noise = np.square(found.spread[pool]) - unknown.diagonal()
     weight = np.concatenate([np.ones(len(matters)), np.zeros(len(rest))])
-    return genes[choose(unknown, np.maximum(noise, 1e-12), weight, count)]
+    chosen: Genes = genes[choose(unknown, np.maximum(noise, 1e-12), weight, count)]
+    return chosen
 
 
 def _even(places: NDArray[np.intp], gain: Floats) -> list[NDArray[np.intp]]:

@@ -128,12 +128,17 @@ class Priced:
 
 def price(space: str, luts: Sequence[str]) -> Priced:
     """Load a space and price it."""
+    from apq.space import load_space
+
+    return price_on(load_space(space), luts)
+
+
+def price_on(found: Space, luts: Sequence[str]) -> Priced:
+    """Price a space."""
     import hashlib
 
     from apq.hardware import LookupTable, load_cost_model, price_space
-    from apq.space import load_space
 
-    found = load_space(space)
     default = Path(f"lut/bitfusion-apq-{found.name}.csv")
     names = list(luts) or ([str(default)] if default.is_file() else [])
     if not names:

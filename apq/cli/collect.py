@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from apq.cli.asking import more_samples
 from apq.cli.common import err, live_line, next_step, note_other_images, out, print_json
 
 
@@ -30,11 +31,30 @@ def collect(
     finetune_steps: Annotated[
         int, typer.Option(min=0, help="Fine-tuning steps per quantized sample.")
     ] = 40,
+    finetune_lr: Annotated[
+        float, typer.Option(min=1e-7, help="Peak learning rate of the fine-tuning; high is noisy.")
+    ] = 0.005,
     scheme: Annotated[
         str, typer.Option(help="Quantization scheme; 'haq' chooses ranges by the paper's KL rule.")
     ] = "uniform",
     validation_images: Annotated[
         int | None, typer.Option(min=1, help="Measure on so many validation images (default: all).")
+    ] = None,
+    acquire: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Instead of --count: add so many quantized samples, chosen by a predictor."
+        ),
+    ] = None,
+    predictor: Annotated[
+        Path | None,
+        typer.Option(help="Chooses them (default: data/SPACE/predictor.safetensors)."),
+    ] = None,
+    lut: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Table or cost model of the front (default: lut/bitfusion-apq-SPACE.csv)."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides which candidates are evaluated.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
@@ -50,6 +70,8 @@ def collect(
       apq collect --supernet data/mine/supernet.safetensors --images photos/ --count 2000 --out data/mine/fp32
 
       apq collect --quantized --finetune-steps 40 --count 200 --images photos/ --supernet data/mine/supernet.safetensors --out data/mine/quantized
+
+      apq collect --quantized --finetune-steps 40 --acquire 40 --predictor data/mine/predictor.safetensors --images photos/ --supernet data/mine/supernet.safetensors --out data/mine/quantized
     """
     from apq.collect import Quantization
     from apq.collect import collect as run
@@ -62,7 +84,11 @@ def collect(
     found = load_images(images, space.resolution, space.in_channels, space.classes)
     err.print(found.describe())
     note_other_images(loaded.metadata, found)
-    how = Quantization(scheme, finetune_steps) if quantized else None
+    how = Quantization(scheme, finetune_steps, lr=finetune_lr) if quantized else None
+    if acquire is not None:
+        if not quantized:
+            raise typer.BadParameter("--acquire chooses quantized samples: add --quantized")
+        count = more_samples(out_path, space, acquire, predictor, lut or [], seed)
     kind = "quantized" if quantized else "fp32"
     with live_line(f"{kind} samples") as report:
         before = run(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apq.cli.asking import as_data, improve, words
 from apq.cli.budgets import (
     Budget,
     Caution,
@@ -22,9 +24,10 @@ from apq.cli.budgets import (
     price,
     product,
 )
-from apq.cli.common import live_line, next_step, out, print_json
+from apq.cli.common import err, live_line, next_step, out, print_json
 
 if TYPE_CHECKING:
+    from apq.iterate import Round
     from apq.search.search import Result
 
 
@@ -70,6 +73,20 @@ def search(
             help="Journal file, sqlite:///… or postgresql://…: resumes, optuna-dashboard shows it."
         ),
     ] = None,
+    iterations: Annotated[
+        int,
+        typer.Option(min=0, help="Rounds of measuring what the search likes and learning from it."),
+    ] = 0,
+    per_iteration: Annotated[int, typer.Option(min=2, help="Quantized samples per round.")] = 20,
+    samples: Annotated[
+        Path | None, typer.Option(help="fp32 samples (default: data/SPACE/fp32).")
+    ] = None,
+    quantized_samples: Annotated[
+        Path | None,
+        typer.Option(help="Quantized samples, which grow (default: data/SPACE/quantized)."),
+    ] = None,
+    supernet: Annotated[Path | None, typer.Option(help="What rounds are measured with.")] = None,
+    images: Annotated[str | None, typer.Option(help="As for apq collect.")] = None,
     seed: Seed = 0,
     picture: Annotated[bool, typer.Option(help="Draw the front, against random search.")] = True,
     json: Annotated[
@@ -93,24 +110,41 @@ def search(
       apq search --bitops-g 0.5 --fix bits=8 --algorithm evolution
 
       apq search --latency-ms 0.5 --fix architecture=runs/search/best.json --out runs/bits
+
+      apq search --latency-ms 0.5 --iterations 3 --supernet data/mine/supernet.safetensors --images photos/ --samples data/mine/fp32 --quantized-samples data/mine/quantized --out runs/mine
     """
     from apq.search.many import scenarios
+    from apq.search.problem import check_limits
+    from apq.search.region import everything
     from apq.search.run import describe, run_search
 
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
     priced = price(space, lut or [])
     budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
     budgets = priced.room(budgets, with_margin)
-    problems = scenarios(
+    problems_of = partial(
+        scenarios,
         priced.costs,
-        lambda: load(predictor, priced.space),
-        budgets,
+        budgets=budgets,
         objectives=tuple(objective or ()),
         fix=tuple(fix or ()),
         caution=caution,
         forgiving=_forgiving(score),
         made_from=priced.made_from,
     )
+    turns: list[Round] = []
+    if iterations:
+        for budget in budgets:  # before anything is measured for them
+            check_limits(everything(priced.costs, tuple(fix or ())), budget)
+        home = Path("data") / priced.space.name
+        predictor, turns = improve(
+            lambda made, turn: problems_of(lambda: (made.predict, {}))[turn % len(budgets)],
+            priced.space, out_path, iterations, per_iteration, supernet, images,
+            samples or home / "fp32", quantized_samples or home / "quantized", seed,
+        )  # fmt: skip
+        for turn in turns:
+            (err if json else out).print(words(turn))
+    problems = problems_of(lambda: load(predictor, priced.space))
     results: list[Result] = []
     for problem, budget in zip(problems, budgets, strict=True):
         folder = out_path if len(budgets) == 1 else out_path / folder_name(budget)
@@ -125,7 +159,8 @@ def search(
             show(result, folder)
     if json:
         figures = [describe(result) for result in results]
-        print_json(figures[0] if len(figures) == 1 else {"runs": figures})
+        rounds = {"iterations": as_data(turns)} if turns else {}
+        print_json((figures[0] if len(figures) == 1 else {"runs": figures}) | rounds)
     where = out_path if len(budgets) == 1 else out_path / folder_name(budgets[-1])
     next_step(f"apq finetune --candidate {where / 'best.json'}")
 

@@ -1,0 +1,104 @@
+"""What ``apq collect --acquire`` and ``apq search --iterations`` share with nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from apq.cli.common import OnProgress, err, live_line, note_other_images
+
+if TYPE_CHECKING:
+    from apq.iterate import Round
+    from apq.predictor import Predictor
+    from apq.search.problem import Problem
+    from apq.space import Space
+
+
+def more_samples(
+    folder: Path, space: Space, count: int, predictor: Path | None, luts: Sequence[str], seed: int
+) -> int:
+    """Choose further samples of a folder with a predictor; how many it is to hold then.
+
+    Raises:
+        ModelError, SpaceError: the predictor is missing or of another space.
+    """
+    from apq.acquire import next_candidates
+    from apq.cli.budgets import price_on
+    from apq.collect import ask
+    from apq.predictor import load_predictor
+    from apq.search.many import scenarios
+
+    path = predictor or Path(f"data/{space.name}/predictor.safetensors")
+    loaded = load_predictor(path, space)
+    priced = price_on(space, luts)
+    (problem,) = scenarios(priced.costs, lambda: (loaded.predict, {}), [{}])
+    start, stop = ask(
+        folder, space, seed,
+        lambda known: next_candidates(problem, loaded.covariance, known, count, seed=seed),
+        {"predictor": str(path), "cost": problem.metrics[0]},
+    )  # fmt: skip
+    err.print(f"samples {start:,} to {stop - 1:,} are those that tell most about the front")
+    return stop
+
+
+def improve(
+    problem: Callable[[Predictor, int], Problem],
+    space: Space,
+    out: Path,
+    rounds: int,
+    count: int,
+    supernet: Path | None,
+    images: str | None,
+    samples: Path,
+    quantized: Path,
+    seed: int,
+) -> tuple[Path, list[Round]]:
+    """Run the loop of :func:`apq.iterate.iterate`; the predictor's file and what rounds found."""
+    from apq.images import load_images
+    from apq.iterate import iterate
+    from apq.supernet import load_supernet
+
+    if images is None or supernet is None:
+        raise typer.BadParameter("--iterations measures candidates: pass --supernet and --images")
+    loaded = load_supernet(supernet, space)
+    found = load_images(images, space.resolution, space.in_channels, space.classes)
+    note_other_images(loaded.metadata, found)
+    with _stages() as tell:
+        predictor, turns = iterate(
+            problem, loaded, found, samples, quantized, out / "iterations.json",
+            rounds=rounds, count=count, seed=seed, on_stage=tell,
+        )  # fmt: skip
+    path = out / "predictor.safetensors"
+    predictor.save(path)
+    return path, turns
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str], OnProgress]]:
+    """One live line at a time: a new stage ends the line of the one before."""
+    with ExitStack() as stack:
+
+        def tell(name: str) -> OnProgress:
+            stack.close()
+            return stack.enter_context(live_line(name))
+
+        yield tell
+
+
+def words(turn: Round) -> str:
+    """One round in a line."""
+    return (
+        f"samples {turn.start:,} to {turn.stop - 1:,}: best {turn.best:.2%}, predictions off by "
+        f"{turn.rmse:.2%}, {turn.pairwise:.0%} of pairs in order"
+    )
+
+
+def as_data(turns: Sequence[Round]) -> list[Mapping[str, Any]]:
+    """Rounds as plain data."""
+    from dataclasses import asdict
+
+    return [asdict(turn) for turn in turns]
