@@ -1,10 +1,11 @@
 """What each scheme costs in accuracy: one mid-size candidate, fine-tuned under every scheme.
 
-    python benchmarks/bench_quantize_schemes.py --supernet FILE --images DIR [--seeds 3]
+    python benchmarks/bench_quantize_schemes.py --supernet FILE --images DIR
 
 All runs start from the same supernet weights and take the same number of steps on the same part of
 the training images; validation chooses the epoch, the figure is test accuracy. Layers outside the
-blocks stay at 8 bits.
+blocks stay at 8 bits. Every finished run is a line of --out; the same command continues where it
+was stopped and prints the table. Differences are to the float network of the same seed.
 """
 
 import argparse
@@ -21,24 +22,24 @@ from apq.images import ImageSet, load_images
 from apq.space import BitChoices, Bits, Block, Candidate
 from apq.supernet import Supernet, load_supernet
 
-RUNS = [  # name, weight bits, activation bits, weight of the distribution loss
-    ("fp32", 8, 8, 0.0),
-    ("uniform", 8, 8, 0.0),
-    ("uniform", 4, 8, 0.0),
-    ("uniform", 4, 4, 0.0),
-    ("haq", 4, 4, 0.0),
-    ("uniform", 2, 8, 0.0),
-    ("uniform", 2, 2, 0.0),
-    ("uniform-lsq", 2, 2, 0.0),
-    ("haq", 2, 2, 0.0),
-    ("ternary", 2, 8, 0.0),
-    ("binary", 1, 8, 0.0),
-    ("exponent", 4, 8, 0.0),
-    ("flightnn", 8, 8, 0.0),
-    ("codebook", 4, 8, 0.0),
-    ("mantissa", 4, 8, 0.0),
-    ("binary", 1, 1, 0.0),
-    ("binary", 1, 1, 2.0),
+RUNS = [  # name, weight bits, activation bits, weight of the distribution loss, seeds at most
+    ("fp32", 8, 8, 0.0, 3),
+    ("uniform", 8, 8, 0.0, 3),
+    ("uniform", 4, 8, 0.0, 3),
+    ("uniform", 4, 4, 0.0, 3),
+    ("ternary", 2, 8, 0.0, 3),
+    ("binary", 1, 8, 0.0, 3),
+    ("exponent", 4, 8, 0.0, 3),
+    ("binary", 1, 1, 0.0, 3),
+    ("binary", 1, 1, 2.0, 3),
+    ("uniform", 2, 8, 0.0, 1),
+    ("uniform", 2, 2, 0.0, 1),
+    ("uniform-lsq", 2, 2, 0.0, 1),
+    ("haq", 2, 2, 0.0, 1),
+    ("haq", 4, 4, 0.0, 1),
+    ("flightnn", 8, 8, 0.0, 1),
+    ("codebook", 4, 8, 0.0, 1),
+    ("mantissa", 4, 8, 0.0, 1),
 ]
 
 
@@ -62,20 +63,62 @@ def part_of(images, train, held, test):
     return ImageSet(images.name, splits, images.classes, images.flip)
 
 
+def key(line):
+    return (
+        line["scheme"], line["weight_bits"], line["activation_bits"], line["distribution"],
+        line["seed"],
+    )  # fmt: skip
+
+
+def read(path, setting):
+    """Finished runs by what they are; refuses a file of another setting."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(text) for text in path.read_text().splitlines() if text.endswith("}")]
+    if any(line["setting"] != setting for line in lines):
+        raise SystemExit(f"{path} holds runs of another setting: give another --out")
+    return {key(line): line for line in lines}
+
+
+def table(done):
+    """Test accuracy per scheme over its seeds, beside the float network of the same seeds."""
+    print(f"{'scheme':<16} w a  loss  seeds   before    after     test (min … max)     to fp32")
+    floats = {line["seed"]: line["test"] for line in done.values() if line["scheme"] == "fp32"}
+    for name, w, a, weight, _ in RUNS:
+        lines = [v for k, v in sorted(done.items()) if k[:4] == (name, w, a, weight)]
+        if not lines:
+            continue
+        test = [line["test"] for line in lines]
+        behind = [
+            t - floats[v["seed"]] for t, v in zip(test, lines, strict=True) if v["seed"] in floats
+        ]
+        mean = {field: np.mean([line[field] for line in lines]) for field in ("before", "after")}
+        print(
+            f"{name:<16} {w} {a}  {weight:4.1f}  {len(lines):>5}   {mean['before']:6.2%}   "
+            f"{mean['after']:6.2%}   {np.mean(test):6.2%} ({min(test):.2%} … {max(test):.2%})   "
+            + (f"{100 * np.mean(behind):+.2f}" if behind else "")
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--supernet", required=True)
     parser.add_argument("--images", required=True)
     parser.add_argument("--train", type=int, default=12_800)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=FinetuneRecipe.lr)
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="schemes, or scheme:weight:activation bits, comma separated")
-    parser.add_argument("--out", type=Path, help="JSON lines, appended")
+    parser.add_argument("--out", type=Path, default=Path("runs/schemes.jsonl"))
     told = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load_supernet(told.supernet)
     space = loaded.network.space
+    setting = {"supernet": loaded.hash} | {
+        name: getattr(told, name) for name in ("train", "epochs", "lr", "test")
+    }
+    done = read(told.out, setting)
     images = load_images(told.images, space.resolution, space.in_channels, space.classes)
     images = part_of(images, told.train, 2000, told.test)
     wide = replace(space, bits=BitChoices(*[(1, 2, 4, 8)] * 4))
@@ -84,13 +127,16 @@ def main():
     supernet = replace(loaded, network=network.eval())
     candidate = middle(space)
     print(f"candidate {candidate}")
+    told.out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(told.seeds):
-        for scheme, w, a, weight in RUNS:
-            names = (scheme, f"{scheme}:{w}:{a}")
-            if told.only and not set(names) & set(told.only.split(",")):
+        for scheme, w, a, weight, seeds in RUNS:
+            names = {scheme, f"{scheme}:{w}:{a}"}
+            if seed >= seeds or (scheme, w, a, weight, seed) in done:
+                continue
+            if told.only and not names & set(told.only.split(",")):
                 continue
             recipe = FinetuneRecipe(
-                scheme, told.epochs, distil=False, distribution=weight, seed=seed
+                scheme, told.epochs, lr=told.lr, distil=False, distribution=weight, seed=seed
             )
             with tempfile.TemporaryDirectory() as folder:
                 _, report = finetune_candidate(
@@ -99,12 +145,13 @@ def main():
             line = {
                 "scheme": scheme, "weight_bits": w, "activation_bits": a, "distribution": weight,
                 "seed": seed, "before": report.before, "after": report.after, "test": report.test,
-                "seconds": report.seconds,
+                "seconds": report.seconds, "setting": setting,
             }  # fmt: skip
-            print(json.dumps(line), flush=True)
-            if told.out:
-                with told.out.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+            with told.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            done[key(line)] = line
+            print(f"{len(done)} runs done, last {scheme} {w} {a}: {report.test:.2%}", flush=True)
+    table(done)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
+COMPUTING = ("Conv", "Gemm", "Add", "GlobalAveragePool", "ReduceSum", "Flatten")
 FORMS = ("qdq", "integer", "qonnx")
 
 
@@ -101,11 +102,15 @@ class _Graph:
     def node(
         self, op: str, inputs: list[str], name: str, output: str = "", **attributes: Any
     ) -> str:
-        """Append a node; its output is named after it unless told otherwise."""
+        """Append a node; its output is named after it unless told otherwise.
+
+        What computes carries the name itself; of the rest (a file has six such nodes to a layer)
+        the outputs' names tell enough.
+        """
         from onnx import helper
 
-        out = output or name
-        self.nodes.append(helper.make_node(op, inputs, [out], name=name, **attributes))
+        out, own = output or name, name if op in COMPUTING else None
+        self.nodes.append(helper.make_node(op, inputs, [out], name=own, **attributes))
         return out
 
     def constant(self, name: str, value: NDArray[Any], kind: int | None = None) -> str:
@@ -126,12 +131,13 @@ class _Graph:
         return self.constant(name, np.array(value, dtype=np.float32))
 
     def conv(self, name: str, inputs: list[str], layer: IntegerLayer | FloatLayer) -> str:
-        """A Conv node."""
+        """A Conv node; attributes that say what is the rule anyway are left out."""
         kernel = weight_shape(layer)[-1]
-        return self.node(
-            "Conv", inputs, name, kernel_shape=[kernel] * 2, strides=[layer.stride] * 2,
-            pads=[layer.padding] * 4, group=layer.groups,
-        )  # fmt: skip
+        said: dict[str, Any] = {"kernel_shape": [kernel] * 2} if kernel > 1 else {}
+        said |= {"strides": [layer.stride] * 2} if layer.stride > 1 else {}
+        said |= {"pads": [layer.padding] * 4} if layer.padding else {}
+        said |= {"group": layer.groups} if layer.groups > 1 else {}
+        return self.node("Conv", inputs, name, **said)
 
     def _from_table(self, name: str, w: Packed) -> str:
         """Codes that index a table of values, which their scales do not yet multiply."""
