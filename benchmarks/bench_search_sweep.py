@@ -26,7 +26,7 @@ DEVICES = {
     "bitfusion-8x16": ("bitfusion-apq", "rows=8", "columns=16"),
     "bitfusion-16x16": ("bitfusion-apq", "rows=16", "columns=16"),
     "bitfusion-16x32-1ghz": ("bitfusion-apq", "frequency_mhz=1000"),
-    "bitfusion-32x32": ("bitfusion-apq", "rows=32", "columns=32"),
+    "bitfusion-16x32": ("bitfusion-apq",),
     "bitfusion-public": ("bitfusion-public",),
     "bitfusion-ideal-dw": ("bitfusion-ideal-dw",),
     "bit-serial": ("bit-serial",),

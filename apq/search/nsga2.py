@@ -3,8 +3,9 @@
 The only file that imports optuna. Stock samplers list every stored trial for every new one, which
 is quadratic; here a subclass hands the sampler's own selection one generation at a time through
 the public hooks ``get_population`` and ``get_parent_population``, children are made and scored in
-one batch. With a storage, those that survive are added to the study: a plain Optuna study with
-readable parameters, values, and the budgets as constraints.
+one batch. With a storage, the population is added to the study every second or generation (more
+rarely to a slow database), and the front at the end: a plain Optuna study with readable
+parameters, values, and the budgets as constraints. A killed search loses what came after.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -30,11 +32,17 @@ from apq.errors import ApqError
 from apq.search.climb import Climber
 from apq.search.problem import Problem, Scored, join
 from apq.search.record import Record
+from apq.search.rows import first_of_each, row_keys
 from apq.search.sketch import sketch
 from apq.search.variation import children, rank, tournament
 from apq.space import ATTRIBUTES, Genes, Space
 
 POPULATION = 100
+SAVE_EVERY, SAVE_SHARE = 1.0, 0.2
+"""Least seconds between two savings to a storage, and the most of a search's time they may take
+together. A database takes some 10 ms per candidate (Optuna looks every parameter up on its own), a
+thousand times what scoring one takes, so what is displaced meanwhile is never written."""
+
 CLIMBS = 0.75
 """Part of the candidates spent on climbs; with one objective crosses of climbs find more."""
 
@@ -90,11 +98,14 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
     record.done += before
     pool: Scored | None = None
     population: list[FrozenTrial] = []
+    saved = row_keys(problem.anchors[:0])
     if stored:
         pool = _scored(problem, parameters, stored)
+        saved = row_keys(pool.genes)
         record.take(pool)
         population = [_bare(i, values) for i, values in enumerate(pool.values.tolist())]
         pool, population = _select(study, sampler, generation, pool, population, [])
+    save_at = time.monotonic() + SAVE_EVERY
     number = len(stored)
     climber = Climber(record, seeds, CLIMBS)
     while record.left > 0:
@@ -114,10 +125,17 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
         new = [_bare(number + i, values) for i, values in enumerate(born.values.tolist())]
         both = born if pool is None else join(pool, born)
         pool, population = _select(study, sampler, generation, both, population, new)
-        if storage is not None:
+        ended, begun = record.left <= 0, time.monotonic()
+        if storage is not None and (ended or begun >= save_at):
             about = {"generation": generation, "worker": worker, "candidates": record.done - before}
-            fresh = np.array([trial.number >= number for trial in population])
-            study.add_trials(_full(problem, pool[fresh], about, parameters))
+            front = record.archive.best
+            kept = pool if front is None or not ended else join(pool, front)
+            kept = kept[first_of_each(row_keys(kept.genes))]
+            kept = kept[~np.isin(row_keys(kept.genes), saved)]
+            study.add_trials(_full(problem, kept, about, parameters))
+            saved = np.concatenate([saved, row_keys(kept.genes)])
+            now = time.monotonic()
+            save_at = now + max(SAVE_EVERY, (now - begun) / SAVE_SHARE)
         number += len(new)
         generation += 1
     if storage is not None:  # what other processes found meanwhile
@@ -280,14 +298,28 @@ def _open(storage: str | None) -> BaseStorage | None:
             # a killed process leaves its lock behind; others hold it for milliseconds only
             lock = JournalFileSymlinkLock(storage, grace_period=5)
             return JournalStorage(JournalFileBackend(storage, lock_obj=lock))
-        patient = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-        return RDBStorage(storage, engine_kwargs=patient)
+        return _database(storage)
     except Exception as error:  # drivers raise their own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ApqError(
             f"cannot open the storage {storage!r}: {reason}. Use a journal file (runs/study.log), "
             "sqlite:///runs/study.db, or postgresql+psycopg2://user@host/base with its driver"
         ) from error
+
+
+def _database(url: str, tries: int = 6) -> RDBStorage:
+    """A database, with Optuna's tables. Two processes that open an empty one at once both create
+    them; the later one is refused and finds them when it tries again."""
+    patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    for wait in range(tries):
+        try:
+            return RDBStorage(url, engine_kwargs=patient)
+        except Exception as error:  # each driver has its own kinds
+            raced = ("already exists", "duplicate key", "UNIQUE constraint")
+            if wait == tries - 1 or not any(words in str(error) for words in raced):
+                raise
+            time.sleep(0.1 * 2**wait)
+    raise AssertionError("the last try returns or raises")  # pragma: no cover
 
 
 def _scored(problem: Problem, parameters: Parameters, trials: list[FrozenTrial]) -> Scored:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.errors import ApqError, choose
+from apq.errors import ApqError, SpaceError, choose
 from apq.hardware.pricing import PricedSpace, allowed_combinations
-from apq.space import ATTRIBUTES, BIT_ATTRIBUTES, Candidate, Genes, Space
+from apq.space import ATTRIBUTES, BIT_ATTRIBUTES, Genes, Space
+from apq.space.files import read_candidate
 
 Rows = NDArray[np.int64]
 
@@ -235,12 +235,9 @@ def _of_candidate(space: Space, part: str, path: Path) -> Mapping[int, tuple[int
     """The architecture or the bits of the candidate in a ``best.json``. A slot that is skipped
     there is left open: it costs nothing unless its stage's depth is searched too."""
     try:
-        data = json.loads(path.read_text())
-        candidate = Candidate.from_dict(data.get("candidate", data))
-    except OSError as error:
-        raise ApqError(f"--fix {part}={path}: cannot read it: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ApqError(f"--fix {part}={path}: it holds no candidate (as best.json does)") from error
+        candidate, _ = read_candidate(path)
+    except SpaceError as error:
+        raise ApqError(f"--fix {part}={path}: {error}") from error
     row = space.genes([candidate])
     active = space.active(row)[0]
     wanted = BIT_ATTRIBUTES if part == "bits" else ("depth", "kernel", "width")

@@ -436,7 +436,7 @@ class Space:
         Grouped by attribute: kernels of all slots, widths of all slots, then the four bit
         attributes. A skipped block is all zeros; depth has no columns of its own.
         """
-        hot = self.hot_columns(genes).reshape(len(genes), -1)
+        hot = self.hot_columns(genes).reshape(len(genes), len(self.slots) * len(ATTRIBUTES))
         out = np.zeros((len(genes), self.encoding_dims + 1), dtype=np.float32)
         np.put_along_axis(out, hot, 1.0, axis=1)  # -1 lands in the spare last column
         return out[:, :-1]

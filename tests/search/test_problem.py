@@ -95,7 +95,7 @@ def test_a_limit_must_be_a_positive_number(tiny_priced, tiny_accuracy, limit):
         ("b00_kernl=3", "Did you mean 'b00_kernel'"),
         ("kernel=9", "cannot be 9; allowed: 3, 5, min, max"),
         ("kernel", "not NAME=VALUE"),
-        ("bits=nowhere.json", "cannot read it"),
+        ("bits=nowhere.json", "no candidate at nowhere.json"),
     ],
 )
 def test_bad_fixes_are_explained(tiny_priced, tiny_accuracy, fix, message):

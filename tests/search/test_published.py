@@ -80,7 +80,7 @@ def test_everything_returned_keeps_its_budgets_layer_by_layer(shared, apq_priced
             problem = Problem(apq_priced, apq_accuracy, ("accuracy", str(metrics[0])), limits)
         except BudgetError:
             continue
-        algorithm, candidates = ("nsga2", 900) if i % 20 == 0 else ("random", 60)
+        algorithm, candidates = ("evolution", 900) if i % 20 == 0 else ("random", 60)
         front = search(problem, algorithm, candidates, seed=i).front
         for row in rng.choice(len(front), size=min(2, len(front)), replace=False):
             kept = space.layers(front.candidate(row))

@@ -114,16 +114,27 @@ def postgres(tmp_path_factory):
     )
     if begun.returncode:
         pytest.skip(f"PostgreSQL did not start: {begun.stderr.strip()[-200:]}")
-    yield f"postgresql+psycopg2://apq@/postgres?host={folder}"
+    yield folder
     subprocess.run(
         [*user, *control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/"
     )
 
 
+def new_database(server, name):
+    import psycopg2
+
+    connection = psycopg2.connect(host=str(server), user="apq", dbname="postgres")
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+    connection.close()
+    return f"postgresql+psycopg2://apq@/{name}?host={server}"
+
+
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
 def storage(request, tmp_path):
     if request.param == "postgresql":
-        return request.getfixturevalue("postgres")
+        return new_database(request.getfixturevalue("postgres"), f"test{tmp_path.stat().st_ino}")
     return {"journal": str(tmp_path / "study.log"), "sqlite": f"sqlite:///{tmp_path}/study.db"}[
         request.param
     ]
@@ -157,8 +168,7 @@ def test_a_killed_search_resumes(storage):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_two_processes_share_a_storage(tmp_path):
-    storage = str(tmp_path / "shared.log")
+def test_two_processes_share_a_storage(storage):
     workers = [start(storage, 400, seed) for seed in (1, 2)]
     for worker in workers:
         _, errors = worker.communicate(timeout=120)

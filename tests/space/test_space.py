@@ -125,6 +125,12 @@ def test_geometry_gives_the_published_costs(shared):
             )
 
 
+def test_no_candidates_have_an_empty_encoding():
+    space = PRESETS["digits"]()
+    none = space.sample(5, np.random.default_rng(0))[:0]
+    assert space.encode(none).shape == (0, space.encoding_dims)
+
+
 def test_encoding_moves_with_bits_alone_and_is_zero_for_skipped_blocks():
     space = SPACES["cifar10"]
     genes = space.sample(200, np.random.default_rng(3))
