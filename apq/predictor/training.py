@@ -148,59 +148,57 @@ def train_predictor(
         SpaceError: the two kinds of samples are of different spaces.
     """
     recipe = _recipe(preset, members)
-    first = fp32 if fp32 is not None else quantized
-    if first is None or (quantized is not None and transfer and fp32 is None):
+    both = {"fp32": fp32, "quantized": quantized}
+    given = {kind: samples for kind, samples in both.items() if samples is not None}
+    bits = "quantized" in given
+    moves = bits and transfer
+    if not given or (moves and "fp32" not in given):
         raise SamplesError(
             "transfer starts from fp32 samples and none were given; "
             "pass --samples DIR, or --no-transfer to train from scratch"
         )
-    if fp32 is not None and quantized is not None:
-        fp32.space.require_same(quantized.space, "the fp32 samples", "the quantized samples")
-    for samples, kind, option in (
-        (fp32, "fp32", "--samples"), (quantized, "quantized", "--quantized-samples"),
-    ):  # fmt: skip
-        others = set() if samples is None else {str(p) for p in samples.precision} - {kind}
-        if others:
-            raise SamplesError(
-                f"{option} takes {kind} samples and these are {', '.join(sorted(others))}; "
-                "fp32 ones go to --samples, quantized ones to --quantized-samples"
-            )
+    first, last = next(iter(given.values())), next(reversed(given.values()))
+    first.space.require_same(last.space, "the fp32 samples", "the quantized samples")
+    for kind, samples in given.items():
+        _check_kind(samples, kind)
     features = SpaceFeatures(first.space, smooth=recipe.smooth)
-    cheap = dear = None
-    if fp32 is not None:
-        cheap = data_of(features.inputs(fp32.genes), fp32.accuracy, "the fp32 samples")
-    if quantized is not None:
-        inputs = features.inputs(quantized.genes)
-        dear = data_of(inputs, quantized.accuracy, "the quantized samples")
-    about: dict[str, Any] = {
+    data = {
+        kind: data_of(features.inputs(samples.genes), samples.accuracy, f"the {kind} samples")
+        for kind, samples in given.items()
+    }
+    held_out: dict[str, Any] = {}
+    base = None
+    if moves:
+        base = learn(data["fp32"], features, recipe, bits=False, seed=seed, on_progress=on_progress)
+        held_out["fp32"] = dict(base.report)
+    kind = "quantized" if bits else "fp32"
+    final = learn(
+        data[kind], features, recipe, bits=bits, base=base, seed=seed, on_progress=on_progress
+    )
+    held_out[kind] = dict(final.report)
+    if compare:
+        held_out[kind] |= compare_ways(base, data[kind], features, recipe, bits=bits, seed=seed)
+    about = {
         "preset": preset,
         "seed": seed,
         "fingerprint": first.space.fingerprint,
         "supernet": first.supernet,
-        "transfer": bool(transfer and dear is not None),
-        "counts": {
-            kind: len(data) for kind, data in (("fp32", cheap), ("quantized", dear)) if data
-        },
-        "held_out": {},
+        "transfer": moves,
+        "counts": {kind: len(rows) for kind, rows in data.items()},
+        "held_out": held_out,
     }
-    held_out = about["held_out"]
-    if dear is None or not transfer:
-        only = cheap if dear is None else dear
-        assert only is not None
-        kind, bits = ("fp32", False) if dear is None else ("quantized", True)
-        predictor = learn(only, features, recipe, bits=bits, seed=seed, on_progress=on_progress)
-        held_out[kind] = dict(predictor.report)
-        if compare:
-            held_out[kind] |= compare_ways(None, only, features, recipe, bits=bits, seed=seed)
-        return replace(predictor, report=about)
-    assert cheap is not None
-    base = learn(cheap, features, recipe, bits=False, seed=seed, on_progress=on_progress)
-    final = learn(dear, features, recipe, bits=True, base=base, seed=seed)
-    held_out["fp32"], held_out["quantized"] = dict(base.report), dict(final.report)
-    if compare:
-        ways = compare_ways(base, dear, features, recipe, bits=True, seed=seed)
-        held_out["quantized"] |= ways
     return replace(final, report=about)
+
+
+def _check_kind(samples: Samples, kind: str) -> None:
+    """Refuse samples of the other kind: nothing would fail, and all figures would be wrong."""
+    others = {str(precision) for precision in samples.precision} - {kind}
+    if others:
+        option = "--samples" if kind == "fp32" else "--quantized-samples"
+        raise SamplesError(
+            f"{option} takes {kind} samples and these are {', '.join(sorted(others))}; "
+            "fp32 ones go to --samples, quantized ones to --quantized-samples"
+        )
 
 
 def train_on_table(
