@@ -218,6 +218,14 @@ def show(result: Result, folder: Path) -> None:
         + ", ".join(f"{metric} {cost[row]:.4g}" for metric, cost in front.costs.items())
     )
     _explain(result)
+    if "surrogate_optimum" in result.notes:
+        notes = result.notes
+        out.print(
+            f"additive surrogate: R2 {notes['surrogate_r2']:.3f}, Spearman "
+            f"{notes['surrogate_spearman']:.3f} on rows it was not fitted to; its optimum is "
+            f"{-notes['surrogate_optimum']:.4f} by its own count (a bound for the surrogate, not "
+            f"for the predictor) and {-notes['surrogate_optimum_scored']:.4f} by the predictor"
+        )
     volume = (
         f", hypervolume {result.curve[-1].hypervolume:.4f}" if len(problem.objectives) > 1 else ""
     )

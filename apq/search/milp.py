@@ -3,7 +3,7 @@
 Accuracy is modelled as a sum of per-slot effects fitted to the predictor, costs are exact from the
 tables, and an integer program picks the best candidate under the limits. The model is fitted
 first to the whole region, then again around each optimum. What is optimal for the model need not
-be for the predictor: the model's fidelity is reported with the result.
+be for the predictor: its optimum bounds the surrogate only, and its fidelity is reported beside it.
 """
 
 from __future__ import annotations

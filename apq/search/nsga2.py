@@ -98,14 +98,13 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
     record.done += before
     pool: Scored | None = None
     population: list[FrozenTrial] = []
-    saved = row_keys(problem.anchors[:0])
+    savings = Savings(problem, study, parameters)
     if stored:
         pool = _scored(problem, parameters, stored)
-        saved = row_keys(pool.genes)
+        savings.known = row_keys(pool.genes)
         record.take(pool)
         population = [_bare(i, values) for i, values in enumerate(pool.values.tolist())]
         pool, population = _select(study, sampler, generation, pool, population, [])
-    save_at = time.monotonic() + SAVE_EVERY
     number = len(stored)
     climber = Climber(record, seeds, CLIMBS)
     while record.left > 0:
@@ -125,22 +124,46 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
         new = [_bare(number + i, values) for i, values in enumerate(born.values.tolist())]
         both = born if pool is None else join(pool, born)
         pool, population = _select(study, sampler, generation, both, population, new)
-        ended, begun = record.left <= 0, time.monotonic()
-        if storage is not None and (ended or begun >= save_at):
+        if storage is not None:
             about = {"generation": generation, "worker": worker, "candidates": record.done - before}
-            front = record.archive.best
-            kept = pool if front is None or not ended else join(pool, front)
-            kept = kept[first_of_each(row_keys(kept.genes))]
-            kept = kept[~np.isin(row_keys(kept.genes), saved)]
-            study.add_trials(_full(problem, kept, about, parameters))
-            saved = np.concatenate([saved, row_keys(kept.genes)])
-            now = time.monotonic()
-            save_at = now + max(SAVE_EVERY, (now - begun) / SAVE_SHARE)
+            if record.left <= 0:
+                best = record.archive.best
+                savings.save(pool if best is None else join(pool, best), about)
+            elif savings.due:
+                savings.save(pool, about)
         number += len(new)
         generation += 1
     if storage is not None:  # what other processes found meanwhile
         stored = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         record.take(_scored(problem, parameters, stored))
+
+
+class Savings:
+    """Adds rows to a stored study, each once, and not too often.
+
+    Attributes:
+        known: Keys of the rows that are stored.
+    """
+
+    def __init__(self, problem: Problem, study: optuna.Study, parameters: Parameters) -> None:
+        self.problem, self.study, self.parameters = problem, study, parameters
+        self.known = row_keys(problem.anchors[:0])
+        self._next = time.monotonic() + SAVE_EVERY
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next saving."""
+        return time.monotonic() >= self._next
+
+    def save(self, rows: Scored, about: Mapping[str, Any]) -> None:
+        """Store the rows that are not stored yet, with user attributes ``about``."""
+        begun = time.monotonic()
+        rows = rows[first_of_each(row_keys(rows.genes))]
+        rows = rows[~np.isin(row_keys(rows.genes), self.known)]
+        self.study.add_trials(_full(self.problem, rows, about, self.parameters))
+        self.known = np.concatenate([self.known, row_keys(rows.genes)])
+        now = time.monotonic()
+        self._next = now + max(SAVE_EVERY, (now - begun) / SAVE_SHARE)
 
 
 def _select(

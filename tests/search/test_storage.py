@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -80,21 +81,19 @@ def stored(storage):
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+def postgres():
     """A throw-away PostgreSQL server of Debian's package, on a Unix socket."""
     pytest.importorskip("psycopg2", reason="pip install psycopg2-binary to test PostgreSQL")
     found = [shutil.which("pg_ctl"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))]
     found = [p for p in found if p]
     if not found:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    folder = tmp_path_factory.mktemp("pg")
+    # not below pytest's folder: a second pytest run closes that to other users
+    folder = Path(tempfile.mkdtemp(prefix="apq-pg-"))
     control = [found[0], "-D", str(folder / "data")]
     user: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root
         user = ["runuser", "-u", "nobody", "--"]
-        for part in (folder, *folder.parents):
-            if part.is_relative_to(Path("/tmp/pytest-of-root")):
-                part.chmod(0o755)
         shutil.chown(folder, "nobody")
     options = f"-k {folder} -h '' -c fsync=off"
     made = subprocess.run(
@@ -118,6 +117,7 @@ def postgres(tmp_path_factory):
     subprocess.run(
         [*user, *control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/"
     )
+    shutil.rmtree(folder)
 
 
 def new_database(server, name):
