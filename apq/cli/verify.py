@@ -26,7 +26,7 @@ def verify(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="onnxruntime session option, e.g. session.disable_quant_qdq=1."),
+        typer.Option(help="onnxruntime session option, e.g. session.x64quantprecision=1."),
     ] = None,
     lut: Annotated[
         str | None,
@@ -98,3 +98,8 @@ def _table(path: Path, result: object, priced_ms: float | None) -> None:
         f"{r.images:,} test images: same class on {r.agreement:.2%}, largest logit difference "
         f"{r.max_difference:.2g}, more than 1e-4 on {r.differing:.2%}"
     )
+    if r.differing and path.suffix == ".onnx":
+        out.print(
+            "x86 processors without VNNI saturate sums; --option session.x64quantprecision=1 "
+            "makes onnxruntime exact there, and slower"
+        )

@@ -67,7 +67,9 @@ def verify(
         file: Result of :func:`apq.deploy.export.export`, any format.
         images: Image set; its test split is used.
         limit: Use the first so many test images (default: all).
-        options: Session options for onnxruntime, e.g. ``{"session.disable_quant_qdq": "1"}``.
+        options: Session options for onnxruntime, e.g. ``{"session.x64quantprecision": "1"}``: x86
+            processors without VNNI instructions add products in 16 bits, and saturate, unless told
+            so (slower).
         on_progress: Called per batch with images done and the largest difference so far.
 
     Raises:
@@ -150,8 +152,6 @@ def _onnxruntime(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[
     setup = ort.SessionOptions()
     setup.intra_op_num_threads = 1
     setup.log_severity_level = 3
-    # Without it, x86 processors that lack VNNI instructions add products in 16 bits and saturate.
-    setup.add_session_config_entry("session.x64quantprecision", "1")
     for key, value in options.items():
         setup.add_session_config_entry(key, value)
     try:

@@ -54,7 +54,13 @@ def vars_of(space):
 
 @pytest.mark.parametrize(
     ("form", "int2"),
-    [("onnx", False), ("onnx-integer", False), ("onnx-integer", True), ("torch", False)],
+    [
+        ("onnx", False),
+        ("onnx", True),
+        ("onnx-integer", False),
+        ("onnx-integer", True),
+        ("torch", False),
+    ],
 )
 def test_a_file_gives_the_models_logits(model, digits, tmp_path, form, int2):
     path = tmp_path / ("model" + FORMATS[form])
@@ -78,6 +84,13 @@ def test_no_optimisation_of_the_runtime_changes_a_bit(model, digits, tmp_path, l
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     x = normalise(to_tensor(digits.splits["test"][0][:5]), digits.mean, digits.std).contiguous()
     assert np.array_equal(session.run(None, {"image": x.numpy()})[0], model.network(x).numpy())
+
+
+def test_the_kernels_of_older_processors_agree(model, digits, tmp_path):
+    path = tmp_path / "model.onnx"
+    export(model, path)
+    result = verify(model, path, digits, options={"session.x64quantprecision": "1"})
+    assert result.max_difference < 1e-5
 
 
 def test_qdq_without_fusion_differs_by_isolated_roundings_only(model, digits, tmp_path):
