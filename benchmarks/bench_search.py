@@ -20,12 +20,15 @@ from pathlib import Path
 import numpy as np
 from search_peers import FixedPredictor, optuna_per_gene, pymoo_nsga2, released
 
+from apq.errors import BudgetError
 from apq.hardware.importing import import_apq_json
 from apq.hardware.pricing import price_space
+from apq.search import ALGORITHMS
 from apq.search.front import Reference, reference
 from apq.search.problem import Problem
 from apq.search.search import search
 from apq.space import PRESETS
+from apq.space.layer import bitops, size_bits, to_array
 
 
 def timed(function, *arguments, **options):
@@ -145,23 +148,59 @@ def volume(priced, accuracy, seeds):
             )
 
 
+def budgets(space, priced, table, accuracy, combinations=200, candidates=60):
+    print(
+        f"\n{combinations} random combinations of limits per engine, {candidates} candidates each"
+    )
+    ranges = {m: priced.reach(m) for m in ("latency_ms", "energy_mj", "size_mb", "bitops_g")}
+    left_out = to_array([space.fixed_layers[n] for n in table.leaves_out])
+    for name in ALGORITHMS:
+        rng, answered, over, slowest = np.random.default_rng(0), 0, 0, 0.0
+        for i in range(combinations):
+            metrics = rng.choice(list(ranges), size=rng.integers(1, 4), replace=False)
+            limits = {str(m): ranges[m][0] + (rng.beta(1, 5) - 0.02) * np.ptp(ranges[m]) for m in metrics}
+            cpu = time.process_time()
+            try:
+                problem = Problem(priced, accuracy, ("accuracy", str(metrics[0])), limits)
+            except BudgetError:
+                slowest = max(slowest, time.process_time() - cpu)
+                continue
+            front = search(problem, name, candidates, seed=i).front
+            layers = to_array(list(space.layers(front.candidate(int(rng.integers(len(front)))))))
+            cost = {m: v.sum() for m, v in table.price(layers[~np.isin(layers, left_out)]).items()}
+            cost |= {
+                "size_mb": size_bits(layers).sum() / 8e6,
+                "bitops_g": bitops(layers).sum() / 1e9,
+            }
+            over += any(cost[m] > v * (1 + 1e-9) for m, v in limits.items())
+            over += not problem.feasible(front.genes).all()
+            answered += 1
+        print(
+            f"  {name:<12} {answered} answered, {over} over a limit; {combinations - answered} cannot be "
+            f"met, slowest refusal {slowest:.3f} s", flush=True,
+        )  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--peer", type=Path)
-    parser.add_argument("--parts", default="speed,quality,volume")
+    parser.add_argument("--parts", default="speed,quality,volume,budgets")
     parser.add_argument("--seeds", type=int, default=10)
     given = parser.parse_args()
     space = PRESETS["apq-imagenet"]()
-    priced = price_space(space, import_apq_json(given.reference / "bitfusion_b1_lut.json"))
+    table = import_apq_json(given.reference / "bitfusion_b1_lut.json")
+    priced = price_space(space, table)
     accuracy = FixedPredictor(given.reference / "predictor_structured.npz", space)
     parts = given.parts.split(",")
     if "speed" in parts:
         speed(priced, accuracy, given.peer)
     if "quality" in parts:
         quality(priced, accuracy, given.reference, given.seeds, given.peer)
+    if "budgets" in parts:
+        budgets(space, priced, table, accuracy)
     if "volume" in parts:
         volume(priced, accuracy, min(given.seeds, 3))
 
