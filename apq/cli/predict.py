@@ -55,4 +55,5 @@ def predict(
                 f"RMSE {figures.rmse:.3%}   n {figures.count}"
             )
         out.print(f"wrote {out_path} ({len(frame)} rows)")
-    next_step(f"python -c \"import pandas; print(pandas.read_parquet('{out_path}'))\"")
+    read = "read_csv" if out_path.suffix == ".csv" else "read_parquet"
+    next_step(f"python -c \"import pandas; print(pandas.{read}('{out_path}'))\"")
