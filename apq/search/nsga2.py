@@ -3,9 +3,10 @@
 The only file that imports optuna. Stock samplers list every stored trial for every new one, which
 is quadratic; here a subclass hands the sampler's own selection one generation at a time through
 the public hooks ``get_population`` and ``get_parent_population``, children are made and scored in
-one batch. With a storage, the population is added to the study every second or generation (more
-rarely to a slow database), and the front at the end: a plain Optuna study with readable
-parameters, values, and the budgets as constraints. A killed search loses what came after.
+one batch. With a storage, every generation leaves its population as an attribute of the study, from
+which a killed search continues; as trials the population is added every second or so (more rarely
+to a slow database) and the front at the end: a plain Optuna study with readable parameters, values,
+and the budgets as constraints.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import itertools
 import json
 import time
 import uuid
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -94,18 +97,26 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
     worker = uuid.uuid4().hex[:8]
     stored = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     generation = 1 + max((t.user_attrs["generation"] for t in stored), default=-1)
-    before = _scored_before(stored)
+    kept = Kept(study, worker, len(problem.priced.space.axes))
+    generation = max(generation, 1 + kept.generation)
+    before = _scored_before(stored, kept.candidates)
     record.done += before
     pool: Scored | None = None
     population: list[FrozenTrial] = []
+    number = 0
     savings = Savings(problem, study, parameters)
     if stored:
         pool = _scored(problem, parameters, stored)
         savings.known = row_keys(pool.genes)
+    if len(kept.genes):
+        last = problem.evaluate(kept.genes)
+        pool = last if pool is None else join(pool, last)
+    if pool is not None:
+        pool = pool[first_of_each(row_keys(pool.genes))]
         record.take(pool)
+        number = len(pool.genes)
         population = [_bare(i, values) for i, values in enumerate(pool.values.tolist())]
         pool, population = _select(study, sampler, generation, pool, population, [])
-    number = len(stored)
     climber = Climber(record, seeds, CLIMBS)
     while record.left > 0:
         rng = np.random.default_rng([seed, generation, number])
@@ -126,6 +137,7 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
         pool, population = _select(study, sampler, generation, both, population, new)
         if storage is not None:
             about = {"generation": generation, "worker": worker, "candidates": record.done - before}
+            kept.keep(pool.genes, generation, record.done - before)
             if record.left <= 0:
                 best = record.archive.best
                 savings.save(pool if best is None else join(pool, best), about)
@@ -136,6 +148,36 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
     if storage is not None:  # what other processes found meanwhile
         stored = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         record.take(_scored(problem, parameters, stored))
+
+
+class Kept:
+    """The last generation of every process that works on a study, one attribute each.
+
+    Attributes:
+        genes: Rows of all of them, ``(n, axes)``.
+        generation: The highest, -1 for none.
+        candidates: How many each process had scored, by its name.
+    """
+
+    _prefix = "population of "
+
+    def __init__(self, study: optuna.Study, worker: str, axes: int) -> None:
+        self._study, self._name = study, self._prefix + worker
+        found = {
+            name.removeprefix(self._prefix): value
+            for name, value in study.user_attrs.items()
+            if name.startswith(self._prefix)
+        }
+        self.candidates: dict[str, int] = {k: v["candidates"] for k, v in found.items()}
+        self.generation: int = max((v["generation"] for v in found.values()), default=-1)
+        packed = b"".join(zlib.decompress(b64decode(v["genes"])) for v in found.values())
+        self.genes: Genes = np.frombuffer(packed, dtype="<i2").astype(np.int16).reshape(-1, axes)
+
+    def keep(self, genes: Genes, generation: int, candidates: int) -> None:
+        """Replace this process's attribute."""
+        packed = b64encode(zlib.compress(genes.astype("<i2").tobytes())).decode()
+        about = {"generation": generation, "candidates": candidates, "genes": packed}
+        self._study.set_user_attr(self._name, about)
 
 
 class Savings:
@@ -351,9 +393,9 @@ def _scored(problem: Problem, parameters: Parameters, trials: list[FrozenTrial])
     return problem.evaluate(np.array(rows, dtype=np.int16))
 
 
-def _scored_before(trials: list[FrozenTrial]) -> int:
+def _scored_before(trials: list[FrozenTrial], kept: Mapping[str, int]) -> int:
     """Candidates scored for a study so far, over all processes that added to it."""
-    most: dict[str, int] = {}
+    most = dict(kept)
     for trial in trials:
         worker = trial.user_attrs["worker"]
         most[worker] = max(most.get(worker, 0), trial.user_attrs["candidates"])

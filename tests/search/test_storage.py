@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,19 @@ from apq.search.problem import Problem
 from apq.search.search import search
 
 WORKER = """
-import sys
+import os, sys, time
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_storage import big_problem
 from apq.search.search import search
+import apq.search.nsga2
 
 problem = big_problem(float(sys.argv[5]))
+if len(sys.argv) > 6:  # begin together with the others
+    meeting, count = Path(sys.argv[6]), int(sys.argv[7])
+    (meeting / str(os.getpid())).touch()
+    while len(list(meeting.iterdir())) < count:
+        time.sleep(0.01)
 search(problem, "nsga2", int(sys.argv[3]), seed=int(sys.argv[4]), storage=sys.argv[2])
 """
 
@@ -51,7 +59,7 @@ def big_problem(pause=0.0):
     return Problem(priced, accuracy, ("accuracy", "bitops_g"), {"bitops_g": (low + high) / 2})
 
 
-def start(storage, candidates, seed, pause=0.0):
+def start(storage, candidates, seed, pause=0.0, *meeting):
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": str(here.parents[1]), "OMP_NUM_THREADS": "1"}
     command = [
@@ -63,21 +71,33 @@ def start(storage, candidates, seed, pause=0.0):
         str(candidates),
         str(seed),
         str(pause),
+        *map(str, meeting),
     ]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
 
-def stored(storage):
-    """Trials of the storage's one study; an empty list while there is none."""
+def study_in(storage):
+    """The storage's one study; None while there is none."""
     import optuna
 
     from apq.search.nsga2 import _open
 
     opened = _open(storage)
     names = [s.study_name for s in optuna.get_all_study_summaries(opened)]
-    if not names:
-        return []
-    return optuna.load_study(study_name=names[0], storage=opened).get_trials()
+    return optuna.load_study(study_name=names[0], storage=opened) if names else None
+
+
+def stored(storage):
+    """Trials of the storage's one study; an empty list while there is none."""
+    study = study_in(storage)
+    return study.get_trials() if study else []
+
+
+def generations(storage):
+    """The last generation each process left behind."""
+    study = study_in(storage)
+    attrs = study.user_attrs if study else {}
+    return [v for k, v in attrs.items() if k.startswith("population of ")]
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +172,9 @@ def test_a_killed_search_resumes(storage):
     worker.wait()
     worker.stderr.close()
     kept = stored(storage)
-    done = max(t.user_attrs["candidates"] for t in kept)
+    (last,) = generations(storage)
+    done = last["candidates"]
+    assert done >= max(t.user_attrs["candidates"] for t in kept)
     before = np.array([t.values for t in kept])
     problem = big_problem()
     result = search(problem, "nsga2", done + 150, seed=0, storage=storage)
@@ -168,8 +190,9 @@ def test_a_killed_search_resumes(storage):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_two_processes_share_a_storage(storage):
-    workers = [start(storage, 400, seed) for seed in (1, 2)]
+def test_two_processes_share_a_storage(storage, tmp_path_factory):
+    meeting = tmp_path_factory.mktemp("meeting")
+    workers = [start(storage, 400, seed, 0.1, meeting, 2) for seed in (1, 2)]
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors.decode()
@@ -180,6 +203,41 @@ def test_two_processes_share_a_storage(storage):
     values = np.array([t.values for t in trials])
     for value in values:
         assert np.any(np.all(again.front.values <= value + 1e-12, axis=1))
+
+
+def test_every_generation_is_kept(tmp_path):
+    """Interrupted at any call of the predictor, at most that generation is lost."""
+    import apq.search.nsga2 as module
+
+    storage, kept = str(tmp_path / "study.log"), []
+    problem = big_problem()
+    keep, accuracy = module.Kept.keep, problem.accuracy
+
+    def noted(self, genes, generation, candidates):
+        keep(self, genes, generation, candidates)
+        kept.append((generation, candidates, genes.copy()))
+
+    class Stop(Exception):
+        pass
+
+    def failing(genes):
+        if accuracy.calls >= 30:
+            raise Stop
+        return accuracy(genes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Kept, "keep", noted)
+        with pytest.raises(Stop):
+            search(replace(problem, accuracy=failing), "nsga2", 100_000, storage=storage)
+    assert [g for g, _, _ in kept] == list(range(len(kept)))
+    (last,) = generations(storage)
+    assert (last["generation"], last["candidates"]) == kept[-1][:2]
+    assert not stored(storage)  # too early for trials: the attribute alone carries the search on
+    scored = kept[-1][1]
+    result = search(big_problem(), "nsga2", scored + 60, storage=storage)
+    assert scored < result.candidates <= scored + 60
+    for value in problem.evaluate(kept[-1][2]).values:
+        assert np.any(np.all(result.front.values <= value + 1e-12, axis=1))
 
 
 def test_journal_parameters_are_the_choices(tmp_path):
