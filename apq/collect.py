@@ -53,7 +53,8 @@ class Quantization:
         finetune_steps: Training steps after quantization, on training images.
         batch: Images per step.
         lr: Peak learning rate of the fine-tune. High ones make noise: on CIFAR-10, repeated with
-            other batches, accuracies scatter by 0.7 points at 0.02, by 0.2 (and 0.3 higher) at 0.005.
+            other batches, accuracies scatter by 0.7 points at 0.02; by 0.2, and 0.3 higher, at
+            0.005.
     """
 
     scheme: str = "uniform"

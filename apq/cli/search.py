@@ -98,8 +98,8 @@ def search(
 ) -> None:
     """Search architecture, widths and bitwidths together, within budgets.
 
-    Writes evaluations.parquet, front.parquet, best.json and front.svg; with several budgets one
-    sub-folder each.
+    Writes evaluations.parquet, front.parquet, best.json, front.svg and report.html; with several
+    budgets one sub-folder each.
 
     Examples:
 
@@ -113,6 +113,7 @@ def search(
 
       apq search --latency-ms 0.5 --iterations 3 --supernet data/mine/supernet.safetensors --images photos/ --samples data/mine/fp32 --quantized-samples data/mine/quantized --out runs/mine
     """
+    from apq.report.page import write_report
     from apq.search.many import scenarios
     from apq.search.problem import check_limits
     from apq.search.region import everything
@@ -155,6 +156,7 @@ def search(
         results.append(result)
         if picture:
             _draw(folder, result, candidates)
+            write_report(folder)
         if not json:
             show(result, folder)
     if json:
@@ -162,7 +164,7 @@ def search(
         rounds = {"iterations": as_data(turns)} if turns else {}
         print_json((figures[0] if len(figures) == 1 else {"runs": figures}) | rounds)
     where = out_path if len(budgets) == 1 else out_path / folder_name(budgets[-1])
-    next_step(f"apq finetune --candidate {where / 'best.json'}")
+    next_step(f"open {where / 'report.html'}, then apq finetune --candidate {where / 'best.json'}")
 
 
 def _forgiving(text: str | None) -> Any:

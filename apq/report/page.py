@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -19,7 +20,6 @@ import pyarrow.parquet as pq
 
 from apq.errors import ApqError
 
-COSTS = ("latency_ms", "energy_mj", "size_mb", "bitops_g", "macs_m", "peak_memory_kb")
 CLOUD = 20_000
 """At most so many evaluations are drawn."""
 ROWS = 40
@@ -32,7 +32,7 @@ h1{font-size:1.5rem;margin-bottom:.2rem} h2{font-size:1.1rem;margin:2rem 0 .5rem
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.15rem .8rem .15rem 0;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left} tr.chosen{background:#e8f4e8;font-weight:600}
-svg{max-width:100%;height:auto} p.note{color:#666;margin:.2rem 0} code{font-size:.9em}
+svg,img{max-width:100%;height:auto} p.note{color:#666;margin:.2rem 0} code{font-size:.9em}
 .scroll{overflow-x:auto}
 """
 
@@ -87,9 +87,9 @@ def _read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFram
 
 
 def _drawn(best: Mapping[str, Any]) -> list[str]:
-    """Columns of the evaluations the pictures need: what was an objective or limited."""
+    """Accuracy and the costs that were objectives or limited."""
     names = {*best["search"]["objectives"], *best["limits"]}
-    return ["accuracy", *sorted(names - {"accuracy"})]
+    return ["accuracy", *(cost for cost in best["costs"] if cost in names)]
 
 
 def _sections(
@@ -109,6 +109,9 @@ def _sections(
     )
     costs = [c for c in _drawn(best) if c != "accuracy"]
     yield "<h2>Front</h2>" + "".join(_picture_front(front, scored, best, c) for c in costs)
+    if (folder / "front.svg").is_file():  # as an image: whatever it holds cannot run
+        picture = b64encode((folder / "front.svg").read_bytes()).decode()
+        yield f'<img alt="front beside baselines" src="data:image/svg+xml;base64,{picture}">'
     yield "<h2>Chosen</h2>" + _table(
         ("", "value", "limit"),
         [
@@ -124,7 +127,7 @@ def _sections(
     yield from _measured(folder, best)
     yield _picture_blocks(best["blocks"])
     yield _blocks_table(best["blocks"])
-    yield "<h2>Along the front</h2>" + _picture_choices(front)
+    yield "<h2>Along the front</h2>" + _picture_choices(front, _drawn(best)[-1])
     yield f"<p class=note>{len(front):,} candidates, cheapest first.</p>" + _front_table(
         front, best
     )
@@ -179,9 +182,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], chosen: int | Non
     return f"<div class=scroll><table><tr>{top}</tr>{body}</table></div>"
 
 
+def _block_costs(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [k.removesuffix("_share") for k in blocks[0] if k.endswith("_share")]
+
+
 def _blocks_table(blocks: Sequence[Mapping[str, Any]]) -> str:
     names = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
-    costs = [k for k in blocks[0] if k in COSTS]
+    costs = _block_costs(blocks)
     head = ("block", "kernel", "width", "bits pw w/a, dw w/a", *costs)
     rows = (
         (b["slot"], b.get("kernel", ""), b.get("width", ""),
@@ -193,8 +200,8 @@ def _blocks_table(blocks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _front_table(front: pd.DataFrame, best: Mapping[str, Any]) -> str:
-    costs = [c for c in COSTS if c in front]
-    key = next((c for c in _drawn(best) if c in costs), costs[0] if costs else "accuracy")
+    costs = [c for c in best["costs"] if c in front]
+    key = [*_drawn(best)[1:], "accuracy"][0]
     rows = front.sort_values(key).reset_index(drop=True)
     chosen = int((rows["accuracy"] - best["predicted"]["accuracy"]).abs().idxmin())
     picks = {round(i) for i in np.linspace(0, len(rows) - 1, min(ROWS, len(rows)))} | {chosen}
@@ -247,7 +254,7 @@ def _picture_front(
 
 def _picture_blocks(blocks: Sequence[Mapping[str, Any]]) -> str:
     """What every block of the chosen candidate costs, above its bits."""
-    costs = [k for k in blocks[0] if k in COSTS]
+    costs = _block_costs(blocks)
     names = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
     figure = _figure(9, 4.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -272,10 +279,10 @@ def _picture_blocks(blocks: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
-def _picture_choices(front: pd.DataFrame) -> str:
+def _picture_choices(front: pd.DataFrame, by: str) -> str:
     """Kernel, width and mean bits of every slot over the front; white where skipped."""
     slots = [c.removesuffix("_kernel") for c in front if c.endswith("_kernel")]
-    order = front.sort_values(next(c for c in COSTS if c in front))
+    order = front.sort_values(by)
     panels = (
         ("kernel", [[f"{s}_kernel"] for s in slots]),
         ("width", [[f"{s}_width"] for s in slots]),
