@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,13 +122,17 @@ def local_model(region: Region, around: Neighbours, values: Floats, penalty: flo
     space, stages = region.space, len(region.space.stages)
     effect = np.zeros((len(space.axes), int(space.cardinalities.max())))
     effect[around.axis, around.gene] = values[1:] - values[around.base] + penalty
-    blocks = []
-    for slot in space.slots:
-        table: Floats = np.zeros([1] * len(ATTRIBUTES))
-        for a in range(len(ATTRIBUTES)):
-            of_axis = effect[stages + slot.index * len(ATTRIBUTES) + a, : len(slot.choices[a])]
-            table = table + of_axis.reshape([-1 if i == a else 1 for i in range(len(ATTRIBUTES))])
-        blocks.append(table)
+    own = effect[stages:].reshape(len(space.slots), len(ATTRIBUTES), -1)
+    blocks: list[Floats] = [np.empty(0)] * len(space.slots)
+    alike = sorted(space.slots, key=lambda slot: [len(c) for c in slot.choices])
+    for sizes, group in itertools.groupby(alike, lambda slot: [len(c) for c in slot.choices]):
+        members = [slot.index for slot in group]
+        tables: Floats = np.zeros([1] * (1 + len(sizes)))
+        for a, size in enumerate(sizes):
+            shape = [len(members), *(size if i == a else 1 for i in range(len(sizes)))]
+            tables = tables + own[members, a, :size].reshape(shape)
+        for slot, table in zip(members, tables, strict=True):
+            blocks[slot] = table
     return Additive(blocks, list(effect[:stages]), float(values[0]))
 
 
