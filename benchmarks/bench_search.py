@@ -158,7 +158,9 @@ def budgets(space, priced, table, accuracy, combinations=200, candidates=60):
         rng, answered, over, slowest = np.random.default_rng(0), 0, 0, 0.0
         for i in range(combinations):
             metrics = rng.choice(list(ranges), size=rng.integers(1, 4), replace=False)
-            limits = {str(m): ranges[m][0] + (rng.beta(1, 5) - 0.02) * np.ptp(ranges[m]) for m in metrics}
+            limits = {
+                str(m): ranges[m][0] + (rng.beta(1, 5) - 0.02) * np.ptp(ranges[m]) for m in metrics
+            }
             cpu = time.process_time()
             try:
                 problem = Problem(priced, accuracy, ("accuracy", str(metrics[0])), limits)
