@@ -38,7 +38,7 @@ search(problem, "nsga2", int(sys.argv[3]), seed=int(sys.argv[4]), storage=sys.ar
 
 
 def big_problem(pause=0.0):
-    from conftest import FormulaAccuracy
+    from formula import FormulaAccuracy
 
     from apq.hardware.pricing import price_space
     from apq.space import BitChoices, Space, Stage
