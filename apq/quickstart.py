@@ -33,7 +33,7 @@ DEVICE = "bitfusion-apq"
 SUPERNET = Recipe(epochs=40, batch=64)
 FP32_SAMPLES, QUANTIZED_SAMPLES = 300, 80
 CANDIDATES = 10_000
-QUANTIZATION = Quantization(finetune_steps=20, batch=64)
+QUANTIZATION = Quantization(finetune_steps=20, batch=64, lr=0.02)  # small networks learn fast
 FINETUNE = FinetuneRecipe(epochs=15, batch=64)
 
 
