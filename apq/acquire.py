@@ -11,6 +11,7 @@ from scipy.special import ndtr
 
 from apq.search.front import nondominated
 from apq.search.problem import Problem, Scored, join
+from apq.search.rows import first_of_each, row_keys
 from apq.search.search import search
 from apq.space import Genes
 
@@ -128,11 +129,6 @@ def _even(places: NDArray[np.intp], gain: Floats) -> list[NDArray[np.intp]]:
 
 def _unknown(scored: Scored, known: Genes) -> Scored:
     """The first of every candidate that is not among the known ones, in order."""
-    seen = {row.tobytes() for row in np.ascontiguousarray(known, dtype=np.int16)}
-    keep = []
-    for i, row in enumerate(scored.genes):
-        key = row.astype(np.int16).tobytes()
-        if key not in seen:
-            seen.add(key)
-            keep.append(i)
-    return scored[np.array(keep, dtype=np.intp)]
+    keys = row_keys(scored.genes)
+    first = first_of_each(keys)
+    return scored[first[~np.isin(keys[first], row_keys(known))]]

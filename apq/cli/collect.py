@@ -103,7 +103,7 @@ def collect(
             on_progress=report,
         )
     samples = read_samples(out_path)
-    accuracy = samples.accuracy
+    accuracy, choices = samples.accuracy, by_choice(samples)
     figures = {
         "out": out_path.as_posix(),
         "samples": len(samples),
@@ -112,7 +112,7 @@ def collect(
         "accuracy_median": samples.frame["accuracy"].median(),
         "accuracy_max": accuracy.max(),
         "seconds_per_sample": samples.frame["seconds"].mean(),
-        "by_choice": by_choice(samples).to_dict("records"),
+        "by_choice": choices.to_dict("records"),
     }
     if json:
         print_json(figures)
@@ -121,7 +121,7 @@ def collect(
             f"{len(samples):,} {kind} samples in {out_path} ({figures['new']:,} new), accuracy "
             f"{accuracy.min():.2%} … {accuracy.max():.2%}, {figures['seconds_per_sample']:.2f} s each"
         )
-        for attribute, rows in by_choice(samples).groupby("attribute", sort=False):
+        for attribute, rows in choices.groupby("attribute", sort=False):
             means = "   ".join(
                 f"{c}: {a:.2%}" for c, a in zip(rows["choice"], rows["accuracy"], strict=True)
             )

@@ -26,6 +26,9 @@ def train_supernet(
     ] = 10.0,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.1,
+    weight_decay: Annotated[
+        float, typer.Option(min=0.0, help="On convolution and classifier weights.")
+    ] = 2e-4,
     phases: Annotated[
         str, typer.Option(help="Phases to go through, comma separated.")
     ] = "largest,kernel,depth,width",
@@ -58,7 +61,9 @@ def train_supernet(
     found = load_images(images, chosen.resolution, chosen.in_channels, chosen.classes)
     err.print(found.describe())
     names = tuple(name.strip() for name in phases.split(","))
-    recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, phases=names)
+    recipe = Recipe(
+        epochs=epochs, batch=batch, lr=lr, weight_decay=weight_decay, seed=seed, phases=names
+    )
     first = load_supernet(start, chosen) if start else None
     checkpoint = out_path.with_name(out_path.stem + ".checkpoint.safetensors")
     with live_line(f"supernet {chosen.name}") as report:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apq.errors import ApqError
+from apq.files import whole
 
 CLOUD = 20_000
 """At most so many evaluations are drawn."""
@@ -53,9 +54,8 @@ def write_report(folder: Path) -> Path:
     scored = _read_table(folder / "evaluations.parquet", _drawn(best))
     page = "".join(_sections(folder, best, front, scored))
     path = folder / "report.html"
-    partial = path.with_name("report.html.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apq import __version__
+from apq.files import whole
 from apq.search.explain import explain
 from apq.search.front import Front
 from apq.search.problem import Problem, Scored
@@ -143,17 +144,14 @@ def write_run(folder: Path, result: Result) -> dict[str, Path]:
     Returns:
         Name to path of what was written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     problem, front = result.problem, result.front
     metadata = _metadata(problem, result.algorithm, result.seed)
     schema = _schema(front.space, tuple(front.costs), metadata)
     paths = {"front": folder / "front.parquet", "best": folder / "best.json"}
-    partial = folder / "front.parquet.partial"
-    pq.write_table(_table(front.space, schema, front.table()), partial)
-    partial.replace(paths["front"])
-    partial = folder / "best.json.partial"
-    partial.write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
-    partial.replace(paths["best"])
+    with whole(paths["front"]) as partial:
+        pq.write_table(_table(front.space, schema, front.table()), partial)
+    with whole(paths["best"]) as partial:
+        partial.write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
     return paths
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from apq import __version__
 from apq.errors import BudgetError, choose
+from apq.files import whole
 from apq.hardware.pricing import PricedSpace
 from apq.search.problem import Accuracy, Problem, check_limits
 from apq.search.record import OnProgress
@@ -207,12 +208,10 @@ def write_sweep(
 ) -> None:
     """Write a sweep's answers as Parquet (temporary name first), with what they were made from;
     then ``parts`` are removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pandas(answers, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"apq": __version__.encode()}
     metadata |= {name.encode(): value.encode() for name, value in made_from.items()}
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table.replace_schema_metadata(metadata), partial)
-    partial.replace(path)
+    with whole(path) as partial:
+        pq.write_table(table.replace_schema_metadata(metadata), partial)
     if parts is not None:
         shutil.rmtree(parts, ignore_errors=True)

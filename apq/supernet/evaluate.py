@@ -140,10 +140,8 @@ class SharedStart:
         if self._start is None or start != self._start:
             calibration = recalibrate(before, self._data.calibration)
             images = _answers(fold(before), self._data.images)
-            self._start, self._seen = (
-                start,
-                replace(self._data, calibration=calibration, images=images),
-            )
+            self._seen = replace(self._data, calibration=calibration, images=images)
+            self._start = start
         return measure(after, self._seen)
 
 

@@ -25,7 +25,6 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_storage import big_problem
 from apq.search.search import search
-import apq.search.nsga2
 
 problem = big_problem(float(sys.argv[5]))
 if len(sys.argv) > 6:  # begin together with the others
