@@ -414,7 +414,7 @@ def _evaluate(job: _Job, first: int) -> float:
             number = job.start + first + int(index)
             seed = int(np.random.SeedSequence([job.seed, number]).generate_state(1)[0])
             score, loss = measure_quantized(
-                subnet, candidate, space.fixed_bits, data, job.train, job.flip, (mean, std),
+                subnet, candidate, space.fixed_layer_bits, data, job.train, job.flip, (mean, std),
                 job.quantization, seed,
             )  # fmt: skip
         scores[index] = score, loss, time.perf_counter() - began
@@ -440,7 +440,7 @@ RANGE_IMAGES = 128
 def measure_quantized(
     subnet: Subnet,
     candidate: Candidate,
-    fixed_bits: int,
+    fixed_bits: tuple[int, int],
     data: EvalImages,
     train: tuple[NDArray[np.uint8], NDArray[np.int64]],
     flip: bool,

@@ -57,7 +57,7 @@ class Truth:
         if key not in self.known:
             candidate = self.space.build(row)
             self.known[key], _ = measure_quantized(
-                self.supernet.network.subnet(candidate), candidate, self.space.fixed_bits,
+                self.supernet.network.subnet(candidate), candidate, self.space.fixed_layer_bits,
                 self.data, self.train, self.flip, (self.supernet.mean, self.supernet.std),
                 self.how, sum(key),
             )  # fmt: skip

@@ -48,7 +48,7 @@ def main() -> None:
         candidate = Candidate.from_dict(best["candidate"])
         scores = [
             measure_quantized(
-                supernet.network.subnet(candidate), candidate, space.fixed_bits, data,
+                supernet.network.subnet(candidate), candidate, space.fixed_layer_bits, data,
                 images.splits["train"], images.flip, (supernet.mean, supernet.std), how, seed,
             )[0]
             for seed in range(options.seeds)

@@ -54,7 +54,7 @@ def build_network(
     subnet = subnet if subnet is not None else Subnet(space, candidate)
     if scheme == FP32:
         return subnet
-    return quantize_subnet(subnet, candidate, space.fixed_bits, calibration, scheme)
+    return quantize_subnet(subnet, candidate, space.fixed_layer_bits, calibration, scheme)
 
 
 def save_model(path: Path, model: Model) -> None:

@@ -139,16 +139,17 @@ class LayerBits:
     searched: bool = False
 
 
-def layer_plan(candidate: Candidate, fixed_bits: int) -> tuple[LayerBits, ...]:
+def layer_plan(candidate: Candidate, fixed_bits: tuple[int, int]) -> tuple[LayerBits, ...]:
     """Bits of every layer in the order they run, as HAQ and APQ assign them.
 
-    Stem, first block, head and classifier get ``fixed_bits``; a block's two 1x1 convolutions share
-    its pointwise bits.
+    Stem, first block, head and classifier get ``fixed_bits`` (weights, activations); a block's two
+    1x1 convolutions share its pointwise bits.
     """
+    weight, activation = fixed_bits
     plan = [
-        LayerBits("stem", fixed_bits, None),
-        LayerBits("first.0", fixed_bits, fixed_bits),
-        LayerBits("first.1", fixed_bits, fixed_bits),
+        LayerBits("stem", weight, None),
+        LayerBits("first.0", weight, activation),
+        LayerBits("first.1", weight, activation),
     ]
     for i, block in enumerate(block for stage in candidate.stages for block in stage):
         b = block.bits
@@ -157,6 +158,6 @@ def layer_plan(candidate: Candidate, fixed_bits: int) -> tuple[LayerBits, ...]:
             LayerBits(f"blocks.{i}.depthwise", b.dw_w, b.dw_a, searched=True),
             LayerBits(f"blocks.{i}.project", b.pw_w, b.pw_a, searched=True),
         ]
-    plan.append(LayerBits("head", fixed_bits, fixed_bits, signed=True))
-    plan.append(LayerBits("classifier", fixed_bits, fixed_bits))
+    plan.append(LayerBits("head", weight, activation, signed=True))
+    plan.append(LayerBits("classifier", weight, activation))
     return tuple(plan)

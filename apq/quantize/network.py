@@ -223,7 +223,7 @@ def rule_for(layer: LayerBits, scheme: Scheme) -> Scheme:
 def quantize_subnet(
     subnet: nn.Module,
     candidate: Candidate,
-    fixed_bits: int,
+    fixed_bits: tuple[int, int],
     calibration_images: Tensor | None,
     scheme: str | Scheme = "uniform",
 ) -> QuantizedSubnet:
@@ -235,8 +235,8 @@ def quantize_subnet(
     Args:
         subnet: ``Subnet`` of the candidate; left as it is.
         candidate: Gives the bits of the searched layers.
-        fixed_bits: Bits of stem, first block, head and classifier (uniform in every scheme); the
-            image itself is not rounded.
+        fixed_bits: Bits of weights and activations of stem, first block, head and classifier
+            (uniform in every scheme; ``Space.fixed_layer_bits``); the image itself is not rounded.
         calibration_images: Normalised, ``(n, c, h, w)``; a hundred do. None leaves placeholder
             ranges, for a state dict to be loaded.
         scheme: A scheme for the searched layers, or its name (see ``find_scheme``).

@@ -121,6 +121,8 @@ class Space:
         stages: The searchable stages.
         bits: Bitwidth choices of the searchable blocks.
         fixed_bits: Bitwidth of everything that is not searched.
+        fixed_weight_bits: Bitwidth of its weights, if another. Where the classifier is large or the
+            blocks are small) these weights are much of a file.
         exclude: Combinations no block may have, e.g. ``({"kernel": 7, "dw_a_bits": 4},)``.
 
     Raises:
@@ -138,6 +140,7 @@ class Space:
     head_channels: int = 320
     bits: BitChoices = BitChoices()
     fixed_bits: int = 8
+    fixed_weight_bits: int | None = None
     exclude: tuple[Mapping[str, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -443,6 +446,12 @@ class Space:
 
     # ---- geometry: the only place where shapes are computed ----------------------------------
 
+    @property
+    def fixed_layer_bits(self) -> tuple[int, int]:
+        """Bits of weights and activations of the layers every candidate has."""
+        weight = self.fixed_weight_bits
+        return self.fixed_bits if weight is None else weight, self.fixed_bits
+
     @cached_property
     def fixed_layers(self) -> dict[str, Layer]:
         """Layers every candidate has: ``stem``, ``first_dw``, ``first_pw``, ``head``,
@@ -450,7 +459,8 @@ class Space:
         side = int(out_side(self.resolution, self.stem_stride))
         last = self.slots[-1]
         end = int(out_side(last.side, last.stride))
-        bits = {"weight_bits": self.fixed_bits, "activation_bits": self.fixed_bits}
+        weight, activation = self.fixed_layer_bits
+        bits = {"weight_bits": weight, "activation_bits": activation}
         stem = self.stem_channels
         return {
             "stem": Layer(
@@ -522,6 +532,7 @@ class Space:
                 f.name: getattr(self, f.name)
                 for f in fields(self)
                 if f.name not in ("name", "stages", "bits", "exclude")
+                and getattr(self, f.name) is not None
             },
             "bits": {name: list(getattr(self.bits, name)) for name in BIT_FIELDS},
             "stages": [
@@ -645,6 +656,8 @@ def _check(space: Space) -> None:
         value = getattr(space, field)
         need(1 <= value <= 65536, field, value, "between 1 and 65536")
     need(1 <= space.fixed_bits <= 32, "fixed_bits", space.fixed_bits, "1..32")
+    weight = space.fixed_weight_bits
+    need(weight is None or 1 <= weight <= 32, "fixed_weight_bits", weight, "1..32")
     need(len(space.stages) > 0, "stages", "[]", "a list with at least one stage")
     for name in BIT_FIELDS:
         bits = getattr(space.bits, name)

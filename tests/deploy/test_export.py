@@ -187,7 +187,7 @@ def test_integers_compute_what_training_saw(tiny_space, tiny_supernet, digits, b
     recalibrate(subnet, calibration)
     every = Bits(bits, bits, bits, bits)
     stages = tuple(tuple(Block(b.kernel, b.width, every) for b in s) for s in top.stages)
-    network = quantize_subnet(subnet, Candidate(8, stages), 8, calibration)
+    network = quantize_subnet(subnet, Candidate(8, stages), (8, 8), calibration)
     recalibrate(network, calibration)
     x = normalise(to_tensor(digits.splits["test"][0]), digits.mean, digits.std)
     with torch.no_grad():
