@@ -122,7 +122,7 @@ class Space:
         bits: Bitwidth choices of the searchable blocks.
         fixed_bits: Bitwidth of everything that is not searched.
         fixed_weight_bits: Bitwidth of its weights, if another. Where the classifier is large or the
-            blocks are small) these weights are much of a file.
+            blocks are small these weights are much of a file.
         exclude: Combinations no block may have, e.g. ``({"kernel": 7, "dw_a_bits": 4},)``.
 
     Raises:
