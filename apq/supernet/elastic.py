@@ -90,6 +90,18 @@ class ElasticBlock(nn.Module):
             weight = F.linear(centre, matrix).reshape(width, 1, small, small)
         return weight
 
+    def slices(self, kernel: int, width: int) -> dict[str, Tensor]:
+        """The weights and statistics of a plain block of that kernel and width, by its names."""
+        found = {
+            "expand.conv.weight": self.expand.conv.weight[:width],
+            "depthwise.conv.weight": self.depthwise_weight(kernel, width),
+            "project.conv.weight": self.project.conv.weight[:, :width],
+        }
+        for name, count in (("expand", width), ("depthwise", width), ("project", None)):
+            norm = getattr(self, name).bn.state_dict(prefix=f"{name}.bn.", keep_vars=True)
+            found |= {key: value[:count] if value.dim() else value for key, value in norm.items()}
+        return found
+
     def forward(self, x: Tensor, kernel: int, width: int) -> Tensor:
         """Run with the given kernel size and hidden width."""
         y = F.conv2d(x, self.expand.conv.weight[:width])

@@ -131,6 +131,25 @@ class Supernet(nn.Module):
         out: Tensor = part.act(slice_norm(y, part.bn, y.shape[1]))
         return out
 
+    def slices(self, candidate: Candidate) -> dict[str, Tensor]:
+        """The supernet's own weights and statistics by their names in :class:`Subnet`.
+
+        Slices, not copies: gradients reach the supernet.
+        """
+        found: dict[str, Tensor] = {}
+        for name in ("stem", "first", "head", "classifier"):
+            found |= getattr(self, name).state_dict(prefix=f"{name}.", keep_vars=True)
+        number = 0
+        for slot, block in zip(self.space.slots, self.blocks, strict=True):
+            stage = candidate.stages[slot.stage]
+            if slot.position < len(stage):
+                assert isinstance(block, ElasticBlock)
+                choice = stage[slot.position]
+                weights = block.slices(choice.kernel, choice.width)
+                found |= {f"blocks.{number}.{k}": v for k, v in weights.items()}
+                number += 1
+        return found
+
     @torch.no_grad()
     def subnet(self, candidate: Candidate) -> Subnet:
         """A candidate's own network, with copied weights and the stored batch-norm statistics.
@@ -138,24 +157,7 @@ class Supernet(nn.Module):
         Recalibrate it (:func:`apq.supernet.evaluate.recalibrate`) before measuring accuracy.
         """
         net = Subnet(self.space, candidate)
-        for name in ("stem", "first", "head", "classifier"):
-            getattr(net, name).load_state_dict(getattr(self, name).state_dict())
-        targets = iter(net.blocks)
-        for slot, elastic in zip(self.space.slots, self.blocks, strict=True):
-            stage = candidate.stages[slot.stage]
-            if slot.position >= len(stage):
-                continue
-            kernel, width = stage[slot.position].kernel, stage[slot.position].width
-            plain = next(targets)
-            assert isinstance(elastic, ElasticBlock)
-            assert isinstance(plain, InvertedResidual)
-            plain.expand.conv.weight.copy_(elastic.expand.conv.weight[:width])
-            plain.depthwise.conv.weight.copy_(elastic.depthwise_weight(kernel, width))
-            plain.project.conv.weight.copy_(elastic.project.conv.weight[:, :width])
-            for part in ("expand", "depthwise", "project"):
-                ours, theirs = getattr(plain, part).bn, getattr(elastic, part).bn
-                for key, value in ours.state_dict().items():
-                    value.copy_(theirs.state_dict()[key][: len(value)] if value.dim() else value)
+        net.load_state_dict(self.slices(candidate))
         net.train(self.training)
         return net
 
