@@ -139,7 +139,8 @@ def learn_step(x: Tensor, step: Tensor, low: int, high: int, factor: float = 1.0
 
     Gradients: to ``x`` 1 where ``low < x / step < high`` (the published mask; torch's operators
     test the rounded value instead); to ``step`` ``round(x/s) - x/s`` inside and the end's integer
-    outside, times ``factor``.
+    outside, times ``factor``. With a trained offset (LSQ+, arXiv:2004.09576) it is
+    ``learn_step(x - offset, …) + offset``.
 
     Args:
         x: Any shape.

@@ -1,7 +1,8 @@
 """Few levels: binary, modified binary, ternary, powers of two, fixed point.
 
 The five schemes of the AutoQKeras patent (WO2021247737A1; Coelho et al., arXiv:2006.10159), each
-with a scale fitted per output channel or a constant exponent. Values follow QKeras' quantizers.
+with a scale per output channel, fitted or the nearest power of two, or a constant exponent. Values
+follow QKeras' quantizers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from apq.errors import choose
 from apq.quantize.base import Packed, require_bits
 from apq.quantize.functions import grid
 from apq.quantize.integer import Rounding
@@ -91,9 +93,16 @@ def _least_squares(rows: Tensor, codes: Tensor) -> Tensor:
     return (rows * codes).sum(1) / (codes * codes).sum(1).clamp_min(1e-7)
 
 
-def binary_scale(rows: Tensor) -> Tensor:
-    """Mean magnitude (XNOR-Net, arXiv:1603.05279)."""
-    return _least_squares(rows, binary(rows))
+def nearest_power(scale: Tensor) -> Tensor:
+    """The power of two nearest in the log domain; 0 stays 0."""
+    power = torch.exp2(torch.log2(scale.clamp_min(1e-30)).round())
+    return torch.where(scale > 1e-30, power, torch.zeros_like(scale))
+
+
+def binary_scale(rows: Tensor, power: bool = False) -> Tensor:
+    """Mean magnitude (XNOR-Net, arXiv:1603.05279); ``power`` rounds it to a power of two."""
+    scale = _least_squares(rows, binary(rows))
+    return nearest_power(scale) if power else scale
 
 
 def binary01_scale(rows: Tensor) -> Tensor:
@@ -101,23 +110,23 @@ def binary01_scale(rows: Tensor) -> Tensor:
     return _least_squares(rows, binary01(rows))
 
 
-def ternary_scale(rows: Tensor, rounds: int = 5, power: bool = False) -> Tensor:
+def ternary_scale(rows: Tensor, power: bool = False, rounds: int = 5) -> Tensor:
     """Alternates codes and least squares from two thirds of the largest magnitude (QKeras).
 
     ``power`` rounds the scale to a power of two every time.
     """
-    return _alternate(rows, ternary_codes, rounds, power)
+    return _alternate(rows, ternary_codes, power, rounds)
 
 
 def _alternate(
-    rows: Tensor, codes: Callable[[Tensor], Tensor], rounds: int = 5, power: bool = False
+    rows: Tensor, codes: Callable[[Tensor], Tensor], power: bool = False, rounds: int = 5
 ) -> Tensor:
     scale = 2 * rows.abs().amax(1) / 3
     for i in range(rounds + 1):
         if i:
             scale = _least_squares(rows, codes(rows / scale.clamp_min(1e-30)[:, None]))
         if power:
-            scale = torch.exp2(torch.log2(scale.clamp_min(1e-30)).round())
+            scale = nearest_power(scale)
     return scale
 
 
@@ -155,9 +164,9 @@ class LevelWeights(nn.Module):
         weight: Fitted to this.
         bits: Bits of one code.
         levels: Map to the scheme's levels for scale 1.
-        fit_scale: Scale per row from ``(rows, values)``.
+        fit_scale: Scale per row of ``(rows, values)``; the flag asks for powers of two.
         values: All levels for scale 1, ascending.
-        exponent: Constant scale ``2^exponent`` instead of a fitted one.
+        rule: As ``Levels.scale``.
         tabled: Whether codes index the levels; else the levels are multiples of ``unit``.
     """
 
@@ -168,24 +177,24 @@ class LevelWeights(nn.Module):
         weight: Tensor,
         bits: int,
         levels: Callable[[Tensor], Tensor],
-        fit_scale: Callable[[Tensor], Tensor],
+        fit_scale: Callable[[Tensor, bool], Tensor],
         values: Tensor,
-        exponent: int | None = None,
+        rule: int | str = "fitted",
         tabled: bool = False,
         unit: float = 1.0,
     ) -> None:
         super().__init__()
-        self.bits, self.tabled, self.unit, self.exponent = bits, tabled, unit, exponent
+        self.bits, self.tabled, self.unit, self.rule = bits, tabled, unit, rule
         self._levels, self._fit_scale, self._values = levels, fit_scale, values
         self.register_buffer("scale", self._scale(weight.detach()))
 
     def _scale(self, weight: Tensor) -> Tensor:
         require_finite(weight, "weights")
         rows = weight.reshape(len(weight), -1)
-        if self.exponent is not None:
-            scale = torch.full((len(rows),), 2.0**self.exponent, dtype=weight.dtype)
+        if isinstance(self.rule, int):
+            scale = torch.full((len(rows),), 2.0**self.rule, dtype=weight.dtype)
         else:
-            scale = self._fit_scale(rows)
+            scale = self._fit_scale(rows, self.rule == "po2")
         return scale.reshape(-1, *(1 for _ in weight.shape[1:]))
 
     @torch.no_grad()
@@ -222,16 +231,14 @@ class StepActivations(nn.Module):
 
     step: Tensor
 
-    def __init__(self, sample: Tensor, bits: int, signed: bool, exponent: int | None) -> None:
+    def __init__(self, sample: Tensor, bits: int, signed: bool) -> None:
         super().__init__()
-        self.bits, self.signed, self.exponent = bits, signed, exponent
+        self.bits, self.signed = bits, signed
         self.low, self.high = grid(bits, signed)
         self.register_buffer("step", self._step(sample.detach()))
 
     def _step(self, sample: Tensor) -> Tensor:
         require_finite(sample, "activations")
-        if self.exponent is not None:
-            return torch.tensor(2.0**self.exponent)
         rows = sample.reshape(1, -1) if self.signed else sample.reshape(1, -1).clamp_min(0)
 
         def levels(x: Tensor) -> Tensor:
@@ -302,32 +309,42 @@ def few_level_activations(sample: Tensor, bits: int, signed: bool) -> nn.Module:
 
 # ---- schemes -----------------------------------------------------------------------------------
 
+SCALES = ("fitted", "po2")
+
 
 @dataclass(frozen=True)
 class Levels:
     """A scheme of few levels; made by the functions below.
 
     Attributes:
-        exponent: Constant scale ``2^exponent``; None fits one per output channel.
+        scale: ``"fitted"``: one per output channel; ``"po2"``: the same, as powers of two; a whole
+            number: the constant ``2^scale``.
+
+    Raises:
+        ApqError: the scale is none of these.
     """
 
     name: str
     weight_bits: tuple[int, ...]
     operand: str
-    exponent: int | None = None
+    scale: int | str = "fitted"
     activation_bits: tuple[int, ...] = tuple(range(1, 9))
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, str):
+            choose(self.scale, SCALES, "scale")
 
     def activations(self, sample: Tensor, bits: int, signed: bool) -> nn.Module:
         """Quantizer for activations, fitted to a sample of them."""
         require_bits(self, bits, self.activation_bits, "activations")
         if self.name == "mantissa" and bits > 1:
-            return StepActivations(sample, bits, signed, None)
+            return StepActivations(sample, bits, signed)
         return few_level_activations(sample, bits, signed)
 
     def weights(self, weight: Tensor, bits: int) -> LevelWeights:
         """Quantizer for a weight, fitted to it."""
         require_bits(self, bits, self.weight_bits, "weights")
-        return LevelWeights(weight, bits, exponent=self.exponent, **_LEVELS[self.name](bits))
+        return LevelWeights(weight, bits, rule=self.scale, **_LEVELS[self.name](bits))
 
     def storage_bits(self, weight: Tensor, bits: int) -> int:
         """Codes, and a 32-bit scale per output channel (powers of two would need 8; runtimes take
@@ -345,7 +362,7 @@ def _exponent_levels(bits: int) -> dict[str, Any]:
     powers = 2.0 ** torch.arange(lowest, 1)
     values = torch.cat([-powers.flip(0), torch.zeros(1), powers])
     return {
-        "levels": levels, "fit_scale": lambda rows: _best_exponent(rows, levels, 3),
+        "levels": levels, "fit_scale": lambda rows, _: _best_exponent(rows, levels, 3),
         "values": values, "tabled": True,
     }  # fmt: skip
 
@@ -357,7 +374,7 @@ def _mantissa_levels(bits: int) -> dict[str, Any]:
     unit = 2.0 ** (1 - bits)
     low, high = grid(bits, signed=True)
     return {
-        "levels": levels, "fit_scale": lambda rows: _best_exponent(rows, levels),
+        "levels": levels, "fit_scale": lambda rows, _: _best_exponent(rows, levels),
         "values": torch.arange(low, high + 1) * unit, "unit": unit,
     }  # fmt: skip
 
@@ -367,7 +384,8 @@ _LEVELS: dict[str, Callable[[int], dict[str, Any]]] = {
         "levels": binary, "fit_scale": binary_scale, "values": torch.tensor([-1.0, 1.0])
     },
     "modified-binary": lambda _: {
-        "levels": binary01_codes, "fit_scale": lambda rows: _alternate(rows, binary01_codes),
+        "levels": binary01_codes,
+        "fit_scale": lambda rows, power: _alternate(rows, binary01_codes, power),
         "values": torch.tensor([0.0, 1.0])
     },
     "ternary": lambda _: {
@@ -378,26 +396,28 @@ _LEVELS: dict[str, Callable[[int], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def binary_scheme(exponent: int | None = None) -> Levels:
+def binary_scheme(scale: int | str = "fitted") -> Levels:
     """Weights ``±scale``, 1 bit."""
-    return Levels("binary", (1,), "binary", exponent)
+    return Levels("binary", (1,), "binary", scale)
 
 
-def modified_binary_scheme(exponent: int | None = None) -> Levels:
+def modified_binary_scheme(scale: int | str = "fitted") -> Levels:
     """Weights 0 or ``scale``, 1 bit."""
-    return Levels("modified-binary", (1,), "binary01", exponent)
+    return Levels("modified-binary", (1,), "binary01", scale)
 
 
-def ternary_scheme(exponent: int | None = None) -> Levels:
+def ternary_scheme(scale: int | str = "fitted") -> Levels:
     """Weights ``-scale``, 0, ``scale``, 2 bits."""
-    return Levels("ternary", (2,), "ternary", exponent)
+    return Levels("ternary", (2,), "ternary", scale)
 
 
-def exponent_scheme(exponent: int | None = None) -> Levels:
-    """Weights 0 or ``±2^e``: a multiplication is a shift. 2 to 5 bits."""
-    return Levels("exponent", (2, 3, 4, 5), "po2", exponent)
+def exponent_scheme(scale: int | str = "fitted") -> Levels:
+    """Weights 0 or ``±2^e``: a multiplication is a shift. 2 to 5 bits. A fitted scale is a power
+    of two in any case."""
+    return Levels("exponent", (2, 3, 4, 5), "po2", scale)
 
 
-def mantissa_scheme(exponent: int | None = None) -> Levels:
-    """Fixed point: uniform with steps that are powers of two, for weights and activations."""
-    return Levels("mantissa", tuple(range(2, 9)), "fixed", exponent)
+def mantissa_scheme(scale: int | str = "fitted") -> Levels:
+    """Fixed point: uniform with steps that are powers of two, for weights and activations; a
+    constant scale is that of the weights."""
+    return Levels("mantissa", tuple(range(2, 9)), "fixed", scale)

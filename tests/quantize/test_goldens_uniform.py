@@ -1,8 +1,6 @@
 """Uniform quantization against values computed elsewhere: HAQ's and APQ's released code, torch's
 learnable fake-quantize operator, and float64 evaluations of the published formulas."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -10,20 +8,6 @@ import torch
 from apq.quantize.functions import clip_to_grid, grid, learn_step, round_to_grid
 from apq.quantize.ranges import kl_clip, mse_clip
 from apq.quantize.uniform import UniformActivations, UniformWeights
-
-
-@pytest.fixture(scope="module")
-def haq(shared):
-    folder = shared / "reference/quantization"
-    return json.loads((folder / "haq_linear.json").read_text()), np.load(folder / "haq_linear.npz")
-
-
-@pytest.fixture(scope="module")
-def definitions(shared):
-    folder = shared / "reference/quantization"
-    return json.loads((folder / "definitions.json").read_text()), np.load(
-        folder / "definitions.npz"
-    )
 
 
 def test_kl_clip_is_the_one_haq_finds(haq):
@@ -120,6 +104,30 @@ def test_learned_step_and_gradients(definitions):
         np.testing.assert_allclose(y.detach(), arrays[case["id"] + "_y"], atol=1e-12)
         np.testing.assert_allclose(x.grad, arrays[case["id"] + "_gx"], atol=1e-12)
         assert float(step.grad) == pytest.approx(case["grad_step"], rel=1e-9, abs=1e-9)
+        high = 2 ** (case["bits"] - case["signed"]) - 1
+        low = 0 if not case["signed"] else -high if case["narrow"] else -high - 1
+        assert (low, high) == (case["qn"], case["qp"])
+        assert case["grad_scale_factor"] == pytest.approx((x.numel() * high) ** -0.5)
+
+
+def test_a_learned_offset_is_a_learned_step_of_the_shifted(definitions):
+    """LSQ+ (Bhalgat et al., arXiv:2004.09576): values and all three gradients."""
+    cases, arrays = definitions
+    x0, upstream = torch.from_numpy(arrays["lsq_x"]), torch.from_numpy(arrays["lsq_upstream"])
+    plus = [case for case in cases["lsq"] if case.get("kind") == "lsq_plus"]
+    assert len(plus) == 2
+    for case in plus:
+        x = x0.clone().requires_grad_()
+        step, offset = (
+            torch.tensor(case[name], dtype=torch.float64, requires_grad=True)
+            for name in ("step", "offset")
+        )
+        y = learn_step(x - offset, step, case["qn"], case["qp"]) + offset
+        y.backward(upstream)
+        np.testing.assert_allclose(y.detach(), arrays[case["id"] + "_y"], atol=1e-12)
+        np.testing.assert_allclose(x.grad, arrays[case["id"] + "_gx"], atol=1e-12)
+        assert float(step.grad) == pytest.approx(case["grad_step"], rel=1e-9)
+        assert float(offset.grad) == pytest.approx(case["grad_offset"], rel=1e-9)
 
 
 def test_learned_step_is_torchs_operator(definitions):

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from apq.errors import ApqError
 from apq.quantize import SCHEMES, find_scheme
 from apq.quantize.codebook import Codebook
-from apq.quantize.levels import Levels, exponent_scheme, mantissa_scheme
+from apq.quantize.levels import Levels
 
 WEIGHTS = [(name, bits) for name, make in SCHEMES.items() for bits in make().weight_bits]
 ACTIVATIONS = [
@@ -164,12 +164,39 @@ def test_more_bits_lose_less(name):
     assert all(b < 1.02 * a for a, b in itertools.pairwise(errors))
 
 
-@pytest.mark.parametrize("make", [exponent_scheme, mantissa_scheme])
-def test_a_constant_exponent_is_kept(make):
-    module = make(exponent=-2).weights(some_weights(), 4)
+LEVELS = [name for name, make in SCHEMES.items() if isinstance(make(), Levels)]
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_constant_scale_is_kept(name):
+    scheme = find_scheme(f"{name}@-2")
+    module = scheme.weights(some_weights(), scheme.weight_bits[-1])
     assert (module.scale == 0.25).all()
     module.fit(10 * some_weights())
     assert (module.scale == 0.25).all()
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_scales_can_be_powers_of_two(name):
+    scheme = find_scheme(f"{name}@po2")
+    w = some_weights() * 3.0 ** torch.arange(6).view(6, 1, 1, 1)
+    w[0] = 0
+    q, fitted = (s.weights(w, scheme.weight_bits[0]) for s in (scheme, SCHEMES[name]()))
+    powers = q.scale.reshape(-1)[1:]
+    assert torch.equal(powers, 2 ** powers.log2().round())
+    assert (q(w)[0] == 0).all()
+    # at most one rounding, half an octave, from the scale that need not be a power
+    assert (powers.log2() - fitted.scale.reshape(-1)[1:].log2()).abs().max() <= 1
+    assert len(powers.unique()) > 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("ternary@po3", "Did you mean 'po2'"), ("uniform@po2", "these have: binary")],
+)
+def test_a_wrong_scale_is_refused_in_words(text, message):
+    with pytest.raises(ApqError, match=message):
+        find_scheme(text)
 
 
 @settings(max_examples=25, deadline=None)
