@@ -1,11 +1,13 @@
 """Fake quantization forward and backward, ours beside torch's and Brevitas' operators in one run.
 
-    python benchmarks/bench_quantize.py [--rounds 30]
+    pip install brevitas torchao
+    python benchmarks/bench_quantize.py [--rounds 30] [--compile]
 
 An activation of 64 x 32 x 16 x 16 at 4 bits, unsigned, one thread, process CPU time; minimum and
 median over rounds in which all take turns, and the median of the per-round ratio to ours. Warm: the
-best of five runs in a row, so that the tensors are in the processor's cache. Cold: one run after
-64 MB of other data went through it.
+best of five runs in a row on the same tensors, which then lie in the processor's cache. Cold: one
+run after 64 MB of other data went through it, as between the layers of a network too large for it.
+--compile adds the composed operations under torch.compile, which takes a C++ compiler and a minute.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from apq.supernet.memory import keep_memory
 SHAPE, BITS = (64, 32, 16, 16), 4
 
 
-def contenders(x):
+def contenders(x, compiled=False):
     """Name -> module from x to its rounded form."""
     low, high, step = 0, 2**BITS - 1, float(x.max()) / (2**BITS - 1)
     scale = nn.Parameter(torch.tensor([step]))
@@ -43,6 +45,7 @@ def contenders(x):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.ao.quantization import FakeQuantize, FusedMovingAvgObsFakeQuantize
+        from torch.ao.quantization._learnable_fake_quantize import _LearnableFakeQuantize
         from torch.ao.quantization.observer import MovingAverageMinMaxObserver
 
         options = {"quant_min": low, "quant_max": high, "dtype": torch.quint8}
@@ -57,11 +60,33 @@ def contenders(x):
             fixed(x)
             fixed.disable_observer()
             found[f"torch.ao {name}, range fixed"] = fixed
+        learnable = _LearnableFakeQuantize(
+            observer=MovingAverageMinMaxObserver, use_grad_scaling=True, **options
+        )
+        learnable.enable_static_observation()
+        learnable(x)
+        learnable.enable_param_learning()
+        found["torch.ao _LearnableFakeQuantize"] = learnable
+    if compiled:
+        found["composed operations, torch.compile"] = torch.compile(
+            lambda v: compose(v, scale, low, high)
+        )
+    try:
+        from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
+
+        config = IntxFakeQuantizeConfig(torch.uint4, "per_token", is_symmetric=False)
+        found["torchao IntxFakeQuantizer, per token"] = IntxFakeQuantizer(config)
+    except ImportError:
+        print("torchao is not installed: pip install torchao")
     try:
         from brevitas.nn import QuantIdentity, QuantReLU
         from brevitas.quant import Uint8ActPerTensorFloat
 
         for name, make in (("QuantReLU", QuantReLU), ("QuantIdentity", QuantIdentity)):
+            collecting = make(
+                act_quant=Uint8ActPerTensorFloat, bit_width=BITS, collect_stats_steps=10**9
+            )
+            found[f"Brevitas {name}, collecting statistics"] = collecting
             module = make(act_quant=Uint8ActPerTensorFloat, bit_width=BITS)
             with torch.no_grad():
                 for _ in range(310):  # past the batches in which it collects statistics
@@ -89,7 +114,7 @@ def timed(module, x, upstream):
 
 
 def compare(modules, x, upstream, rounds, cold):
-    """Print a table; returns how many times our time the fastest library operator takes."""
+    """Print a table; returns the fastest library operator and its time in ours, median and min."""
     other = torch.zeros(2**24)
     took = {name: [] for name in modules}
     for _ in range(rounds):
@@ -100,37 +125,42 @@ def compare(modules, x, upstream, rounds, cold):
             runs = [timed(module, x, upstream) for _ in range(1 if cold else 5)]
             took[name].append(min(runs, key=sum))
     ours = [t[1] for t in took["apq LSQ"]]
-    print(f"{'cold' if cold else 'warm':<40} forward ms     forward+backward ms   times apq LSQ")
+    print(f"{'cold' if cold else 'warm':<46} forward ms     forward+backward ms   times apq LSQ")
     ratios = {}
     for name, times in took.items():
         f, b = [t[0] for t in times], [t[1] for t in times]
         ratio = statistics.median(v / o for v, o in zip(b, ours, strict=True))
         if name.startswith(("torch", "Brevitas")):
-            ratios[name] = (statistics.median(b) / statistics.median(ours), min(b) / min(ours))
+            ratios[name] = (ratio, min(b) / min(ours))
         print(
-            f"{name:<40} {min(f):5.2f} / {statistics.median(f):5.2f}  "
+            f"{name:<46} {min(f):5.2f} / {statistics.median(f):5.2f}  "
             f"{min(b):6.2f} / {statistics.median(b):6.2f}       {ratio:6.1f}"
         )
-    medians, minima = (min(r[i] for r in ratios.values()) for i in (0, 1))
-    print(
-        f"fastest library operator: {medians:.1f} times our time (medians), {minima:.1f} (minima)\n"
-    )
+    print()
+    best = min(ratios, key=lambda name: ratios[name])
+    return best, *ratios[best]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--compile", action="store_true")
+    told = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()  # as every training of apq does
     torch.manual_seed(0)
     x = torch.randn(SHAPE).mul(2).clamp(0, 6)
     upstream = torch.randn(SHAPE)
-    modules = contenders(x)
+    modules = contenders(x, told.compile)
     if not fused.usable(x):
         print("numba is not installed: the slower form is measured (pip install 'apq[fast]')")
     for cold in (False, True):
-        compare(modules, x, upstream, rounds, cold)
+        name, median, least = compare(modules, x, upstream, told.rounds, cold)
+        print(
+            f"{'caches emptied' if cold else 'same tensors again and again'}: the fastest library "
+            f"operator, {name}, takes {median:.1f} times our time (median of rounds; "
+            f"{least:.1f} by the minima)\n"
+        )
 
 
 if __name__ == "__main__":
