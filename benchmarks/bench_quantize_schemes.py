@@ -3,9 +3,10 @@
     python benchmarks/bench_quantize_schemes.py --supernet FILE --images DIR
 
 All runs start from the same supernet weights and take the same number of steps on the same part of
-the training images; validation chooses the epoch, the figure is test accuracy. Layers outside the
-blocks stay at 8 bits. Every finished run is a line of --out; the same command continues where it
-was stopped and prints the table. Differences are to the float network of the same seed.
+the training images; validation chooses the epoch, the figure is test accuracy. "rest" are the weight
+bits of the layers outside the blocks, whose activations stay at 8 bits. Every finished run is a line
+of --out; the same command continues where it was stopped and prints the table. Differences are to
+the float network of the same seed.
 """
 
 import argparse
@@ -22,24 +23,25 @@ from apq.images import ImageSet, load_images
 from apq.space import BitChoices, Bits, Block, Candidate
 from apq.supernet import Supernet, load_supernet
 
-RUNS = [  # name, weight bits, activation bits, weight of the distribution loss, seeds at most
-    ("fp32", 8, 8, 0.0, 3),
-    ("uniform", 8, 8, 0.0, 3),
-    ("uniform", 4, 8, 0.0, 3),
-    ("uniform", 4, 4, 0.0, 3),
-    ("ternary", 2, 8, 0.0, 3),
-    ("binary", 1, 8, 0.0, 3),
-    ("exponent", 4, 8, 0.0, 3),
-    ("binary", 1, 1, 0.0, 3),
-    ("binary", 1, 1, 2.0, 3),
-    ("uniform", 2, 8, 0.0, 1),
-    ("uniform", 2, 2, 0.0, 1),
-    ("uniform-lsq", 2, 2, 0.0, 1),
-    ("haq", 2, 2, 0.0, 1),
-    ("haq", 4, 4, 0.0, 1),
-    ("flightnn", 8, 8, 0.0, 1),
-    ("codebook", 4, 8, 0.0, 1),
-    ("mantissa", 4, 8, 0.0, 1),
+RUNS = [  # name, bits of weights, activations, the rest's weights, distribution loss, seeds at most
+    ("fp32", 8, 8, 8, 0.0, 3),
+    ("uniform", 8, 8, 8, 0.0, 3),
+    ("uniform", 4, 8, 8, 0.0, 3),
+    ("uniform", 4, 8, 4, 0.0, 3),
+    ("uniform", 4, 4, 8, 0.0, 3),
+    ("ternary", 2, 8, 8, 0.0, 3),
+    ("binary", 1, 8, 8, 0.0, 3),
+    ("exponent", 4, 8, 8, 0.0, 3),
+    ("binary", 1, 1, 8, 0.0, 3),
+    ("binary", 1, 1, 8, 2.0, 3),
+    ("uniform", 2, 8, 8, 0.0, 1),
+    ("uniform", 2, 2, 8, 0.0, 1),
+    ("uniform-lsq", 2, 2, 8, 0.0, 1),
+    ("haq", 2, 2, 8, 0.0, 1),
+    ("haq", 4, 4, 8, 0.0, 1),
+    ("flightnn", 8, 8, 8, 0.0, 1),
+    ("codebook", 4, 8, 8, 0.0, 1),
+    ("mantissa", 4, 8, 8, 0.0, 1),
 ]
 
 
@@ -65,8 +67,8 @@ def part_of(images, train, held, test):
 
 def key(line):
     return (
-        line["scheme"], line["weight_bits"], line["activation_bits"], line["distribution"],
-        line["seed"],
+        line["scheme"], line["weight_bits"], line["activation_bits"], line["rest_bits"],
+        line["distribution"], line["seed"],
     )  # fmt: skip
 
 
@@ -82,19 +84,22 @@ def read(path, setting):
 
 def table(done):
     """Test accuracy per scheme over its seeds, beside the float network of the same seeds."""
-    print(f"{'scheme':<16} w a  loss  seeds   before    after     test (min … max)     to fp32")
+    print(
+        "scheme           w a rest  loss  seeds   before    after     test (min … max)     to fp32"
+    )
     floats = {line["seed"]: line["test"] for line in done.values() if line["scheme"] == "fp32"}
-    for name, w, a, weight, _ in RUNS:
-        lines = [v for k, v in sorted(done.items()) if k[:4] == (name, w, a, weight)]
+    for *what, _ in RUNS:
+        lines = [v for k, v in sorted(done.items()) if k[:-1] == tuple(what)]
         if not lines:
             continue
         test = [line["test"] for line in lines]
         behind = [
             t - floats[v["seed"]] for t, v in zip(test, lines, strict=True) if v["seed"] in floats
         ]
+        name, w, a, rest, weight = what
         mean = {field: np.mean([line[field] for line in lines]) for field in ("before", "after")}
         print(
-            f"{name:<16} {w} {a}  {weight:4.1f}  {len(lines):>5}   {mean['before']:6.2%}   "
+            f"{name:<16} {w} {a}    {rest}  {weight:4.1f}  {len(lines):>5}   {mean['before']:6.2%}   "
             f"{mean['after']:6.2%}   {np.mean(test):6.2%} ({min(test):.2%} … {max(test):.2%})   "
             + (f"{100 * np.mean(behind):+.2f}" if behind else "")
         )
@@ -109,7 +114,7 @@ def main():
     parser.add_argument("--lr", type=float, default=FinetuneRecipe.lr)
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", help="schemes, or scheme:weight:activation bits, comma separated")
+    parser.add_argument("--only", help="schemes, or scheme:weights:activations[:rest] in bits")
     parser.add_argument("--out", type=Path, default=Path("runs/schemes.jsonl"))
     told = parser.parse_args()
     torch.set_num_threads(1)
@@ -129,22 +134,23 @@ def main():
     print(f"candidate {candidate}")
     told.out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(told.seeds):
-        for scheme, w, a, weight, seeds in RUNS:
-            names = {scheme, f"{scheme}:{w}:{a}"}
-            if seed >= seeds or (scheme, w, a, weight, seed) in done:
+        for scheme, w, a, rest, weight, seeds in RUNS:
+            names = {scheme, f"{scheme}:{w}:{a}", f"{scheme}:{w}:{a}:{rest}"}
+            if seed >= seeds or (scheme, w, a, rest, weight, seed) in done:
                 continue
             if told.only and not names & set(told.only.split(",")):
                 continue
             recipe = FinetuneRecipe(
-                scheme, told.epochs, lr=told.lr, distil=False, distribution=weight, seed=seed
-            )
+                scheme, told.epochs, lr=told.lr, distil=False, distribution=weight, seed=seed,
+                fixed_weight_bits=rest,
+            )  # fmt: skip
             with tempfile.TemporaryDirectory() as folder:
                 _, report = finetune_candidate(
                     with_bits(candidate, w, a), supernet, images, Path(folder) / "m", recipe
                 )
             line = {
-                "scheme": scheme, "weight_bits": w, "activation_bits": a, "distribution": weight,
-                "seed": seed, "before": report.before, "after": report.after, "test": report.test,
+                "scheme": scheme, "weight_bits": w, "activation_bits": a, "rest_bits": rest,
+                "distribution": weight, "seed": seed, "before": report.before, "after": report.after, "test": report.test,
                 "seconds": report.seconds, "setting": setting,
             }  # fmt: skip
             with told.out.open("a") as file:

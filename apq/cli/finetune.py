@@ -37,6 +37,14 @@ def finetune(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from random weights, for comparison.")
     ] = False,
+    fixed_weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=8,
+            help="Weight bits of stem, first block, head and classifier; default: as the space says.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides order, augmentation and random starts.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -65,8 +73,9 @@ def finetune(
     note_other_images(loaded.metadata, found)
     path = out_path or candidate.with_name("model.safetensors")
     recipe = FinetuneRecipe(
-        scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch, seed=seed
-    )
+        scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch,
+        fixed_weight_bits=fixed_weight_bits, seed=seed,
+    )  # fmt: skip
     with live_line("fine-tune") as report:
         model, result = finetune_candidate(chosen, loaded, found, path, recipe, on_progress=report)
     if json:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class FinetuneRecipe:
         distil: Whether the supernet's largest subnet teaches.
         distribution: Weight of the distribution loss on 1-bit activations (the paper uses 2).
         from_scratch: Start from random weights instead of the supernet's, for comparison.
+        fixed_weight_bits: Weight bits of stem, first block, head and classifier; None: the space's.
+            The model's space says so too, and its size counts them.
         seed: Decides order, augmentation and random starts.
     """
 
@@ -61,6 +63,7 @@ class FinetuneRecipe:
     distil: bool = True
     distribution: float = 0.0
     from_scratch: bool = False
+    fixed_weight_bits: int | None = None
     seed: int = 0
 
 
@@ -125,6 +128,8 @@ def finetune_candidate(
     """
     chosen = candidate if isinstance(candidate, Chosen) else Chosen(candidate)
     candidate, space = chosen.candidate, supernet.network.space
+    if recipe.fixed_weight_bits is not None:
+        space = replace(space, fixed_weight_bits=recipe.fixed_weight_bits)
     mean, std = supernet.mean, supernet.std
     calibration = normalise(to_tensor(images.splits["calibration"][0][:1000]), mean, std)
     held, held_labels = _split(images, "validation", mean, std)
@@ -132,7 +137,7 @@ def finetune_candidate(
     teacher = None
     if recipe.distil:
         teacher = fold_norms(_subnet(supernet, largest(space), calibration))
-    model = _start(candidate, supernet, calibration, recipe)
+    model = _start(candidate, space, supernet, calibration, recipe)
 
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
     identity = {
@@ -214,10 +219,10 @@ def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -
 
 
 def _start(
-    candidate: Candidate, supernet: SupernetFile, calibration: Tensor, recipe: FinetuneRecipe
-) -> nn.Module:
+    candidate: Candidate, space: Space, supernet: SupernetFile, calibration: Tensor,
+    recipe: FinetuneRecipe,
+) -> nn.Module:  # fmt: skip
     """The network before its first step."""
-    space = supernet.network.space
     if recipe.from_scratch:
         net = _random(space, candidate, recipe.seed)
         recalibrate(net, calibration)

@@ -223,12 +223,13 @@ def test_float_networks_are_exported_too(tiny_space, tiny_supernet, digits, tmp_
 
 
 def test_halving_the_bits_halves_the_file():
-    """W4A8 against W8A8 where every layer takes part, on the paper's space (random weights)."""
+    """W4A8 against W8A8: all weights in 4 bits, all activations in 8, in a network whose weights
+    outweigh its biases (random weights)."""
     space = PRESETS["apq-imagenet"]()
     sizes = {}
     for bits in (4, 8):
         small = Space(
-            **{**vars_of(space), "classes": 100, "fixed_bits": bits, "resolution": 32,
+            **{**vars_of(space), "classes": 100, "fixed_weight_bits": bits, "resolution": 32,
                "stages": (Stage(96, 1, (1,), (3,), (6,), 0), Stage(192, 2, (2,), (3,), (6,), 0)),
                "bits": BitChoices((4, 8), (8,), (4, 8), (8,)), "exclude": ()}
         )  # fmt: skip
@@ -238,6 +239,8 @@ def test_halving_the_bits_halves_the_file():
         )
         candidate = Candidate(32, stages)
         network = build_network(small, candidate, "uniform", Subnet(small, top))
+        assert {layer.weight for layer in network.plan} == {bits}
+        assert {layer.activation for layer in network.plan} == {8, None}
         sizes[bits] = export_size(
             Model(network, small, candidate, "uniform", (0,) * 3, (1,) * 3, ("a",), {})
         )

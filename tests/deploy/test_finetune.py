@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,26 @@ def test_the_promised_size_is_the_size(tuned, tiny_space):
     _, model, _ = tuned
     layers = to_array(tiny_space.layers(model.candidate))
     assert size_bytes(model.network) == int(size_bits(layers).sum()) // 8
+
+
+def test_layers_that_are_not_searched_may_get_fewer_weight_bits(
+    tiny_supernet, tiny_space, digits, tuned, tmp_path
+):
+    out = tmp_path / "model.safetensors"
+    recipe = replace(SHORT, epochs=1, fixed_weight_bits=4)
+    made, _ = finetune_candidate(largest(tiny_space), tiny_supernet, digits, out, recipe)
+    model = load_model(out)
+    before = {layer.name: layer for layer in tuned[1].network.plan}
+    for layer in model.network.plan:
+        assert layer.weight == (before[layer.name].weight if layer.searched else 4)
+        assert layer.activation == before[layer.name].activation
+    layers = to_array(model.space.layers(model.candidate))
+    assert size_bytes(model.network) == int(size_bits(layers).sum()) // 8
+    assert size_bytes(model.network) < size_bytes(tuned[1].network)
+    images = normalise(to_tensor(digits.splits["test"][0]), digits.mean, digits.std)
+    assert torch.equal(model.network(images), made.network(images))
+    assert tiny_space.fingerprint != model.space.fingerprint
+    assert replace(model.space, fixed_weight_bits=None) == tiny_space
 
 
 SCRIPT = """
