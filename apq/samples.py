@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from apq import __version__
 from apq.errors import SamplesError, SpaceError, side_by_side
 from apq.files import whole
-from apq.space import BIT_ATTRIBUTES, Genes, Space
+from apq.space import BIT_ATTRIBUTES, Choice, Genes, Space
+from apq.space.formats import ordered
 from apq.space.layer import bitops, channel_count, macs, size_bits, to_array, weight_count
 
 MEASURED: tuple[tuple[str, pa.DataType], ...] = (
@@ -43,8 +44,12 @@ MEASURED: tuple[tuple[str, pa.DataType], ...] = (
 
 
 def schema(space: Space) -> pa.Schema:
-    """The Parquet schema of a space's samples; a skipped slot's columns are null."""
-    genes = [(axis.name, pa.int16()) for axis in space.axes]
+    """The Parquet schema of a space's samples; a skipped slot's columns are null.
+
+    An axis of plain widths is a column of numbers. One that offers schemes by name holds text:
+    ``"ternary"``, and ``"8"`` for a plain width.
+    """
+    genes = [(axis.name, pa.string() if axis.named else pa.int16()) for axis in space.axes]
     return pa.schema([*MEASURED, *genes])
 
 
@@ -68,8 +73,9 @@ def table_columns(space: Space, genes: Genes, precision: str) -> dict[str, list[
             columns["size_bytes"].append(int(-(-size_bits(layers) // 8).sum()))
     for name, values in space.values(genes).items():
         bits = any(name.endswith(b) for b in BIT_ATTRIBUTES)
-        absent = np.isnan(values) | (bits and precision == "fp32")
-        columns[name] = [None if a else int(v) for a, v in zip(absent, values, strict=True)]
+        absent = pd.isna(values) | (bits and precision == "fp32")
+        read = str if values.dtype == object else int
+        columns[name] = [None if a else read(v) for a, v in zip(absent, values, strict=True)]
     return columns
 
 
@@ -132,7 +138,7 @@ class Samples:
     @cached_property
     def genes(self) -> Genes:
         """Canonical rows, shape ``(n, len(space.axes))``; fp32 rows hold the highest bits."""
-        columns = {a.name: self.frame[a.name].to_numpy(np.float64) for a in self.space.axes}
+        columns = {axis.name: self.frame[axis.name].to_numpy() for axis in self.space.axes}
         return self.space.from_values(columns)
 
     @property
@@ -167,18 +173,21 @@ def by_choice(samples: Samples) -> pd.DataFrame:
     space, genes, accuracy = samples.space, samples.genes, samples.accuracy
     active = space.active(genes)
     blocks = active.sum(axis=1)
-    rows = [("depth", int(n), *_mean(accuracy, blocks == n)) for n in np.unique(blocks)]
+    rows: list[tuple[str, Choice, float, float]] = [
+        ("depth", int(n), *_mean(accuracy, blocks == n)) for n in np.unique(blocks)
+    ]
     bits = [] if set(samples.precision) == {"fp32"} else list(BIT_ATTRIBUTES)
     for attribute in ("kernel", "width", *bits):
         own = [(j, a) for j, a in enumerate(space.axes) if a.attribute == attribute]
-        shares: dict[int, NDArray[np.float64]] = {}
+        shares: dict[Choice, NDArray[np.float64]] = {}
         for j, axis in own:
             size = len(axis.choices)
-            for index, choice in enumerate(axis.choices):
+            for index, choice in enumerate(axis.labels):
                 label = 1 + 3 * index // size if attribute == "width" else choice
                 chosen = active[:, axis.slot] & (genes[:, j] == index)
                 shares[label] = shares.get(label, 0.0) + chosen / blocks
-        rows += [(attribute, key, *_mean(accuracy, shares[key])) for key in sorted(shares)]
+        order = sorted(shares) if attribute in ("kernel", "width") else ordered(shares)
+        rows += [(attribute, key, *_mean(accuracy, shares[key])) for key in order]
     return pd.DataFrame(rows, columns=["attribute", "choice", "accuracy", "share"])
 
 

@@ -160,13 +160,17 @@ def show(
     from apq.hardware.base import list_layers
     from apq.hardware.inspect import missing, oddities, ranges, shares
     from apq.space import load_space
+    from apq.space.formats import choice_of
+
+    def formats(column: str) -> list[int | str]:
+        return [choice_of(code) for code in sorted(set(table.layers[column].tolist()))]
 
     table = LookupTable.read(file)
     report: dict[str, Any] = {
         "header": table.describe(),
         "rows": len(table.layers),
-        "weight_bits": sorted({int(b) for b in table.layers["weight_bits"]}),
-        "activation_bits": sorted({int(b) for b in table.layers["activation_bits"]}),
+        "weight_bits": formats("weight_bits"),
+        "activation_bits": formats("activation_bits"),
         "ranges": ranges(table),
         "oddities": oddities(table),
     }

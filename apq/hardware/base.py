@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.space import LayerArray
-from apq.space.layer import to_layer
+from apq.space import FORMATS, LayerArray
+from apq.space.formats import INTEGER_BITS
+from apq.space.layer import OPS, to_layer
 
 Prices = dict[str, NDArray[np.float64]]
 """``latency_ms`` and/or ``energy_mj``, each in the shape of the layers; NaN: cannot be priced."""
@@ -54,6 +55,37 @@ class CostModel(Protocol):
     def explain(self, layers: LayerArray) -> str:
         """Why these layers have no price, what is near, and which command would add them."""
         ...
+
+
+BIT_COLUMNS = ("weight_bits", "activation_bits", "dw_weight_bits", "dw_activation_bits")
+"""Columns of a layer that hold codes of number formats."""
+
+
+def single_layers(layers: LayerArray) -> NDArray[np.bool_]:
+    """Which rows are single layers, not whole blocks."""
+    single: NDArray[np.bool_] = layers["op"] != OPS.index("mbconv")
+    return single
+
+
+def as_integers(layers: LayerArray) -> LayerArray:
+    """Layers as a device runs them that multiplies integers and nothing else: every operand at the
+    width of the integers that hold its values (ternary 2, powers of two of 4 bits 8), 0 where none
+    does. Copy, shape as ``layers``."""
+    out = layers.copy()
+    for name in BIT_COLUMNS:
+        out[name] = INTEGER_BITS[layers[name]]
+    return out
+
+
+def why_no_integers(layers: LayerArray) -> str:
+    """Which formats among the weights are no integers, for a device's ``explain``; empty: none."""
+    odd = [FORMATS[c].name for c in np.unique(layers["weight_bits"]) if not INTEGER_BITS[c]]
+    if not odd:
+        return ""
+    return (
+        f"it multiplies integers, which {', '.join(odd)} weights are not. Take them off the bit "
+        "axes of the space, or price their energy with --model horowitz."
+    )
 
 
 def list_layers(layers: LayerArray, most: int = 3) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq.hardware.base import NOTHING, Prices, list_layers
+from apq.hardware.base import NOTHING, Prices, as_integers, list_layers, why_no_integers
 from apq.space.layer import OPS, LayerArray, out_side, weight_count
 
 
@@ -50,8 +50,10 @@ class BitSerial:
     overhead = NOTHING
 
     def price(self, layers: LayerArray) -> Prices:
-        """``latency_ms``; NaN for whole blocks and groups other than depthwise."""
-        f = {name: layers[name].astype(np.float64) for name in layers.dtype.names or ()}
+        """``latency_ms``; NaN for whole blocks, groups other than depthwise, and weights that are
+        no integers."""
+        rows = as_integers(layers)
+        f = {name: rows[name].astype(np.float64) for name in rows.dtype.names or ()}
         c, w, a = f["in_channels"], f["weight_bits"], f["activation_bits"]
         pixels = out_side(layers["height"], layers["stride"]) * out_side(
             layers["width"], layers["stride"]
@@ -62,12 +64,10 @@ class BitSerial:
         steps = np.where(depthwise, np.ceil(c / self.depthwise_lanes), dense)
         cycles = self.batch * pixels * a * steps
         cycles = cycles + weight_count(layers) * w / self.weight_bits_per_cycle
-        ok = (f["op"] != OPS.index("mbconv")) & ((f["groups"] == 1) | depthwise)
+        ok = (f["op"] != OPS.index("mbconv")) & ((f["groups"] == 1) | depthwise) & (w > 0)
         return {"latency_ms": np.where(ok, cycles / (self.frequency_mhz * 1e3), np.nan)}
 
     def explain(self, layers: LayerArray) -> str:
         """Name the layers and what can be priced."""
-        return (
-            f"{self.name} cannot price {list_layers(layers)}: it prices single dense and depthwise "
-            "layers."
-        )
+        why = why_no_integers(layers) or "it prices single dense and depthwise layers."
+        return f"{self.name} cannot price {list_layers(layers)}: {why}"

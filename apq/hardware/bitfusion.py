@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.hardware.base import NOTHING, Prices, list_layers
+from apq.hardware.base import NOTHING, Prices, as_integers, list_layers, why_no_integers
 from apq.space.layer import OPS, LayerArray, out_side, to_layer
 
 Ints = NDArray[np.int64]
@@ -120,17 +120,19 @@ class BitFusion:
 
     def explain(self, layers: LayerArray) -> str:
         """Name the layers and the reason."""
-        row = layers.reshape(-1)[0]
-        layer, most = to_layer(row), self.max_bits
-        wide = max(layer.weight_bits, layer.activation_bits) > most
+        row = layers.reshape(-1)[:1]
+        layer, held, most = to_layer(row[0]), to_layer(as_integers(row)[0]), self.max_bits
+        wide = max(held.weight_bits, held.activation_bits) > most
         if layer.op == "mbconv":
             why = "it prices single layers, not whole blocks."
         elif layer.height != layer.width:
             why = "it prices square inputs."
         elif layer.groups not in (1, layer.in_channels):
             why = "it prices dense and depthwise convolutions, not other groups."
+        elif no_integers := why_no_integers(row):
+            why = no_integers
         elif wide:
-            why = f"its units take operands of at most {most} bits."
+            why = f"its units take operands of at most {most} bits, these need {held}."
         else:
             why = (
                 "no tile fits its buffers. `apq lut build` prices such a layer with wider "
@@ -167,11 +169,12 @@ class BitFusion:
     def _map(self, layers: LayerArray) -> tuple[Ints, Ints]:
         """Dense convolutions that run each layer: rows (K, S, O, IC, OC, w, a, im2col), and how
         many of them; 0 where the layer cannot be priced."""
-        f = {name: layers[name].astype(np.int64) for name in layers.dtype.names or ()}
+        rows = as_integers(layers)
+        f = {name: rows[name].astype(np.int64) for name in rows.dtype.names or ()}
         c, groups, w, a = f["in_channels"], f["groups"], f["weight_bits"], f["activation_bits"]
         depthwise = (groups > 1) & (groups == c) & (f["out_channels"] == c)
         fits = (f["op"] != OPS.index("mbconv")) & (f["height"] == f["width"])
-        fits &= ((groups == 1) | depthwise) & (np.maximum(w, a) <= self.max_bits)
+        fits &= ((groups == 1) | depthwise) & (np.maximum(w, a) <= self.max_bits) & (w > 0)
         block = 8 * self.products(np.minimum(w, self.max_bits), np.minimum(a, self.max_bits))
         ones = np.ones_like(c)
         ic, oc, many = {

@@ -68,17 +68,17 @@ def read_networks(path: Path, space: Space) -> tuple[Genes, Floats]:
     _, columns = read_columns(path)
     if "latency_ms" not in columns:
         raise TableError(f"{path} has no column latency_ms; it has {', '.join(columns)}")
-    numbers = {
-        name: np.array([_number(cell) for cell in cells])
-        for name, cells in columns.items()
-        if name == "latency_ms" or name in {axis.name for axis in space.axes}
+    latency = np.array([_number(cell) for cell in columns.pop("latency_ms")])
+    values = {
+        axis.name: np.array([_text(cell) if axis.named else _number(cell) for cell in cells])
+        for axis in space.axes
+        if (cells := columns.get(axis.name))
     }
-    latency = numbers.pop("latency_ms")
     bad = np.flatnonzero(~(np.isfinite(latency) & (latency > 0)))
     if len(bad):
         raise TableError(f"{path}, row {bad[0] + 1}: latency_ms must be positive and finite")
     try:
-        return space.from_values(numbers), latency
+        return space.from_values(values), latency
     except SpaceError as error:
         raise SpaceError(f"{path}, {error}") from error
 
@@ -88,6 +88,10 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return float("nan")
+
+
+def _text(cell: str) -> str | None:
+    return None if cell in ("", "None") else cell
 
 
 def affine_fit(predicted: Floats, measured: Floats) -> tuple[float, float]:
@@ -194,7 +198,7 @@ def networks_columns(
 ) -> dict[str, list[str]]:
     """Columns of the file that :func:`read_networks` reads, as text."""
     columns = {
-        name: ["" if np.isnan(v) else f"{v:g}" for v in values]
+        name: ["" if v is None or v != v else v if isinstance(v, str) else f"{v:g}" for v in values]
         for name, values in space.values(genes).items()
     }
     return columns | {"latency_ms": [f"{v:.8g}" for v in latency_ms]}

@@ -10,14 +10,14 @@ SRAM 64 times too low. All energies in pJ unless a name says otherwise.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from apq.hardware.base import NOTHING, Prices, list_layers
-from apq.hardware.roofline import plain_layers
+from apq.hardware.base import NOTHING, Prices, list_layers, single_layers
+from apq.space.formats import BITS, FORMATS, TABLE_BITS, WIDEST
 from apq.space.layer import LayerArray, macs, out_side, weight_count
 
 Kind = Literal["fixed", "po2", "ternary", "binary", "bit", "float"]
@@ -190,8 +190,10 @@ class Horowitz:
     one network, not for absolute figures.
 
     Attributes:
-        weight_kind, activation_kind: Number types; widths come from the layers (ternary and binary
-            have their own, float is the 16 or 32 that holds the layer's bits).
+        weight_kind, activation_kind: Number types of plain widths, which come from the layers
+            (ternary and binary have their own, float is the 16 or 32 that holds the layer's bits).
+            Layers with schemes say their types themselves; a sum of powers of two is so many
+            shifts and additions.
         weights_in, activations_in: Where tensors live.
         bias_bits: Width of the bias that every layer adds, kept with the weights; 0: none.
         memory: See :func:`sram_pj`.
@@ -220,7 +222,7 @@ class Horowitz:
 
     def price(self, layers: LayerArray) -> Prices:
         """``energy_mj``; NaN for whole blocks."""
-        single = plain_layers(layers)
+        single = single_layers(layers)
         rows = layers[single]
         f = {name: rows[name].astype(np.float64) for name in rows.dtype.names or ()}
         fan_in = rows["in_channels"] // rows["groups"] * rows["kernel"].astype(np.int64) ** 2
@@ -228,14 +230,16 @@ class Horowitz:
         unique, back = np.unique(keys.reshape(-1, 3), axis=0, return_inverse=True)
         each = np.array([self._mac_pj(int(w), int(a), int(n)) for w, a, n in unique])
         pixels = out_side(rows["height"], rows["stride"]) * out_side(rows["width"], rows["stride"])
-        inputs = f["in_channels"] * f["height"] * f["width"] * f["activation_bits"]
+        activation_bits = BITS[rows["activation_bits"]]
+        weights = weight_count(rows) * BITS[rows["weight_bits"]] + TABLE_BITS[rows["weight_bits"]]
+        inputs = f["in_channels"] * f["height"] * f["width"] * activation_bits
         tensors = [
-            (weight_count(rows) * f["weight_bits"], self.weights_in),
+            (weights, self.weights_in),
             (f["out_channels"] * self.bias_bits, self.weights_in),
             (inputs, self.activations_in),
         ]
         if self.count_outputs:
-            outputs = f["out_channels"] * pixels * f["activation_bits"]
+            outputs = f["out_channels"] * pixels * activation_bits
             tensors.append((outputs, self.activations_in))
         total = macs(rows) * each[back.reshape(-1)]
         for bits, place in tensors:
@@ -244,21 +248,28 @@ class Horowitz:
         out[single] = total / 1e9
         return {"energy_mj": out}
 
-    def _mac_pj(self, weight_bits: int, activation_bits: int, fan_in: int) -> float:
-        own = {"ternary": 2, "binary": 1, "bit": 1}
-
-        def width(kind: Kind, bits: int) -> int:
-            return (16 if bits <= 16 else 32) if kind == "float" else own.get(kind, bits)
-
-        w = Operand(self.weight_kind, width(self.weight_kind, weight_bits))
-        a = Operand(
-            self.activation_kind, width(self.activation_kind, activation_bits), signed=False
-        )
-        return mac(w, a, fan_in, self.bias_bits > 0).total_pj
+    def _mac_pj(self, weight: int, activation: int, fan_in: int) -> float:
+        terms = max(1, FORMATS[weight].shifts)
+        w = _operand(weight, self.weight_kind)
+        w = replace(w, bits=w.bits // terms)
+        a = _operand(activation, self.activation_kind, signed=False)
+        return terms * mac(w, a, fan_in, self.bias_bits > 0).total_pj
 
     def explain(self, layers: LayerArray) -> str:
         """Only whole blocks have no price."""
         return f"{self.name} cannot price {list_layers(layers)}: it prices single layers."
+
+
+_KINDS: dict[str, Kind] = {"binary01": "bit"}
+"""What QTools calls the operand of a format, where it has another name."""
+
+
+def _operand(code: int, plain: Kind, signed: bool = True) -> Operand:
+    """The number type of a format; ``plain``: of plain widths."""
+    f = FORMATS[code]
+    kind = plain if code <= WIDEST else _KINDS.get(f.operand, cast(Kind, f.operand))
+    own = {"ternary": 2, "binary": 1, "bit": 1, "float": 16 if f.bits <= 16 else 32}
+    return Operand(kind, own.get(kind, f.bits), signed)
 
 
 def horowitz_qtools() -> Horowitz:

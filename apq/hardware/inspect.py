@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.hardware.base import CostModel
+from apq.hardware.base import BIT_COLUMNS, CostModel
 from apq.hardware.lut import LookupTable, needed_layers
 from apq.space import Candidate, Space
+from apq.space.formats import WIDEST
 from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_array, to_layer
 
 KINDS = ("pointwise", "depthwise", "dense", "linear", "mbconv")
@@ -62,7 +63,7 @@ def priced_layers(space: Space, candidate: Candidate, device: CostModel) -> Laye
         stage = candidate.stages[slot.stage]
         if slot.position < len(stage):
             b = stage[slot.position]
-            values = (b.kernel, b.width, b.bits.pw_w, b.bits.pw_a, b.bits.dw_w, b.bits.dw_a)
+            values = (b.kernel, b.width, *b.bits.codes)
             if device.granularity == "block":
                 blocks.append(space.whole_block(slot, *values).reshape(1))
             else:
@@ -111,6 +112,8 @@ def oddities(table: LookupTable) -> list[dict[str, Any]]:
         order = np.lexsort([layers[name], *(layers[n] for n in others)])
         rows = layers[order]
         same = np.all([rows[n][1:] == rows[n][:-1] for n in others], axis=0)
+        if name in BIT_COLUMNS:  # codes of schemes follow those of plain widths
+            same &= rows[name][1:] <= WIDEST
         if not same.any():
             continue
         for metric, values in table.prices.items():

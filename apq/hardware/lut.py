@@ -1,7 +1,8 @@
 """Lookup tables: the prices of layers or whole blocks, as CSV or Parquet with provenance.
 
 A CSV starts with ``# key: value`` lines (device, source, granularity, leaves_out, command, ...);
-Parquet keeps the same pairs in its schema metadata.
+Parquet keeps the same pairs in its schema metadata. Columns of bits hold plain widths and names of
+number formats (``ternary``); in Parquet as text, if there is a name.
 """
 
 from __future__ import annotations
@@ -19,16 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq import __version__
-from apq.errors import TableError
-from apq.hardware.base import CostModel, Prices, list_layers
+from apq.errors import SpaceError, TableError
+from apq.hardware.base import BIT_COLUMNS, CostModel, Prices, list_layers
 from apq.hardware.pricing import allowed_combinations
 from apq.space import Space
+from apq.space.formats import (
+    AS_PRICED,
+    BITS,
+    INTEGER_BITS,
+    RUNTIME_BITS,
+    WIDEST,
+    choice_of,
+    code_of,
+)
 from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_array, to_layer
 
 METRICS = ("latency_ms", "energy_mj")
 BLOCK_COLUMNS = ("mid_channels", "dw_weight_bits", "dw_activation_bits")
 """Layer columns that only block rows use; a table of layers leaves them out."""
-BIT_COLUMNS = ("weight_bits", "activation_bits", "dw_weight_bits", "dw_activation_bits")
 LAYER_COLUMNS = tuple(name for name in LAYER_DTYPE.names or () if name not in BLOCK_COLUMNS)
 
 
@@ -47,7 +56,8 @@ class LookupTable:
             constant).
         runs_at_bits: The width at which the device runs every layer of at most that many bits (8
             for an int8 runtime, 32 for a float one): rows are kept at that width and 4-bit layers
-            cost what they really take. 0: rows are looked up at their own bits.
+            cost what they really take. Weights from a table of values (powers of two, codebooks)
+            need a float one. 0: rows are looked up at their own bits.
         header: Further provenance, written back as it was read.
         path: Where it was read from, for messages.
 
@@ -123,6 +133,8 @@ class LookupTable:
         apart = np.zeros(len(self.layers))
         for name in LAYER_DTYPE.names or ():
             mine, its = self.layers[name].astype(float), float(layer[name])
+            if name in BIT_COLUMNS:
+                mine, its = BITS[self.layers[name]].astype(float), float(BITS[layer[name]])
             if name == "op":
                 apart += 100.0 * (mine != its)
             elif name == "groups":
@@ -181,6 +193,9 @@ class LookupTable:
         names = list(LAYER_COLUMNS) + (list(BLOCK_COLUMNS) if self.granularity == "block" else [])
         columns: dict[str, Any] = {name: self.layers[name] for name in names}
         columns["op"] = [OPS[i] for i in self.layers["op"]]
+        for name in BIT_COLUMNS:
+            if name in columns and columns[name].max() > WIDEST:
+                columns[name] = [str(choice_of(code)) for code in columns[name]]
         return columns | dict(self.prices)
 
     @classmethod
@@ -207,11 +222,11 @@ def check_suffix(path: Path) -> None:
 
 
 def at_bits(layers: LayerArray, bits: int) -> LayerArray:
-    """Copy in which every operand of at most ``bits`` has ``bits``."""
+    """Copy in which every operand that a runtime multiplies at ``bits`` or fewer has ``bits``."""
     out = layers.copy()
     for name in BIT_COLUMNS:
         column = out[name]
-        column[(column > 0) & (column <= bits)] = bits
+        column[(column > 0) & (RUNTIME_BITS[column] <= bits)] = bits
     return out
 
 
@@ -349,6 +364,7 @@ def from_columns(
 
 def _parse_layer_column(cells: Sequence[str], name: str, where: str) -> NDArray[np.int64]:
     low = 0 if name in BLOCK_COLUMNS else 1
+    named = name in BIT_COLUMNS
     out = np.zeros(len(cells), dtype=np.int64)
     for i, cell in enumerate(cells):
         if name == "op":
@@ -357,15 +373,26 @@ def _parse_layer_column(cells: Sequence[str], name: str, where: str) -> NDArray[
             out[i] = OPS.index(cell)
             continue
         try:
-            number = float(cell)
-        except ValueError:
-            number = -1.0
-        if not (low <= number <= 2**31 - 1 and number == int(number)):
-            raise TableError(
-                f"{where}, row {i + 1}: {name} is {cell!r}; it must be a whole number from {low}"
-            )
-        out[i] = int(number)
+            out[i] = _whole(cell, low, WIDEST if named else 2**31 - 1)
+        except ValueError as error:
+            if not named:
+                told = f"{name} is {cell!r}; it must be {error}"
+                raise TableError(f"{where}, row {i + 1}: {told}") from None
+            try:
+                out[i] = AS_PRICED[code_of(cell)]
+            except SpaceError as unknown:
+                raise TableError(f"{where}, row {i + 1}: {name}: {unknown}") from None
     return out
+
+
+def _whole(cell: str, low: int, high: int) -> int:
+    try:
+        number = float(cell)
+    except ValueError:
+        number = -1.0
+    if not (low <= number <= high and number == int(number)):
+        raise ValueError(f"a whole number from {low}")
+    return int(number)
 
 
 def _parse_prices(
@@ -427,10 +454,12 @@ def build_table(space: Space, model: CostModel, command: str = "") -> LookupTabl
     widened = np.zeros(len(layers), dtype=bool)
     for name in bits:
         for _ in range(3):
+            held = INTEGER_BITS[wider[name]]
             todo = np.isnan(np.stack(list(prices.values()))).any(axis=0)
+            todo &= (held > 0) & (held < 8)
             if not todo.any():
                 break
-            wider[name][todo] = np.minimum(8, 2 * wider[name][todo])
+            wider[name][todo] = np.minimum(8, 2 * held[todo])
             widened |= todo
             for metric, values in model.price(wider[todo]).items():
                 prices[metric][todo] = values

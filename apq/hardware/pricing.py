@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from apq.errors import TableError
 from apq.hardware.base import CostModel
 from apq.space import ATTRIBUTES, Genes, Slot, Space
+from apq.space.formats import BITS
 from apq.space.layer import LayerArray, bitops, macs, size_bits, to_array
 
 COUNTED = ("macs_m", "bitops_g", "size_mb", "peak_memory_kb")
@@ -38,7 +39,8 @@ def peak_memory_kb(space: Space, slot: Slot) -> NDArray[np.float64]:
     A tensor takes the activation bits of the layer that reads it; what a block hands on is counted
     at the space's fixed bits, since its reader's bits are another gene (ours).
     """
-    _, width, _, pw_a, _, dw_a = space.slot_grid(slot)
+    _, width, _, pw_code, _, dw_code = space.slot_grid(slot)
+    pw_a, dw_a = BITS[pw_code], BITS[dw_code]
     here, after = slot.side**2, (-(-slot.side // slot.stride)) ** 2
     block_in = slot.in_channels * here * pw_a
     hidden_in, hidden_out = width * here * dw_a, width * after * pw_a
@@ -214,7 +216,7 @@ def allowed_combinations(space: Space, slot: Slot) -> NDArray[np.bool_]:
     """Which combinations of a slot's choices the space does not exclude (dense, boolean)."""
     allowed = np.ones(tuple(len(c) for c in slot.choices), dtype=bool)
     grid = dict(zip(ATTRIBUTES, space.slot_grid(slot), strict=True))
-    for rule in space.exclude:
+    for rule in space.rules:
         hit = np.ones((), dtype=bool)
         for attribute, value in rule.items():
             hit = hit & (grid[attribute] == value)

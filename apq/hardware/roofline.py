@@ -7,8 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.hardware.base import NOTHING, Prices, list_layers
-from apq.space.layer import OPS, LayerArray, macs, out_side, weight_count
+from apq.hardware.base import (
+    NOTHING,
+    Prices,
+    as_integers,
+    list_layers,
+    single_layers,
+    why_no_integers,
+)
+from apq.space.layer import LayerArray, macs, out_side, weight_count
 
 
 def speedup(bits: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -17,10 +24,11 @@ def speedup(bits: NDArray[np.int64]) -> NDArray[np.float64]:
     return 8.0 / 2.0 ** np.ceil(np.log2(np.maximum(bits, 2)))
 
 
-def plain_layers(layers: LayerArray) -> NDArray[np.bool_]:
-    """Which rows are single layers."""
-    single: NDArray[np.bool_] = layers["op"] != OPS.index("mbconv")
-    return single
+def integer_layers(layers: LayerArray) -> tuple[LayerArray, NDArray[np.bool_]]:
+    """Single layers of integers: the rows as such a device runs them, and which rows those are."""
+    rows = as_integers(layers)
+    ok = single_layers(layers) & (rows["weight_bits"] > 0) & (rows["activation_bits"] > 0)
+    return rows, ok
 
 
 def traffic_bits(layers: LayerArray, output_bits: int | None = None) -> NDArray[np.float64]:
@@ -71,9 +79,10 @@ class Roofline:
     overhead = NOTHING
 
     def price(self, layers: LayerArray) -> Prices:
-        """``latency_ms`` and, with energies given, ``energy_mj``; NaN for whole blocks."""
-        single = plain_layers(layers)
-        rows = np.where(single, layers, np.zeros_like(layers))
+        """``latency_ms`` and, with energies given, ``energy_mj``; NaN for whole blocks and weights
+        that are no integers."""
+        rows, single = integer_layers(layers)
+        rows = np.where(single, rows, np.zeros_like(rows))
         rows["groups"][~single] = rows["stride"][~single] = 1
         work = macs(rows).astype(np.float64)
         moved = traffic_bits(rows, self.psum_bits or None)
@@ -91,8 +100,9 @@ class Roofline:
         return out
 
     def explain(self, layers: LayerArray) -> str:
-        """Only whole blocks have no price."""
-        return f"{self.name} cannot price {list_layers(layers)}: it prices single layers."
+        """Whole blocks and weights that are no integers have no price."""
+        why = why_no_integers(layers) or "it prices single layers."
+        return f"{self.name} cannot price {list_layers(layers)}: {why}"
 
 
 def bops(layers: LayerArray) -> NDArray[np.float64]:
@@ -129,10 +139,10 @@ class Bops:
     overhead = NOTHING
 
     def price(self, layers: LayerArray) -> Prices:
-        """``latency_ms``; NaN for whole blocks."""
-        single = plain_layers(layers)
+        """``latency_ms``; NaN for whole blocks and weights that are no integers."""
+        rows, single = integer_layers(layers)
         out = np.full(layers.shape, np.nan)
-        rows = layers[single]
+        rows = rows[single]
         seconds = np.maximum(
             bops(rows) / (self.peak_gbops * 1e9), traffic_bits(rows) / (8 * self.bandwidth_gb * 1e9)
         )
@@ -140,5 +150,6 @@ class Bops:
         return {"latency_ms": out}
 
     def explain(self, layers: LayerArray) -> str:
-        """Only whole blocks have no price."""
-        return f"{self.name} cannot price {list_layers(layers)}: it prices single layers."
+        """Whole blocks and weights that are no integers have no price."""
+        why = why_no_integers(layers) or "it prices single layers."
+        return f"{self.name} cannot price {list_layers(layers)}: {why}"

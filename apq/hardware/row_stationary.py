@@ -11,34 +11,53 @@ simplified form. Compare designs with it; do not quote its absolute figures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apq.errors import choose
-from apq.hardware.base import NOTHING, Prices, list_layers
+from apq.hardware.base import NOTHING, Prices, list_layers, single_layers
 from apq.hardware.horowitz import DRAM_PJ_PER_BIT, sram_pj
-from apq.hardware.roofline import plain_layers
+from apq.space.formats import BITS, INTEGER_BITS, SHIFTS, WIDEST
 from apq.space.layer import LayerArray, macs, out_side, weight_count
 
 
 @dataclass(frozen=True)
 class ProcessingElement:
-    """One PE type: operand and accumulator widths in bits, energy per MAC, area of its datapath."""
+    """One PE type: operand and accumulator widths in bits, energy per MAC, area of its datapath.
+
+    ``shifts``: it adds up so many shifted inputs per product and cannot multiply; 0: it multiplies.
+    """
 
     weight_bits: int
     activation_bits: int
     psum_bits: int
     mac_pj: float
     area_um2: float
+    shifts: int = 0
+
+    def takes(self, weights: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Which number formats (codes) of weights it can work on, same shape.
+
+        A multiplier takes integers, a shifter powers of two as they are stored. Plain widths count
+        as the operands of any PE.
+        """
+        fits: NDArray[np.bool_] = (INTEGER_BITS[weights] > 0) & (
+            INTEGER_BITS[weights] <= self.weight_bits
+        )
+        if not self.shifts:
+            return fits
+        shifted = (SHIFTS[weights] > 0) & (SHIFTS[weights] <= self.shifts)
+        return np.where(weights <= WIDEST, fits, shifted & (BITS[weights] <= self.weight_bits))
 
 
 PE_TYPES: dict[str, ProcessingElement] = {
     "FP32": ProcessingElement(32, 32, 32, 4.6, 11_900.0),
     "INT16": ProcessingElement(16, 16, 40, 0.91, 1_680.0),
     "INT8": ProcessingElement(8, 8, 24, 0.28, 511.0),
-    "LightPE-1": ProcessingElement(4, 8, 24, 0.11, 200.0),
-    "LightPE-2": ProcessingElement(8, 8, 24, 0.20, 350.0),
+    "LightPE-1": ProcessingElement(4, 8, 24, 0.11, 200.0, shifts=1),
+    "LightPE-2": ProcessingElement(8, 8, 24, 0.20, 350.0, shifts=2),
 }
 """LightPE-1 multiplies by one power of two (a shift), LightPE-2 by the sum of two."""
 
@@ -107,9 +126,10 @@ class RowStationary:
         return (elements + self.buffer_kb * 1024 * BUFFER_UM2_PER_BYTE) / 1e6
 
     def price(self, layers: LayerArray) -> Prices:
-        """``latency_ms`` and ``energy_mj``; NaN for whole blocks and operands wider than the PE."""
+        """``latency_ms`` and ``energy_mj``; NaN for whole blocks and operands the PE does not
+        take."""
         e = self.element
-        ok = plain_layers(layers) & (layers["weight_bits"] <= e.weight_bits)
+        ok = single_layers(layers) & e.takes(layers["weight_bits"])
         ok &= layers["activation_bits"] <= e.activation_bits
         figures = self.run(layers[ok])
         latency, energy = np.full(layers.shape, np.nan), np.full(layers.shape, np.nan)
@@ -167,9 +187,11 @@ class RowStationary:
     def explain(self, layers: LayerArray) -> str:
         """Name the layers and what the PE takes."""
         e = self.element
+        what = f"sums of {e.shifts} or fewer powers of two" if e.shifts else "integers"
         return (
             f"{self.name} cannot price {list_layers(layers)}: its {self.pe} elements take single "
-            f"layers of at most w{e.weight_bits}a{e.activation_bits}."
+            f"layers of at most w{e.weight_bits}a{e.activation_bits}; weights with a scheme must "
+            f"be {what}."
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.space import ATTRIBUTES, Genes, Space
+from apq.space.formats import BITS
 from apq.space.layer import bitops, macs, weight_count
 
 Floats = NDArray[np.float32]
@@ -165,14 +166,15 @@ class SpaceFeatures:
 def _level_table(space: Space) -> Floats:
     """The number behind every one-hot column, and a last 0 for a skipped block.
 
-    Kernels and widths are relative to the largest of the slot. Bits become the step of a grid of
-    that many bits, relative to the coarsest: rounding errors are proportional to it and a skipped
-    block makes none.
+    Kernels and widths are relative to the largest of the slot. Formats become the step of a grid of
+    as many bits as they store, relative to the coarsest: rounding errors are proportional to it and
+    a skipped block makes none. What sets schemes of equal bits apart is left to the one-hot code.
     """
     levels: list[float] = []
     for a, _ in enumerate(ATTRIBUTES):
         for slot in space.slots:
-            values = np.array(slot.choices[a], dtype=np.float64)
+            choices = np.array(slot.choices[a])
+            values = (choices if a < 2 else BITS[choices]).astype(np.float64)
             levels.extend(values / values.max() if a < 2 else 2.0 ** (values.min() - values))
     return np.array([*levels, 0.0], dtype=np.float32)
 
@@ -188,7 +190,8 @@ def _count_tables(space: Space) -> tuple[Floats, NDArray[np.int64], NDArray[np.i
         total = np.zeros((*shape, 4))
         for layers in space.block_layers(slot, *space.slot_grid(slot)):
             weights = weight_count(layers)
-            figures = (macs(layers), weights, bitops(layers), weights * layers["weight_bits"])
+            stored = weights * BITS[layers["weight_bits"]]
+            figures = (macs(layers), weights, bitops(layers), stored)
             for i, figure in enumerate(figures):
                 total[..., i] += figure
         offsets.append(sum(len(r) for r in rows))

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from apq.errors import ApqError
-from apq.space import Candidate
+from apq.space import FORMATS, Candidate
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ class LayerBits:
         activation: Bits of the layer's input; None leaves it alone (the image has 8 bits already).
         signed: Whether the input can be negative: it comes from a linear bottleneck, not a ReLU6.
         searched: Whether the bits were chosen by the search (fixed layers stay uniform).
+        weight_scheme, activation_scheme: Names of the schemes that the candidate's formats ask for;
+            empty: plain widths.
     """
 
     name: str
@@ -137,6 +139,8 @@ class LayerBits:
     activation: int | None
     signed: bool = False
     searched: bool = False
+    weight_scheme: str = ""
+    activation_scheme: str = ""
 
 
 def layer_plan(candidate: Candidate, fixed_bits: tuple[int, int]) -> tuple[LayerBits, ...]:
@@ -152,12 +156,18 @@ def layer_plan(candidate: Candidate, fixed_bits: tuple[int, int]) -> tuple[Layer
         LayerBits("first.1", weight, activation),
     ]
     for i, block in enumerate(block for stage in candidate.stages for block in stage):
-        b = block.bits
-        plan += [
-            LayerBits(f"blocks.{i}.expand", b.pw_w, b.pw_a, signed=True, searched=True),
-            LayerBits(f"blocks.{i}.depthwise", b.dw_w, b.dw_a, searched=True),
-            LayerBits(f"blocks.{i}.project", b.pw_w, b.pw_a, searched=True),
-        ]
+        pw_w, pw_a, dw_w, dw_a = (FORMATS[code] for code in block.bits.codes)
+        for part, w, a in (
+            ("expand", pw_w, pw_a),
+            ("depthwise", dw_w, dw_a),
+            ("project", pw_w, pw_a),
+        ):
+            plan.append(
+                LayerBits(
+                    f"blocks.{i}.{part}", w.bits, a.bits, signed=part == "expand", searched=True,
+                    weight_scheme=w.scheme, activation_scheme=a.scheme,
+                )
+            )  # fmt: skip
     plan.append(LayerBits("head", weight, activation, signed=True))
     plan.append(LayerBits("classifier", weight, activation))
     return tuple(plan)

@@ -127,7 +127,7 @@ class QuantizedSubnet(nn.Module):
         subnet: The network; its layers are :class:`QuantizedConv` and :class:`QuantizedLinear`.
         candidate: What was built.
         plan: Bits per layer, in the order they run.
-        scheme: How the searched layers are quantized; the others are uniform.
+        scheme: How searched layers with plain widths are quantized; fixed ones are uniform.
         image: Grid of the input.
         streams: Rounding of each stream; a block without shortcut begins a new one.
         pooled: Rounding of what is averaged before the classifier.
@@ -203,7 +203,7 @@ class QuantizedSubnet(nn.Module):
         output channel (batch norm folded)."""
         sizes = {}
         for layer, part in self.layers():
-            rule = rule_for(layer, self.scheme)
+            rule, _ = rules_for(layer, self.scheme)
             sizes[layer.name] = rule.storage_bits(part.weight, layer.weight) + 32 * len(part.weight)
         return sizes
 
@@ -215,9 +215,14 @@ def _grid(part: Any, otherwise: Rounding | None = None) -> Rounding:
     return grid
 
 
-def rule_for(layer: LayerBits, scheme: Scheme) -> Scheme:
-    """The scheme of one layer: fixed layers stay uniform whatever the searched ones do."""
-    return scheme if layer.searched or isinstance(scheme, Uniform) else Uniform()
+def rules_for(layer: LayerBits, scheme: Scheme) -> tuple[Scheme, Scheme]:
+    """The schemes of one layer's weights and input: those that the candidate names, or, for plain
+    widths, ``scheme``; fixed layers stay uniform whatever the searched ones do."""
+    plain = scheme if layer.searched or isinstance(scheme, Uniform) else Uniform()
+    weights, inputs = (
+        _scheme(name) if name else plain for name in (layer.weight_scheme, layer.activation_scheme)
+    )
+    return weights, inputs
 
 
 def quantize_subnet(
@@ -234,12 +239,13 @@ def quantize_subnet(
 
     Args:
         subnet: ``Subnet`` of the candidate; left as it is.
-        candidate: Gives the bits of the searched layers.
+        candidate: Gives the bits of the searched layers, and schemes where it names them.
         fixed_bits: Bits of weights and activations of stem, first block, head and classifier
             (uniform in every scheme; ``Space.fixed_layer_bits``); the image itself is not rounded.
         calibration_images: Normalised, ``(n, c, h, w)``; a hundred do. None leaves placeholder
             ranges, for a state dict to be loaded.
-        scheme: A scheme for the searched layers, or its name (see ``find_scheme``).
+        scheme: What plain widths of the searched layers mean: a scheme, or its name (see
+            ``find_scheme``).
 
     Raises:
         ApqError: unknown scheme, bits it does not offer, or weights or images with NaN.
@@ -250,13 +256,14 @@ def quantize_subnet(
     samples = _samples(net, [layer.name for layer in plan], calibration_images)
     for layer in plan:
         part = net.get_submodule(layer.name)
-        rule = rule_for(layer, chosen)
+        weight_rule, input_rule = rules_for(layer, chosen)
         inner: Any = part if isinstance(part, nn.Linear) else part.conv
         try:
-            weights = rule.weights(inner.weight, layer.weight)
+            weights = weight_rule.weights(inner.weight, layer.weight)
             inputs = None
             if layer.activation is not None:
-                inputs = rule.activations(samples[layer.name], layer.activation, layer.signed)
+                sample = samples[layer.name]
+                inputs = input_rule.activations(sample, layer.activation, layer.signed)
         except ApqError as error:
             raise ApqError(f"{layer.name}: {error}") from error
         if layer.signed and isinstance(inputs, UniformActivations) and layer.activation == 8:

@@ -17,9 +17,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from apq.errors import ApqError
 from apq.files import whole
+from apq.space.formats import stored_bits
 
 CLOUD = 20_000
 """At most so many evaluations are drawn."""
@@ -265,12 +267,12 @@ def _picture_blocks(blocks: Sequence[Mapping[str, Any]]) -> str:
     above.set_ylabel("% of the cost")
     if costs:
         above.legend(fontsize=9)
-    bits = np.array([[b.get(n, np.nan) for b in blocks] for n in names], dtype=float)
+    bits = np.array([[stored_bits(b.get(n)) for b in blocks] for n in names])
     below.imshow(bits, aspect="auto", cmap="YlGnBu", vmin=0, vmax=10)
     for (row, column), value in np.ndenumerate(bits):
         if np.isfinite(value):
-            color = "white" if value > 6 else "black"
-            below.text(column, row, f"{value:g}", ha="center", va="center", fontsize=8, color=color)
+            color, word = "white" if value > 6 else "black", str(blocks[column][names[row]])
+            below.text(column, row, word, ha="center", va="center", fontsize=8, color=color)
     below.set_yticks(range(4), [n.replace("_bits", "") for n in names])
     labels = [
         f"{b['slot']}\nk{b['kernel']}\n{b['width']}" if "kernel" in b else b["slot"] for b in blocks
@@ -293,7 +295,7 @@ def _picture_choices(front: pd.DataFrame, by: str) -> str:
     )
     figure = _figure(9, 1.2 + 0.16 * len(slots))
     for axes, (title, groups) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
-        values = np.array([order[g].to_numpy(float).mean(axis=1) for g in groups])
+        values = np.array([_numbers(order[g]).mean(axis=1) for g in groups])
         image = axes.imshow(values, aspect="auto", interpolation="nearest", cmap="viridis")
         axes.set_title(title, fontsize=10)
         axes.set_yticks(range(len(slots)), slots, fontsize=7)
@@ -301,6 +303,13 @@ def _picture_choices(front: pd.DataFrame, by: str) -> str:
         axes.set_xlabel("cheap → accurate", fontsize=8)
         figure.colorbar(image, ax=axes)
     return _svg(figure)
+
+
+def _numbers(columns: pd.DataFrame) -> NDArray[np.float64]:
+    """Columns as numbers; formats with names as the bits they store."""
+    texts = {c: columns[c].map(stored_bits) for c in columns if columns[c].dtype.kind not in "fiu"}
+    numbers: NDArray[np.float64] = columns.assign(**texts).to_numpy(float)
+    return numbers
 
 
 def _picture_curve(curve: Sequence[Mapping[str, float]]) -> str:

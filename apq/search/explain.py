@@ -8,7 +8,6 @@ import numpy as np
 
 from apq.search.front import Front
 from apq.search.problem import Problem
-from apq.space import ATTRIBUTES
 
 
 def explain(problem: Problem, front: Front, row: int) -> list[dict[str, Any]]:
@@ -30,8 +29,9 @@ def explain(problem: Problem, front: Front, row: int) -> list[dict[str, Any]]:
             continue
         choices = space.block_genes(genes)[0, slot.index]
         entry: dict[str, Any] = {"slot": f"b{slot.index:02d}"}
-        for name, options, gene in zip(ATTRIBUTES, slot.choices, choices, strict=True):
-            entry[name] = options[gene]
+        axes = (axis for axis in space.axes if axis.slot == slot.index)
+        for axis, gene in zip(axes, choices, strict=True):
+            entry[axis.attribute] = axis.labels[gene]
         for metric in metrics:
             cost = float(np.ravel(priced.tables[metric][slot.index])[index[slot.index]])
             entry[metric] = cost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import moocore
 import numpy as np
@@ -126,8 +127,8 @@ class Front:
             agree += float((counts * (counts - 1)).sum())
         return float(1.0 - agree / (n * (n - 1) * self.genes.shape[1]))
 
-    def table(self) -> dict[str, NDArray[np.float64]]:
-        """Columns: accuracy, spread, every cost, every gene's value (NaN where skipped)."""
+    def table(self) -> dict[str, NDArray[Any]]:
+        """Columns: accuracy, spread, every cost, every gene's value as ``Space.values`` has it."""
         return {
             "accuracy": self.accuracy,
             "accuracy_spread": self.spread,

@@ -268,8 +268,8 @@ class Parameters:
     """Genes as Optuna parameters that people can read.
 
     One per gene, holding the choice itself (``b03_kernel = 5``); or ``packed``, one per slot with
-    its choices as digits (``b03 = 51448468``: kernel 5, width 144, bits 8 4 6 8), because a
-    database inserts every parameter as a row of its own.
+    its choices as digits (``b03 = 51448468``: kernel 5, width 144, bits 8 4 6 8; formats with names
+    have two digits, their codes), because a database inserts every parameter as a row of its own.
     """
 
     def __init__(self, space: Space, packed: bool) -> None:
@@ -288,11 +288,18 @@ class Parameters:
         }
         self.digits = [10 ** len(str(max(axis.choices))) for axis in space.axes]
         self.index = [{c: i for i, c in enumerate(axis.choices)} for axis in space.axes]
+        self.words = {
+            name: [str(label) for label in space.axes[g[0]].labels]
+            for name, g in self.groups.items()
+            if len(g) == 1 and space.axes[g[0]].named
+        }
         self.distributions: dict[str, BaseDistribution] = _Shared(
-            (name, self._distribution(group)) for name, group in self.groups.items()
+            (name, self._distribution(name, group)) for name, group in self.groups.items()
         )
 
-    def _distribution(self, group: list[int]) -> BaseDistribution:
+    def _distribution(self, name: str, group: list[int]) -> BaseDistribution:
+        if name in self.words:
+            return CategoricalDistribution(self.words[name])
         if len(group) > 1:
             options = [self.space.axes[i].choices for i in group]
             low, high = (self._code(group, [end(o) for o in options]) for end in (min, max))
@@ -313,7 +320,12 @@ class Parameters:
         """Parameters of one row."""
         axes = self.space.axes
         return _Shared(
-            (name, self._code(group, [axes[i].choices[genes[i]] for i in group]))
+            (
+                name,
+                self.words[name][genes[group[0]]]
+                if name in self.words
+                else self._code(group, [axes[i].choices[genes[i]] for i in group]),
+            )
             for name, group in self.groups.items()
         )
 
@@ -322,6 +334,9 @@ class Parameters:
         row = [0] * len(self.space.axes)
         for name, group in self.groups.items():
             code = params[name]
+            if name in self.words:
+                row[group[0]] = self.words[name].index(code)
+                continue
             for i in reversed(group):
                 code, choice = divmod(code, self.digits[i])
                 row[i] = self.index[i][choice]

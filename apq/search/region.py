@@ -215,18 +215,17 @@ def _axes(space: Space, name: str) -> list[int]:
 
 
 def _indices(space: Space, axis: int, value: str, text: str) -> tuple[int, ...]:
-    choices = space.axes[axis].choices
-    ends = {"min": min(choices), "max": max(choices)}
+    words = [str(label) for label in space.axes[axis].labels]  # ascending, formats by their bits
+    ends = {"min": 0, "max": len(words) - 1}
     out = []
     for word in value.split(","):
         word = word.strip()
         try:
-            number = ends[word] if word in ends else int(word)
-            out.append(choices.index(number))
+            out.append(ends[word] if word in ends else words.index(word))
         except ValueError:
             raise ApqError(
                 f"--fix {text!r}: {space.axes[axis].name} cannot be {word}; "
-                f"allowed: {', '.join(map(str, choices))}, min, max"
+                f"allowed: {', '.join(words)}, min, max"
             ) from None
     return tuple(out)
 

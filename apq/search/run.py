@@ -29,7 +29,7 @@ ROWS = 20_000
 
 def _schema(space: Space, costs: tuple[str, ...], metadata: Mapping[str, str]) -> pa.Schema:
     floats = [(name, pa.float64()) for name in ("accuracy", "accuracy_spread", *costs)]
-    genes = [(axis.name, pa.int32()) for axis in space.axes]
+    genes = [(axis.name, pa.string() if axis.named else pa.int32()) for axis in space.axes]
     return pa.schema([*floats, *genes], metadata=dict(metadata))
 
 

@@ -16,6 +16,15 @@ from numpy.typing import NDArray
 
 from apq.errors import SpaceError, side_by_side
 from apq.space.candidate import Bits, Block, Candidate
+from apq.space.formats import (
+    AS_PRICED,
+    FORMATS,
+    Choice,
+    allowed,
+    choice_of,
+    code_of,
+    ordered,
+)
 from apq.space.layer import Layer, LayerArray, layer_array, out_side, to_layer
 
 Genes = NDArray[np.int16]
@@ -59,17 +68,36 @@ class Stage:
 
 @dataclass(frozen=True)
 class BitChoices:
-    """Bitwidths a block may use for pointwise/depthwise weights and activations."""
+    """Number formats a block may use for pointwise/depthwise weights and activations.
 
-    pw_w: tuple[int, ...] = (4, 6, 8)
-    pw_a: tuple[int, ...] = (4, 6, 8)
-    dw_w: tuple[int, ...] = (4, 6, 8)
-    dw_a: tuple[int, ...] = (4, 6, 8)
+    Plain widths as ints, others by name (:mod:`apq.space.formats`); given in any order, kept by
+    stored bits.
+
+    Raises:
+        SpaceError: a format is unknown.
+    """
+
+    pw_w: tuple[Choice, ...] = (4, 6, 8)
+    pw_a: tuple[Choice, ...] = (4, 6, 8)
+    dw_w: tuple[Choice, ...] = (4, 6, 8)
+    dw_a: tuple[Choice, ...] = (4, 6, 8)
+
+    def __post_init__(self) -> None:
+        for name in BIT_FIELDS:
+            object.__setattr__(self, name, ordered(getattr(self, name)))
+
+    @property
+    def codes(self) -> tuple[tuple[int, ...], ...]:
+        """Codes of the choices, in the order of the fields."""
+        return tuple(tuple(map(code_of, getattr(self, name))) for name in BIT_FIELDS)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One gene: its column name, what may be chosen, and the slot it belongs to (None: depth)."""
+    """One gene: its column name, what may be chosen, and the slot it belongs to (None: depth).
+
+    ``choices`` are what arrays hold: depths, kernels, widths, codes of number formats.
+    """
 
     name: str
     attribute: str
@@ -77,10 +105,23 @@ class Axis:
     stage: int
     slot: int | None
 
+    @cached_property
+    def labels(self) -> tuple[Choice, ...]:
+        """The choices as people write them: numbers, and names of formats."""
+        if self.attribute not in BIT_ATTRIBUTES:
+            return self.choices
+        return tuple(map(choice_of, self.choices))
+
+    @cached_property
+    def named(self) -> bool:
+        """Whether a choice has a name. Columns of such an axis hold text, ``"8"`` too."""
+        return any(isinstance(label, str) for label in self.labels)
+
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for a block: its fixed geometry and its choices in the order of ATTRIBUTES."""
+    """A place for a block: its fixed geometry and its choices in the order of ATTRIBUTES (formats
+    as codes)."""
 
     index: int
     stage: int
@@ -119,7 +160,7 @@ class Space:
         first_channels: Output channels of the fixed first block (depthwise 3x3, then 1x1).
         head_channels: Output channels of the 1x1 convolution before pooling.
         stages: The searchable stages.
-        bits: Bitwidth choices of the searchable blocks.
+        bits: Number formats the searchable blocks may use.
         fixed_bits: Bitwidth of everything that is not searched.
         fixed_weight_bits: Bitwidth of its weights, if another. Where the classifier is large or the
             blocks are small these weights are much of a file.
@@ -141,7 +182,7 @@ class Space:
     bits: BitChoices = BitChoices()
     fixed_bits: int = 8
     fixed_weight_bits: int | None = None
-    exclude: tuple[Mapping[str, int], ...] = ()
+    exclude: tuple[Mapping[str, Choice], ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -151,7 +192,7 @@ class Space:
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """Every place for a block, active or not, in network order."""
-        bit_choices = tuple(getattr(self.bits, name) for name in BIT_FIELDS)
+        bit_choices = self.bits.codes
         slots: list[Slot] = []
         channels = self.first_channels
         side = int(out_side(self.resolution, self.stem_stride))
@@ -305,7 +346,8 @@ class Space:
         for slot in self.slots:
             if slot.position < depths[slot.stage]:
                 values = [c[g] for c, g in zip(slot.choices, blocks[slot.index], strict=True)]
-                stages[slot.stage].append(Block(values[0], values[1], Bits(*values[2:])))
+                bits = Bits(*map(choice_of, values[2:]))
+                stages[slot.stage].append(Block(values[0], values[1], bits))
         return Candidate(self.resolution, tuple(tuple(stage) for stage in stages))
 
     def genes(self, candidates: Sequence[Candidate]) -> Genes:
@@ -328,42 +370,51 @@ class Space:
                 )
             blocks = self.block_genes(out[i : i + 1])[0]
             for s, stage in enumerate(candidate.stages):
-                out[i, s] = self._index(self.stages[s].depth, len(stage), f"depth_{s}")
+                out[i, s] = self._index(self.axes[s], len(stage))
             for slot in self.slots:
                 stage = candidate.stages[slot.stage]
                 if slot.position < len(stage):
                     block = stage[slot.position]
-                    values = (
-                        block.kernel,
-                        block.width,
-                        *(getattr(block.bits, b) for b in BIT_FIELDS),
-                    )
+                    values = (block.kernel, block.width, *block.bits.codes)
+                    first = len(self.stages) + slot.index * len(ATTRIBUTES)
                     for a, value in enumerate(values):
-                        name = f"b{slot.index:02d}_{ATTRIBUTES[a]}"
-                        blocks[slot.index, a] = self._index(slot.choices[a], value, name)
+                        blocks[slot.index, a] = self._index(self.axes[first + a], value)
         return out
 
-    def _index(self, choices: tuple[int, ...], value: int, name: str) -> int:
+    def _index(self, axis: Axis, value: int) -> int:
         try:
-            return choices.index(value)
+            return axis.choices.index(value)
         except ValueError:
-            raise SpaceError(
-                f"{name} = {value} is not in space {self.name!r}; allowed: {list(choices)}"
-            ) from None
+            raise self._refused(axis, value) from None
 
-    def values(self, genes: Genes) -> dict[str, NDArray[np.float64]]:
-        """Columns by axis name: the chosen values, NaN where the slot is skipped."""
+    def _refused(self, axis: Axis, value: float, where: str = "") -> SpaceError:
+        told = f"{value:g}"
+        if axis.attribute in BIT_ATTRIBUTES and value in range(1, len(FORMATS)):
+            told = str(choice_of(int(value)))
+        return SpaceError(
+            f"{where}{axis.name} = {told} is not in space {self.name!r}; "
+            f"allowed: {list(axis.labels)}"
+        )
+
+    def values(self, genes: Genes) -> dict[str, NDArray[Any]]:
+        """Columns by axis name: the chosen values, NaN where the slot is skipped.
+
+        An axis with named formats has text instead (``"8"``, ``"ternary"``) and None.
+        """
         active = self.active(genes)
-        columns = {}
+        columns: dict[str, NDArray[Any]] = {}
         for j, axis in enumerate(self.axes):
-            column = np.array(axis.choices, dtype=np.float64)[genes[:, j]]
+            if axis.named:
+                column = np.array([str(label) for label in axis.labels], dtype=object)[genes[:, j]]
+            else:
+                column = np.array(axis.choices, dtype=np.float64)[genes[:, j]]
             if axis.slot is not None:
-                column[~active[:, axis.slot]] = np.nan
+                column[~active[:, axis.slot]] = None  # in floats: NaN
             columns[axis.name] = column
         return columns
 
     def from_values(self, columns: Mapping[str, NDArray[Any]]) -> Genes:
-        """Inverse of :meth:`values`. A missing or NaN bit column means the highest choice.
+        """Inverse of :meth:`values`. A missing, NaN or None bit column means the highest choice.
 
         Raises:
             SpaceError: a column is missing or holds a value the axis does not offer.
@@ -384,7 +435,8 @@ class Space:
             if axis.name not in columns:
                 genes[:, j] = len(axis.choices) - 1
                 continue
-            column = np.asarray(columns[axis.name], dtype=np.float64)
+            given = columns[axis.name]
+            column = _codes(given) if axis.named else np.asarray(given, dtype=np.float64)
             order = np.argsort(axis.choices)
             ordered = np.array(axis.choices, dtype=np.float64)[order]
             position = np.minimum(np.searchsorted(ordered, np.nan_to_num(column)), len(order) - 1)
@@ -398,10 +450,7 @@ class Space:
                 wrong &= active[:, axis.slot]
             if np.any(wrong):
                 i = int(np.flatnonzero(wrong)[0])
-                raise SpaceError(
-                    f"row {i}: {axis.name} = {column[i]:g} is not in space {self.name!r}; "
-                    f"allowed: {list(axis.choices)}"
-                )
+                raise self._refused(axis, column[i], f"row {i}: ")
         return self.canonical(genes)
 
     # ---- encoding --------------------------------------------------------------------------
@@ -476,8 +525,10 @@ class Space:
     def block_layers(
         self, slot: Slot, kernel: Any, width: Any, pw_w: Any, pw_a: Any, dw_w: Any, dw_a: Any
     ) -> tuple[LayerArray, LayerArray, LayerArray]:
-        """Expand, depthwise and project layers of a block; arguments broadcast."""
+        """Expand, depthwise and project layers of a block; arguments broadcast, formats as
+        codes."""
         end = int(out_side(slot.side, slot.stride))
+        pw_w, pw_a, dw_w, dw_a = AS_PRICED[pw_w], AS_PRICED[pw_a], AS_PRICED[dw_w], AS_PRICED[dw_a]
         expand = layer_array(
             op="conv", in_channels=slot.in_channels, out_channels=width,
             height=slot.side, width=slot.side, weight_bits=pw_w, activation_bits=pw_a,
@@ -497,6 +548,7 @@ class Space:
         self, slot: Slot, kernel: Any, width: Any, pw_w: Any, pw_a: Any, dw_w: Any, dw_a: Any
     ) -> LayerArray:
         """The same block as one ``mbconv`` row, for tables of measured blocks."""
+        pw_w, pw_a, dw_w, dw_a = AS_PRICED[pw_w], AS_PRICED[pw_a], AS_PRICED[dw_w], AS_PRICED[dw_a]
         return layer_array(
             op="mbconv", in_channels=slot.in_channels, out_channels=slot.out_channels,
             height=slot.side, width=slot.side, kernel=kernel, stride=slot.stride,
@@ -517,8 +569,7 @@ class Space:
             stage = candidate.stages[slot.stage]
             if slot.position < len(stage):
                 block = stage[slot.position]
-                bits = [getattr(block.bits, name) for name in BIT_FIELDS]
-                rows = self.block_layers(slot, block.kernel, block.width, *bits)
+                rows = self.block_layers(slot, block.kernel, block.width, *block.bits.codes)
                 out.extend(to_layer(row) for row in rows)
         return (*out, fixed["head"], fixed["classifier"])
 
@@ -577,6 +628,18 @@ class Space:
     # ---- exclusions --------------------------------------------------------------------------
 
     @cached_property
+    def rules(self) -> tuple[dict[str, int], ...]:
+        """``exclude`` as arrays see it: formats as codes.
+
+        Raises:
+            SpaceError: a rule names an unknown format.
+        """
+        return tuple(
+            {a: code_of(v) if a in BIT_ATTRIBUTES else int(v) for a, v in rule.items()}
+            for rule in self.exclude
+        )
+
+    @cached_property
     def _slot_stage(self) -> NDArray[np.int64]:
         return np.array([slot.stage for slot in self.slots])
 
@@ -609,7 +672,7 @@ class Space:
                         == value
                         for a, value in rule.items()
                     )
-                    for rule in self.exclude
+                    for rule in self.rules
                 )
             ]
             if not rows:
@@ -633,6 +696,17 @@ class Space:
                 table[index] = valid[key[0]]
             out.append(table)
         return out
+
+
+def _codes(column: NDArray[Any]) -> NDArray[np.float64]:
+    """Codes of formats as values give them, NaN where there is none.
+
+    Raises:
+        SpaceError: one is unknown.
+    """
+    cells = column.tolist()
+    known = {v: np.nan if v is None or v != v else float(code_of(v)) for v in set(cells)}
+    return np.array([known[v] for v in cells], dtype=np.float64)
 
 
 def _flat(space: Space) -> dict[str, object]:
@@ -661,8 +735,11 @@ def _check(space: Space) -> None:
     need(len(space.stages) > 0, "stages", "[]", "a list with at least one stage")
     for name in BIT_FIELDS:
         bits = getattr(space.bits, name)
-        ok = bits and all(1 <= b <= 32 for b in bits) and tuple(sorted(set(bits))) == tuple(bits)
-        need(bool(ok), f"bits.{name}", list(bits), "ascending widths in 1..32")
+        need(bool(bits) and len(set(bits)) == len(bits), f"bits.{name}", list(bits), "distinct")
+        for choice in bits if name.endswith("_a") else ():
+            known = allowed(activations=True)
+            need(FORMATS[code_of(choice)].activations, f"bits.{name}", choice,
+                 f"a format of activations: {known} ({choice!r} is one of weights)")  # fmt: skip
     for s, stage in enumerate(space.stages):
         where = f"stages[{s}]"
         need(1 <= stage.channels <= 65536, f"{where}.channels", stage.channels, "1..65536")

@@ -6,15 +6,33 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from apq.space.formats import Choice, choice_of, code_of
+
 
 @dataclass(frozen=True)
 class Bits:
-    """Bitwidths of one block: (pointwise, depthwise) x (weights, activations)."""
+    """Number formats of one block: (pointwise, depthwise) x (weights, activations).
 
-    pw_w: int = 8
-    pw_a: int = 8
-    dw_w: int = 8
-    dw_a: int = 8
+    Plain widths are ints, others names (:mod:`apq.space.formats`).
+    """
+
+    pw_w: Choice = 8
+    pw_a: Choice = 8
+    dw_w: Choice = 8
+    dw_a: Choice = 8
+
+    @property
+    def codes(self) -> tuple[int, int, int, int]:
+        """Codes of the formats.
+
+        Raises:
+            SpaceError: a format is unknown.
+        """
+        return code_of(self.pw_w), code_of(self.pw_a), code_of(self.dw_w), code_of(self.dw_a)
+
+    def __str__(self) -> str:
+        """The four, as in ``8/8/ternary/4``."""
+        return f"{self.pw_w}/{self.pw_a}/{self.dw_w}/{self.dw_a}"
 
 
 @dataclass(frozen=True)
@@ -45,14 +63,14 @@ class Candidate:
         """Inverse of :meth:`to_dict`.
 
         Raises:
-            KeyError, TypeError: the data does not describe a candidate.
+            KeyError, TypeError, SpaceError: the data does not describe a candidate.
         """
         stages = tuple(
             tuple(
                 Block(
                     int(b["kernel"]),
                     int(b["width"]),
-                    Bits(**{k: int(v) for k, v in b["bits"].items()}),
+                    Bits(**{k: choice_of(code_of(v)) for k, v in b["bits"].items()}),
                 )
                 for b in stage
             )
@@ -61,11 +79,7 @@ class Candidate:
         return cls(resolution=int(data["resolution"]), stages=stages)
 
     def __str__(self) -> str:
-        """One line: per block ``kernel x width`` and its four bitwidths."""
+        """One line: per block kernel, width and its four formats, as in ``k3w16b8/8/ternary/4``."""
         return " | ".join(
-            " ".join(
-                f"k{b.kernel}w{b.width}b{b.bits.pw_w}{b.bits.pw_a}{b.bits.dw_w}{b.bits.dw_a}"
-                for b in stage
-            )
-            for stage in self.stages
+            " ".join(f"k{b.kernel}w{b.width}b{b.bits}" for b in stage) for stage in self.stages
         )

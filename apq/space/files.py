@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from apq.errors import SpaceError, choose
-from apq.space.base import ATTRIBUTES, BitChoices, Space, Stage
+from apq.space.base import ATTRIBUTES, BIT_ATTRIBUTES, BIT_FIELDS, BitChoices, Space, Stage
 from apq.space.candidate import Candidate
+from apq.space.formats import Choice, choice_of, code_of
 from apq.space.presets import PRESETS
 
-_LISTS = {"depth", "kernel", "pw_w", "pw_a", "dw_w", "dw_a"}
+_LISTS = {"depth", "kernel", *BIT_FIELDS}
 
 
 def load_space(name_or_path: str) -> Space:
@@ -58,7 +59,7 @@ def read_candidate(path: Path) -> tuple[Candidate, dict[str, Any]]:
         ) from error
     except OSError as error:
         raise SpaceError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SpaceError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise SpaceError(
             f"{path} holds no candidate: {why}. "
@@ -89,7 +90,8 @@ def space_from_dict(data: Mapping[str, Any]) -> Space:
         for key, value in _table(rule, f"exclude[{i}]").items():
             if key not in ATTRIBUTES:
                 raise SpaceError(_unknown(key, ATTRIBUTES, f"exclude[{i}]"))
-            _integer(value, f"exclude[{i}].{key}")
+            read = _format if key in BIT_ATTRIBUTES else _integer
+            read(value, f"exclude[{i}].{key}")
     values["exclude"] = tuple(dict(rule) for rule in rules)
     return Space(**values)
 
@@ -110,6 +112,13 @@ def _integer(value: Any, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise SpaceError(f"{where} must be a whole number, got {value!r}")
     return value
+
+
+def _format(value: Any, where: str) -> Choice:
+    try:
+        return choice_of(code_of(value))
+    except SpaceError as error:
+        raise SpaceError(f"{where}: {error}") from error
 
 
 def _values(cls: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -133,7 +142,8 @@ def _values(cls: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
                     raise SpaceError(f"expand in {where} must be a list of numbers, got {value!r}")
                 out[key] = tuple(float(v) for v in value)
             else:
-                out[key] = tuple(_integer(v, f"{key} in {where}") for v in value)
+                read = _format if key in BIT_FIELDS else _integer
+                out[key] = tuple(read(v, f"{key} in {where}") for v in value)
         else:
             out[key] = _integer(value, f"{key} in {where}")
     missing = [name for name, f in known.items() if f.default is MISSING and name not in out]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from apq.space.formats import BITS, TABLE_BITS, in_words
+
 LayerArray = NDArray[np.void]
 
 OPS: tuple[str, ...] = ("conv", "linear", "mbconv")
@@ -22,7 +24,9 @@ class Layer:
     """One layer as a device sees it; the columns of a lookup table.
 
     ``height`` and ``width`` are the input's, in pixels; channels are counts. A depthwise
-    convolution is a ``conv`` whose ``groups`` equals its channels. The last three fields are only
+    convolution is a ``conv`` whose ``groups`` equals its channels. What has ``bits`` in its name
+    is the code of a number format (:mod:`apq.space.formats`): a plain width is its own, and a space
+    gives what hardware can tell apart (``AS_PRICED``). The last three fields are only
     used by ``mbconv`` rows (0 elsewhere): there ``weight_bits``/``activation_bits`` are those of
     the two pointwise convolutions, and ``mid_channels == in_channels`` means no expansion.
     """
@@ -42,15 +46,15 @@ class Layer:
     dw_activation_bits: int = 0
 
     def __str__(self) -> str:
-        """Short form for messages, e.g. ``conv1x1/s1 16->32 @16px w4a8``."""
+        """Short form for messages, e.g. ``conv1x1/s1 16->32 @16px w4a8`` (or ``w(ternary)a8``)."""
         shape = f"{self.in_channels}->{self.out_channels} @{self.height}px"
-        bits = f"w{self.weight_bits}a{self.activation_bits}"
+        bits = f"w{in_words(self.weight_bits)}a{in_words(self.activation_bits)}"
         if self.op == "linear":
             return f"linear {self.in_channels}->{self.out_channels} {bits}"
         if self.op == "mbconv":
             return (
                 f"mbconv{self.kernel}x{self.kernel}/s{self.stride} mid {self.mid_channels} {shape} "
-                f"pw {bits} dw w{self.dw_weight_bits}a{self.dw_activation_bits}"
+                f"pw {bits} dw w{in_words(self.dw_weight_bits)}a{in_words(self.dw_activation_bits)}"
             )
         kind = "dwconv" if self.groups > 1 and self.groups == self.in_channels else "conv"
         return f"{kind}{self.kernel}x{self.kernel}/s{self.stride} {shape} {bits}"
@@ -138,15 +142,16 @@ def macs(layers: LayerArray) -> NDArray[np.int64]:
 
 
 def bitops(layers: LayerArray) -> NDArray[np.int64]:
-    """MACs x weight bits x activation bits, per layer (the BitOps of APQ's tables)."""
-    product = layers["weight_bits"].astype(np.int64) * layers["activation_bits"]
+    """MACs x stored weight bits x activation bits, per layer (the BitOps of APQ's tables)."""
+    product = BITS[layers["weight_bits"]] * BITS[layers["activation_bits"]]
     ops: NDArray[np.int64] = macs(layers) * product
     return ops
 
 
 def size_bits(layers: LayerArray) -> NDArray[np.int64]:
-    """Bits a deployed quantized layer takes: packed weights plus, per output channel, a 32-bit
-    bias (batch norm folded) and a 32-bit scale."""
+    """Bits a deployed quantized layer takes: packed weights, a codebook's table and, per output
+    channel, a 32-bit bias (batch norm folded) and a 32-bit scale."""
     _plain(layers)
-    bits: NDArray[np.int64] = weight_count(layers) * layers["weight_bits"].astype(np.int64)
+    weights: NDArray[np.int64] = weight_count(layers) * BITS[layers["weight_bits"]]
+    bits: NDArray[np.int64] = weights + TABLE_BITS[layers["weight_bits"]]
     return bits + 64 * channel_count(layers)

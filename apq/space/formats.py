@@ -1,0 +1,172 @@
+"""Number formats: what a weight or an activation is stored as, and multiplied as.
+
+A space's bit axes offer formats: plain widths (``8``; the scheme that rounds them is said when a
+network is quantized) and schemes by name (``"ternary"``, ``"po2-4"``). People and files see the
+int or the name. Arrays hold *codes*, indices into :data:`FORMATS`; a plain width is its own code.
+What follows from a format is a lookup in an array of :data:`FORMATS`' length, so that nothing
+downstream asks which kind it has.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.errors import SpaceError
+
+Choice = int | str
+"""A format as people write it: a plain width, or a name."""
+
+WIDEST = 32
+
+
+@dataclass(frozen=True)
+class Format:
+    """One number format.
+
+    Attributes:
+        name: As a space file has it; a plain width in digits.
+        bits: Stored per value.
+        operand: What a multiplier sees: ``"fixed"`` (integers times a step), ``"po2"`` (powers of
+            two), ``"ternary"``, ``"binary"`` (-1, 1), ``"binary01"`` (0, 1) or ``"float"``.
+        scheme: Name of the scheme that makes such values; empty for a plain width.
+        integer_bits: Width of the two's complement integers that hold all levels, in units of the
+            smallest; 0: the levels are no integers.
+        shifts: Shifted copies of the other operand that a product adds up; 0: it multiplies.
+        activations: Whether activations may have it.
+    """
+
+    name: str
+    bits: int
+    operand: str = "fixed"
+    scheme: str = ""
+    integer_bits: int = 0
+    shifts: int = 0
+    activations: bool = False
+
+    @property
+    def table_bits(self) -> int:
+        """Stored per layer beside the values: the table of a codebook, in 32-bit floats."""
+        return 32 << self.bits if self.operand == "float" else 0
+
+
+def _widths() -> list[Format]:
+    """Code 0 stands for no value at all."""
+    widths = range(1, WIDEST + 1)
+    return [Format("-", 0), *(Format(str(b), b, "fixed", "", b, 0, True) for b in widths)]
+
+
+def _named(
+    family: str,
+    scheme: str,
+    operand: str,
+    integer_bits: Mapping[int, int],
+    shifts: Mapping[int, int] | None = None,
+    *,
+    activations: bool = False,
+) -> list[Format]:
+    """The formats of a scheme, one per key of ``integer_bits``: its widths."""
+    names = [f"{family}-{b}" if len(integer_bits) > 1 else family for b in integer_bits]
+    return [
+        Format(name, b, operand, scheme, integer_bits[b], (shifts or {}).get(b, 0), activations)
+        for name, b in zip(names, integer_bits, strict=True)
+    ]
+
+
+_UNIFORM = {b: b for b in range(2, 9)}
+
+FORMATS: tuple[Format, ...] = (
+    *_widths(),
+    *_named("binary", "binary", "binary", {1: 2}, {1: 1}),
+    *_named("modified-binary", "modified-binary", "binary01", {1: 2}, {1: 1}),
+    *_named("ternary", "ternary", "ternary", {2: 2}, {2: 1}),
+    # n bits are zero and 2^(n-1) - 1 powers of two of either sign
+    *_named("po2", "exponent", "po2", {2: 2, 3: 4, 4: 8, 5: 16}, {2: 1, 3: 1, 4: 1, 5: 1}),
+    *_named("flightnn", "flightnn", "po2", {4: 8, 8: 9}, {4: 1, 8: 2}),
+    *_named("codebook", "codebook", "float", dict.fromkeys(range(1, 9), 0)),
+    *_named("mantissa", "mantissa", "fixed", _UNIFORM, activations=True),
+    *_named("uniform", "uniform", "fixed", _UNIFORM, activations=True),
+    *_named("uniform-lsq", "uniform-lsq", "fixed", _UNIFORM, activations=True),
+    *_named("haq", "haq", "fixed", _UNIFORM, activations=True),
+)  # fmt: skip
+"""Every format; its place is its code. Files have names, but storages of searches hold codes: new
+formats go to the end."""
+
+_CODES = {f.name: code for code, f in enumerate(FORMATS) if f.bits}
+
+BITS: NDArray[np.int64] = np.array([f.bits for f in FORMATS])
+"""Stored bits by code."""
+
+TABLE_BITS: NDArray[np.int64] = np.array([f.table_bits for f in FORMATS])
+"""Stored bits of a layer's table by code."""
+
+INTEGER_BITS: NDArray[np.int64] = np.array([f.integer_bits for f in FORMATS])
+"""Width of the integers that hold the values, by code; 0: none does."""
+
+SHIFTS: NDArray[np.int64] = np.array([f.shifts for f in FORMATS])
+"""Shifts that make up a product, by code; 0: it multiplies."""
+
+AS_PRICED: NDArray[np.int64] = np.array(
+    [f.bits if f.operand == "fixed" else code for code, f in enumerate(FORMATS)]
+)
+"""Code of what hardware can tell apart, by code: a step is a step, whoever chose it."""
+
+RUNTIME_BITS: NDArray[np.int64] = np.where(
+    [f.operand in ("po2", "float") for f in FORMATS], WIDEST, INTEGER_BITS
+)
+"""Width at which runtimes multiply exported weights, by code: a table's values are floats."""
+
+
+def code_of(choice: Choice) -> int:
+    """The code of a plain width (an int, or its digits) or a name.
+
+    Raises:
+        SpaceError: there is no such format; says which there are.
+    """
+    if isinstance(choice, int | np.integer) and not isinstance(choice, bool):
+        if 1 <= choice <= WIDEST:
+            return int(choice)
+    elif choice in _CODES:
+        return _CODES[choice]
+    near = difflib.get_close_matches(str(choice), _CODES, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near and isinstance(choice, str) else ""
+    raise SpaceError(f"unknown number format {choice!r}.{hint} Allowed: {allowed()}.")
+
+
+def choice_of(code: int | np.integer) -> Choice:
+    """A format as people write it: plain widths as ints, others by name."""
+    return int(code) if code <= WIDEST else FORMATS[code].name
+
+
+def stored_bits(choice: Choice | None) -> float:
+    """Bits that a format stores, NaN for none: what pictures draw."""
+    return np.nan if choice is None or choice != choice else float(BITS[code_of(choice)])
+
+
+def in_words(code: int | np.integer) -> str:
+    """A format in a layer's short form: ``8``, ``(ternary)``."""
+    return str(code) if code <= WIDEST else f"({FORMATS[code].name})"
+
+
+def ordered(choices: Iterable[Choice]) -> tuple[Choice, ...]:
+    """Formats by stored bits; among equals a plain width comes last.
+
+    Raises:
+        SpaceError: one is unknown.
+    """
+    codes = sorted(map(code_of, choices), key=lambda code: (BITS[code], code <= WIDEST, code))
+    return tuple(map(choice_of, codes))
+
+
+def allowed(*, activations: bool = False) -> str:
+    """The formats there are (for activations), for messages."""
+    families: dict[str, list[str]] = {}
+    for f in FORMATS[WIDEST + 1 :]:
+        if f.activations or not activations:
+            families.setdefault(f.scheme, []).append(f.name)
+    names = [n[0] if len(n) == 1 else f"{n[0]} … {n[-1]}" for n in families.values()]
+    return f"widths from 1 to {WIDEST}, {', '.join(names)}"
