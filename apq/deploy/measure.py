@@ -28,6 +28,7 @@ from apq import __version__
 from apq.deploy import timing
 from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
 from apq.errors import ModelError, TableError, side_by_side
+from apq.hardware.base import BIT_COLUMNS, list_layers
 from apq.hardware.calibration import networks_columns
 from apq.hardware.lut import METRICS, LookupTable, at_bits, needed_layers
 from apq.space import Genes, Space
@@ -35,10 +36,22 @@ from apq.space.layer import LAYER_DTYPE, LayerArray, to_layer
 
 
 def what_to_measure(space: Space, precision: Precision, granularity: str) -> LayerArray:
-    """Distinct blocks (or layers) of a space at the width the runtime really uses, shape (n,)."""
+    """Distinct blocks (or layers) of a space at the width the runtime really uses, shape (n,).
+
+    Raises:
+        TableError: the runtime runs some of them otherwise, e.g. weights from a table of values.
+    """
     empty = np.zeros(1, dtype=LAYER_DTYPE)
     probe = LookupTable("", "", empty, {METRICS[0]: np.zeros(1)}, granularity=granularity)
-    rows = at_bits(needed_layers(space, probe), BITS[precision])
+    bits = BITS[precision]
+    rows = at_bits(needed_layers(space, probe), bits)
+    other = np.any([rows[name] > bits for name in BIT_COLUMNS], axis=0)
+    if other.any():
+        raise TableError(
+            f"{list_layers(rows[other])} would not run in {precision}: weights from a table of "
+            "values (powers of two, codebooks) run in float, integers in their own width. Take "
+            "them off the bit axes of the space, or measure with --precision fp32."
+        )
     return np.array(list(dict.fromkeys(rows.tolist())), dtype=LAYER_DTYPE)
 
 
