@@ -121,8 +121,8 @@ class BitFusion:
     def explain(self, layers: LayerArray) -> str:
         """Name the layers and the reason."""
         row = layers.reshape(-1)[:1]
-        layer, held, most = to_layer(row[0]), to_layer(as_integers(row)[0]), self.max_bits
-        wide = max(held.weight_bits, held.activation_bits) > most
+        layer, held, most = to_layer(row[0]), as_integers(row)[0], self.max_bits
+        bits = int(held["weight_bits"]), int(held["activation_bits"])
         if layer.op == "mbconv":
             why = "it prices single layers, not whole blocks."
         elif layer.height != layer.width:
@@ -131,8 +131,8 @@ class BitFusion:
             why = "it prices dense and depthwise convolutions, not other groups."
         elif no_integers := why_no_integers(row):
             why = no_integers
-        elif wide:
-            why = f"its units take operands of at most {most} bits, these need {held}."
+        elif max(bits) > most:
+            why = f"its units take operands of at most {most} bits, not of {max(bits)}."
         else:
             why = (
                 "no tile fits its buffers. `apq lut build` prices such a layer with wider "
