@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ SUPERNET = Recipe(epochs=40, batch=64)
 FP32_SAMPLES, QUANTIZED_SAMPLES = 300, 80
 CANDIDATES = 10_000
 QUANTIZATION = Quantization(finetune_steps=20, batch=64, lr=0.02)  # small networks learn fast
-FINETUNE = FinetuneRecipe(epochs=15, batch=64)
+FINETUNE = FinetuneRecipe(epochs=15, batch=64, lr=0.02)
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _row(
     costs = problem.priced.costs(genes)
     path = folder / f"{name.replace(',', '').replace(' ', '-')}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    recipe = FinetuneRecipe(epochs=FINETUNE.epochs, batch=FINETUNE.batch, seed=seed)
+    recipe = replace(FINETUNE, seed=seed)
     _, tuned = finetune_candidate(
         candidate, supernet, images, path, recipe, on_progress=tell(f"fine-tune: {name}")
     )

@@ -32,7 +32,7 @@ def finetune(
     ] = "uniform",
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the training images.")] = 10,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
-    lr: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate.")] = 0.02,
+    lr: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate.")] = 0.005,
     distil: Annotated[bool, typer.Option(help="Learn from the largest subnet as well.")] = True,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from random weights, for comparison.")

@@ -58,7 +58,7 @@ class FinetuneRecipe:
     scheme: str = "uniform"
     epochs: int = 10
     batch: int = 128
-    lr: float = 0.02
+    lr: float = 0.005
     weight_decay: float = 1e-4
     distil: bool = True
     distribution: float = 0.0

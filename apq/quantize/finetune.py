@@ -61,7 +61,7 @@ def finetune(
     std: tuple[float, ...],
     steps: int = 40,
     batch: int = 64,
-    lr: float = 0.02,
+    lr: float = 0.005,
     seed: int = 0,
     teacher: nn.Module | None = None,
     flip: bool = False,
