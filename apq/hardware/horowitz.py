@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from apq.hardware.base import NOTHING, Prices, list_layers, single_layers
-from apq.space.formats import BITS, FORMATS, TABLE_BITS, WIDEST
+from apq.space.formats import BITS, FORMATS, SHIFTS, TABLE_BITS, WIDEST
 from apq.space.layer import LayerArray, macs, out_side, weight_count
 
 Kind = Literal["fixed", "po2", "ternary", "binary", "bit", "float"]
@@ -231,7 +231,9 @@ class Horowitz:
         each = np.array([self._mac_pj(int(w), int(a), int(n)) for w, a, n in unique])
         pixels = out_side(rows["height"], rows["stride"]) * out_side(rows["width"], rows["stride"])
         activation_bits = BITS[rows["activation_bits"]]
-        weights = weight_count(rows) * BITS[rows["weight_bits"]] + TABLE_BITS[rows["weight_bits"]]
+        formats = rows["weight_bits"]
+        table = np.where(SHIFTS[formats] > 0, 0, TABLE_BITS[formats])  # exponents are read as such
+        weights = weight_count(rows) * BITS[formats] + table
         inputs = f["in_channels"] * f["height"] * f["width"] * activation_bits
         tensors = [
             (weights, self.weights_in),

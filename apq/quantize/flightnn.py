@@ -76,6 +76,13 @@ def residual_norms(w: Tensor, thresholds: Tensor, lowest: int, highest: int) -> 
     return norms
 
 
+def sums(terms: int, lowest: int) -> Tensor:
+    """What up to ``terms`` (1 or 2) signed powers from ``2^lowest`` to 1 add up to, for scale 1."""
+    powers = 2.0 ** torch.arange(lowest, 1)
+    one = torch.cat([-powers, torch.zeros(1), powers])
+    return one if terms == 1 else torch.unique(one[:, None] + one[None])
+
+
 class FlightWeights(nn.Module):
     """Weights as sums of powers of two times a power-of-two scale per layer.
 
@@ -137,9 +144,7 @@ class FlightWeights(nn.Module):
         return used
 
     def _values(self) -> Tensor:
-        powers = 2.0 ** torch.arange(self.lowest, 1)
-        one = torch.cat([-powers, torch.zeros(1), powers])
-        return one if self.terms == 1 else torch.unique(one[:, None] + one[None])
+        return sums(self.terms, self.lowest)
 
     def levels(self) -> Tensor:
         """Values the weights can take, ``(1, levels)`` ascending."""
@@ -183,5 +188,6 @@ class FlightNN:
         return few_level_activations(sample, bits, signed)
 
     def storage_bits(self, weight: Tensor, bits: int) -> int:
-        """At most: every filter with all its terms, and the scale that batch norm leaves."""
-        return weight.numel() * bits + 32 * len(weight)
+        """At most: every filter with all its terms; the scale that batch norm leaves, and the table
+        of sums that codes index."""
+        return weight.numel() * bits + 32 * len(weight) + 32 * len(sums(bits // 4, self.lowest))

@@ -347,9 +347,11 @@ class Levels:
         return LevelWeights(weight, bits, rule=self.scale, **_LEVELS[self.name](bits))
 
     def storage_bits(self, weight: Tensor, bits: int) -> int:
-        """Codes, and a 32-bit scale per output channel (powers of two would need 8; runtimes take
-        floats)."""
-        return weight.numel() * bits + 32 * len(weight)
+        """Codes, a 32-bit scale per output channel (powers of two would need 8; runtimes take
+        floats), and the table that codes of powers index."""
+        made = _LEVELS[self.name](bits)
+        table = 32 * len(made["values"]) if made.get("tabled") else 0
+        return weight.numel() * bits + 32 * len(weight) + table
 
 
 def _exponent_levels(bits: int) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Format:
         integer_bits: Width of the two's complement integers that hold all levels, in units of the
             smallest; 0: the levels are no integers.
         shifts: Shifted copies of the other operand that a product adds up; 0: it multiplies.
+        table: Values of the table that the stored bits index, 32 bits each, one table per layer; 0:
+            the bits are the number.
         activations: Whether activations may have it.
     """
 
@@ -46,53 +48,51 @@ class Format:
     scheme: str = ""
     integer_bits: int = 0
     shifts: int = 0
+    table: int = 0
     activations: bool = False
 
-    @property
-    def table_bits(self) -> int:
-        """Stored per layer beside the values: the table of a codebook, in 32-bit floats."""
-        return 32 << self.bits if self.operand == "float" else 0
 
-
-def _widths() -> list[Format]:
-    """Code 0 stands for no value at all."""
+def _plain() -> list[Format]:
+    """Plain widths, each in its own place; the first stands for no format at all."""
     widths = range(1, WIDEST + 1)
-    return [Format("-", 0), *(Format(str(b), b, "fixed", "", b, 0, True) for b in widths)]
+    return [
+        Format("-", 0),
+        *(Format(str(b), b, integer_bits=b, activations=True) for b in widths),
+    ]
 
 
 def _named(
     family: str,
     scheme: str,
     operand: str,
-    integer_bits: Mapping[int, int],
-    shifts: Mapping[int, int] | None = None,
+    widths: Mapping[int, tuple[int, int, int]],
     *,
     activations: bool = False,
 ) -> list[Format]:
-    """The formats of a scheme, one per key of ``integer_bits``: its widths."""
-    names = [f"{family}-{b}" if len(integer_bits) > 1 else family for b in integer_bits]
+    """The formats of a scheme; ``widths``: by stored bits, integer bits, shifts, table."""
     return [
-        Format(name, b, operand, scheme, integer_bits[b], (shifts or {}).get(b, 0), activations)
-        for name, b in zip(names, integer_bits, strict=True)
-    ]
+        Format(f"{family}-{b}" if len(widths) > 1 else family, b, operand, scheme, *numbers,
+               activations=activations)
+        for b, numbers in widths.items()
+    ]  # fmt: skip
 
 
-_UNIFORM = {b: b for b in range(2, 9)}
+_UNIFORM = {b: (b, 0, 0) for b in range(2, 9)}
 
 FORMATS: tuple[Format, ...] = (
-    *_widths(),
-    *_named("binary", "binary", "binary", {1: 2}, {1: 1}),
-    *_named("modified-binary", "modified-binary", "binary01", {1: 2}, {1: 1}),
-    *_named("ternary", "ternary", "ternary", {2: 2}, {2: 1}),
-    # n bits are zero and 2^(n-1) - 1 powers of two of either sign
-    *_named("po2", "exponent", "po2", {2: 2, 3: 4, 4: 8, 5: 16}, {2: 1, 3: 1, 4: 1, 5: 1}),
-    *_named("flightnn", "flightnn", "po2", {4: 8, 8: 9}, {4: 1, 8: 2}),
-    *_named("codebook", "codebook", "float", dict.fromkeys(range(1, 9), 0)),
+    *_plain(),
+    *_named("binary", "binary", "binary", {1: (2, 1, 0)}),
+    *_named("modified-binary", "modified-binary", "binary01", {1: (2, 1, 0)}),
+    *_named("ternary", "ternary", "ternary", {2: (2, 1, 0)}),
+    # zero, and 2^(b-1) - 1 powers of either sign
+    *_named("po2", "exponent", "po2", {b: (2 ** (b - 1), 1, 2**b - 1) for b in range(2, 6)}),
+    *_named("flightnn", "flightnn", "po2", {4: (8, 1, 15), 8: (9, 2, 79)}),
+    *_named("codebook", "codebook", "float", {b: (0, 0, 2**b) for b in range(1, 9)}),
     *_named("mantissa", "mantissa", "fixed", _UNIFORM, activations=True),
     *_named("uniform", "uniform", "fixed", _UNIFORM, activations=True),
     *_named("uniform-lsq", "uniform-lsq", "fixed", _UNIFORM, activations=True),
     *_named("haq", "haq", "fixed", _UNIFORM, activations=True),
-)  # fmt: skip
+)
 """Every format; its place is its code. Files have names, but storages of searches hold codes: new
 formats go to the end."""
 
@@ -101,7 +101,7 @@ _CODES = {f.name: code for code, f in enumerate(FORMATS) if f.bits}
 BITS: NDArray[np.int64] = np.array([f.bits for f in FORMATS])
 """Stored bits by code."""
 
-TABLE_BITS: NDArray[np.int64] = np.array([f.table_bits for f in FORMATS])
+TABLE_BITS: NDArray[np.int64] = np.array([32 * f.table for f in FORMATS])
 """Stored bits of a layer's table by code."""
 
 INTEGER_BITS: NDArray[np.int64] = np.array([f.integer_bits for f in FORMATS])
@@ -115,9 +115,7 @@ AS_PRICED: NDArray[np.int64] = np.array(
 )
 """Code of what hardware can tell apart, by code: a step is a step, whoever chose it."""
 
-RUNTIME_BITS: NDArray[np.int64] = np.where(
-    [f.operand in ("po2", "float") for f in FORMATS], WIDEST, INTEGER_BITS
-)
+RUNTIME_BITS: NDArray[np.int64] = np.where([f.table > 0 for f in FORMATS], WIDEST, INTEGER_BITS)
 """Width at which runtimes multiply exported weights, by code: a table's values are floats."""
 
 

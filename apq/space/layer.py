@@ -149,8 +149,8 @@ def bitops(layers: LayerArray) -> NDArray[np.int64]:
 
 
 def size_bits(layers: LayerArray) -> NDArray[np.int64]:
-    """Bits a deployed quantized layer takes: packed weights, a codebook's table and, per output
-    channel, a 32-bit bias (batch norm folded) and a 32-bit scale."""
+    """Bits a deployed quantized layer takes: packed weights, the table they index (if they do) and,
+    per output channel, a 32-bit bias (batch norm folded) and a 32-bit scale."""
     _plain(layers)
     weights: NDArray[np.int64] = weight_count(layers) * BITS[layers["weight_bits"]]
     bits: NDArray[np.int64] = weights + TABLE_BITS[layers["weight_bits"]]

@@ -51,7 +51,9 @@ def test_a_file_gives_the_models_logits(model, digits, tmp_path, form):
     result = verify(read, path, digits)
     assert result.max_difference < 1e-5
     assert result.agreement == 1
-    assert made.weight_bytes >= made.promised_bytes
+    if form == "torch":  # packed as promised; ONNX has types of 4 and 8 bits only
+        most = made.promised_bytes + len(model.network.plan)
+        assert made.promised_bytes <= made.weight_bytes <= most
 
 
 def test_a_runtime_of_bytes_is_not_measured_for_weights_it_runs_in_float(model):

@@ -7,6 +7,7 @@ import pytest
 
 from apq.hardware.horowitz import Horowitz, Operand, add_pj, mac, move_pj, multiply_pj
 from apq.space import Layer
+from apq.space.formats import code_of
 from apq.space.layer import macs, out_side, to_array, weight_count
 
 
@@ -169,14 +170,18 @@ def test_energies_and_operations_of_a_whole_network(runs, index):
     assert int(everything) == run["total_cost_all"]
 
 
-PRICED = {"dw1": (6, 4, "fixed"), "pw1": (2, 4, "ternary"), "d2": (4, 4, "fixed")}
-"""Layers whose types the cost model has: weight bits, activation bits, weight kind."""
+PRICED = (
+    ("dw1", 6, 4, "fixed"),
+    ("pw1", 2, 4, "ternary"),
+    ("pw1", code_of("ternary"), 4, "fixed"),
+    ("d2", 4, 4, "fixed"),
+)
+"""Layers whose types the cost model has: weight and activation format, kind of plain weights."""
 
 
-@pytest.mark.parametrize("name", PRICED)
-def test_the_cost_model_prices_qtools_layers(runs, name):
+@pytest.mark.parametrize(("name", "weight_bits", "activation_bits", "kind"), PRICED)
+def test_the_cost_model_prices_qtools_layers(runs, name, weight_bits, activation_bits, kind):
     """The same layers through the interface that a search uses."""
-    weight_bits, activation_bits, kind = PRICED[name]
     (node,) = (n for nodes in NETWORKS.values() for n in nodes if n.name == name)
     row = to_array([node.layer])
     row["weight_bits"], row["activation_bits"] = weight_bits, activation_bits

@@ -28,7 +28,9 @@ def test_a_format_is_what_its_scheme_makes(of):
     scheme = find_scheme(of.scheme)
     weight = torch.randn(4, 8, 3, 3, generator=torch.Generator().manual_seed(0))
     assert of.operand == scheme.operand
-    assert scheme.storage_bits(weight, of.bits) - weight.numel() * of.bits - of.table_bits in (
+    table = scheme.weights(weight, of.bits).pack(weight).table
+    assert of.table == (0 if table is None else len(table))
+    assert scheme.storage_bits(weight, of.bits) - weight.numel() * of.bits - 32 * of.table in (
         32 * 4, 32  # a scale per channel, or one
     )  # fmt: skip
     if of.activations:

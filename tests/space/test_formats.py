@@ -69,7 +69,9 @@ def test_counts_use_stored_bits(space, seed):
     by_hand = [int(n) * w.bits * a.bits for n, (w, a) in zip(macs(rows), formats, strict=True)]
     assert bitops(rows).tolist() == by_hand
     weights = zip(weight_count(rows), rows["out_channels"], formats, strict=True)
-    tables = {f.name: 32 * 2**f.bits for f in FORMATS if f.operand == "float"}
+    tables = {f"codebook-{b}": 32 * 2**b for b in range(1, 9)}
+    tables |= {f"po2-{b}": 32 * (2**b - 1) for b in range(2, 6)}
+    tables |= {"flightnn-4": 32 * 15, "flightnn-8": 32 * 79}
     assert size_bits(rows).tolist() == [
         int(n) * w.bits + tables.get(w.name, 0) + 64 * int(out) for n, out, (w, _) in weights
     ]
