@@ -24,16 +24,11 @@ from apq.errors import SamplesError, side_by_side
 from apq.files import whole
 from apq.images import ImageSet
 from apq.quantize import finetune, quantize_subnet
+from apq.runtime.session import fast
+from apq.runtime.shared import SharedStart
 from apq.samples import part_files, part_metadata, write_part
 from apq.space import BIT_ATTRIBUTES, Candidate, Genes, Space
-from apq.supernet.evaluate import (
-    EvalImages,
-    SharedStart,
-    accuracy,
-    normalise,
-    recalibrate,
-    to_tensor,
-)
+from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet, SupernetFile
 
@@ -434,7 +429,9 @@ def _evaluate(job: _Job, first: int) -> float:
 
 
 RANGE_IMAGES = 128
-"""Calibration images that quantizer ranges are fitted to (batch norm uses all of them)."""
+"""Calibration images that quantizer ranges are fitted to."""
+FIRST_IMAGES = 250
+"""Calibration images for batch norm before the ranges are fitted; after the fine-tune, all are."""
 
 
 def measure_quantized(
@@ -452,7 +449,7 @@ def measure_quantized(
 
     Batch norm is recalibrated before the ranges are fitted and again after the fine-tune.
     """
-    recalibrate(subnet, data.calibration)
+    recalibrate(subnet, data.calibration[:FIRST_IMAGES])
     model = quantize_subnet(
         subnet, candidate, fixed_bits, data.calibration[:RANGE_IMAGES], how.scheme
     )
@@ -465,4 +462,4 @@ def measure_quantized(
             steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed, flip=flip,
         )  # fmt: skip
     recalibrate(model, data.calibration)
-    return accuracy(model, data.images, data.labels)
+    return accuracy(fast(model.integer(), model), data.images, data.labels)

@@ -21,9 +21,10 @@ from scipy.stats import kendalltau
 
 from apq.collect import plan
 from apq.images import load_images
+from apq.runtime.shared import SharedStart
 from apq.space import Candidate, Space
 from apq.supernet import largest, load_supernet, smallest
-from apq.supernet.evaluate import EvalImages, SharedStart, accuracy, fold, measure, recalibrate
+from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
 from apq.supernet.memory import keep_memory
 
 
@@ -112,8 +113,8 @@ def main() -> None:
         print(f"  {name:<12} {value / n:.3f}  {value / alone:5.1%}")
     print(f"  together     {alone / n:.3f}  {60 * n / alone:.0f} samples/min")
     print(
-        f"  shared start {total / n:.3f}  {60 * n / total:.0f} samples/min, "
-        f"{alone / total:.2f}x (chunks of 100 share more: {n} candidates here)"
+        f"  as collected {total / n:.3f}  {60 * n / total:.0f} samples/min, "
+        f"{alone / total:.2f}x: shared starts (chunks of 100 share more than {n}), onnxruntime"
     )
     print(f"  floor        {floor / n:.3f}  the same multiply-accumulates as matrix products")
 

@@ -160,10 +160,10 @@ def show(
     from apq.hardware.base import list_layers
     from apq.hardware.inspect import missing, oddities, ranges, shares
     from apq.space import load_space
-    from apq.space.formats import choice_of
+    from apq.space.formats import choice_of, ordered
 
     def formats(column: str) -> list[int | str]:
-        return [choice_of(code) for code in sorted(set(table.layers[column].tolist()))]
+        return list(ordered(choice_of(code) for code in set(table.layers[column].tolist())))
 
     table = LookupTable.read(file)
     report: dict[str, Any] = {
@@ -417,10 +417,11 @@ def measure(
     from dataclasses import asdict, replace
 
     from apq.deploy import measure as measuring
-    from apq.deploy.graphs import BITS, require_onnx
+    from apq.deploy.graphs import BITS
     from apq.deploy.timing import RUNTIMES, time_folder
     from apq.errors import choose
     from apq.hardware.calibration import calibrate as fit
+    from apq.runtime.session import require_onnx
     from apq.space import PRESETS, load_space
 
     if only_prepare and only_import:

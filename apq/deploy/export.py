@@ -16,10 +16,10 @@ from torch import Tensor
 
 from apq import __version__
 from apq.deploy import plain
-from apq.deploy.folded import FloatLayer, Steps, fold, weight_shape
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError, choose
 from apq.quantize.integer import IntegerLayer
+from apq.runtime.folded import FloatLayer, Steps, fold, weight_shape
 from apq.supernet.network import save_tensors
 
 FORMATS = {
@@ -59,7 +59,7 @@ def export(
     ``onnx``: QuantizeLinear/DequantizeLinear pairs, which runtimes fuse into integer kernels;
     ``onnx-integer``: integer sums spelled out, the same bits on every runtime, slow; ``qonnx``:
     Quant nodes for FINN and hls4ml; ``torch``: packed weights and, beside them, a Python file that
-    loads them with torch alone. See :mod:`apq.deploy.onnx_graph`.
+    loads them with torch alone. See :mod:`apq.runtime.onnx_graph`.
 
     Args:
         model: From :func:`apq.deploy.model.load_model`.
@@ -97,7 +97,7 @@ def about(model: Model) -> dict[str, Any]:
 
 
 def _write_onnx(steps: Steps, path: Path, model: Model, form: str, int2: bool, batch: int) -> int:
-    from apq.deploy.onnx_graph import onnx_model
+    from apq.runtime.onnx_graph import onnx_model
 
     space = model.space
     shape = (batch, space.in_channels, space.resolution, space.resolution)

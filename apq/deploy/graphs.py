@@ -11,26 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.errors import ModelError
+from apq.runtime.session import require_onnx
 from apq.space import Candidate, Layer, Space
 from apq.space.layer import to_layer
 
 Precision = Literal["fp32", "int8"]
 BITS: dict[str, int] = {"fp32": 32, "int8": 8}
 """The width every layer really runs at in each precision."""
-
-
-def require_onnx() -> Any:
-    """The onnx package.
-
-    Raises:
-        ModelError: it is not installed.
-    """
-    try:
-        import onnx
-    except ImportError as error:
-        raise ModelError("this needs onnx and onnxruntime: pip install 'apq[onnx]'") from error
-    return onnx
 
 
 class _Graph:

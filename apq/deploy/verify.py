@@ -18,10 +18,10 @@ from torch import Tensor
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError
 from apq.images import ImageSet
+from apq.runtime.session import Runner, open_session
 from apq.supernet.evaluate import batches, normalise, to_tensor
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
-Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def open_file(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[int
         return _plain(file), None
     if file.name.endswith(".qonnx.onnx"):
         return _qonnx(file), None
-    return _onnxruntime(file, options)
+    return open_session(file, options)
 
 
 def _plain(file: Path) -> Runner:
@@ -142,32 +142,6 @@ def _plain(file: Path) -> Runner:
         return out
 
     return run
-
-
-def _onnxruntime(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[int, ...]]:
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise ModelError("verify needs onnxruntime: pip install 'apq[onnx]'") from error
-    setup = ort.SessionOptions()
-    setup.intra_op_num_threads = 1
-    setup.log_severity_level = 3
-    for key, value in options.items():
-        setup.add_session_config_entry(key, value)
-    try:
-        session = ort.InferenceSession(str(file), setup, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ModelError(f"onnxruntime cannot load {file}: {error}") from error
-    shape = tuple(session.get_inputs()[0].shape)
-    batch = shape[0]
-
-    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        short = -len(x) % batch
-        padded = np.concatenate([x, np.repeat(x[-1:], short, axis=0)])
-        parts = np.split(padded, len(padded) // batch)
-        return np.concatenate([session.run(None, {"image": part})[0] for part in parts])[: len(x)]
-
-    return run, shape
 
 
 def _qonnx(file: Path) -> Runner:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from apq.images import ImageSet
 from apq.supernet.elastic import ConvBN
-from apq.supernet.network import Subnet
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -102,10 +101,11 @@ def fold(net: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def accuracy(
-    net: nn.Module, images: Tensor, labels: Tensor, batch: int = 250
+    net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch: int = 250
 ) -> tuple[float, float]:
     """Top-1 accuracy as a fraction, and mean cross-entropy in nats."""
-    net.eval()
+    if isinstance(net, nn.Module):
+        net.eval()
     correct, loss = 0, 0.0
     for part in batches(len(labels), batch):
         logits = net(images[part])
@@ -119,32 +119,3 @@ def measure(subnet: nn.Module, data: EvalImages) -> tuple[float, float]:
     subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(subnet, data.calibration)
     return accuracy(fold(subnet), data.images, data.labels)
-
-
-class SharedStart:
-    """:func:`measure` for many subnets of one supernet: same figures, a third of the work less.
-
-    The answers of the layers before the second block are kept, and used again while the next
-    subnet begins with the same ones: measure subnets in an order that keeps equal starts together.
-    """
-
-    def __init__(self, data: EvalImages) -> None:
-        self._data = data
-        self._start: Hashable = None
-        self._seen = data
-
-    def measure(self, subnet: Subnet, start: Hashable) -> tuple[float, float]:
-        """Accuracy and loss of an extracted subnet; ``start`` names its first block's choices."""
-        subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        before, after = subnet.halves()
-        if self._start is None or start != self._start:
-            calibration = recalibrate(before, self._data.calibration)
-            images = _answers(fold(before), self._data.images)
-            self._seen = replace(self._data, calibration=calibration, images=images)
-            self._start = start
-        return measure(after, self._seen)
-
-
-@torch.inference_mode()
-def _answers(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
-    return torch.cat([net(images[part]) for part in batches(len(images), batch)])

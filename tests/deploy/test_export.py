@@ -9,12 +9,12 @@ import torch
 
 from apq.deploy.export import FORMATS, export, pack_bits
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
-from apq.deploy.folded import fold
 from apq.deploy.model import Model, build_network, load_model, save_model, size_bytes
 from apq.deploy.plain import load, unpack
 from apq.deploy.verify import verify
 from apq.errors import ApqError, ModelError
 from apq.quantize import SCHEMES, quantize_subnet
+from apq.runtime.folded import fold
 from apq.space import PRESETS, BitChoices, Bits, Block, Candidate, Space, Stage
 from apq.supernet import Subnet, largest
 from apq.supernet.evaluate import normalise, recalibrate, to_tensor

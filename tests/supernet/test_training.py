@@ -10,14 +10,7 @@ from apq.errors import ApqError, ModelError, SpaceError
 from apq.images import load_images
 from apq.space import load_space
 from apq.supernet import largest, load_supernet, save_supernet, smallest
-from apq.supernet.evaluate import (
-    EvalImages,
-    SharedStart,
-    accuracy,
-    fold,
-    measure,
-    recalibrate,
-)
+from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
 from apq.supernet.training import Recipe, augment, phase_of, sample_open, train_supernet
 
 
@@ -85,19 +78,6 @@ def test_training_learns_and_the_ends_are_both_usable(trained, digits):
     assert accuracy(fold(net), data.images, data.labels) == pytest.approx(
         accuracy(net, data.images, data.labels), abs=5e-3
     )
-
-
-def test_sharing_the_first_layers_changes_no_figure(trained, digits):
-    network, _ = trained
-    data = EvalImages.of(digits, digits.mean, digits.std, calibration=300)
-    space, shared = network.space, SharedStart(data)
-    rows = space.sample(12, np.random.default_rng(3))
-    rows[6:, :2] = rows[:6, :2]  # starts that come twice
-    candidates = [space.build(row) for row in space.repair(rows)]
-    candidates.sort(key=lambda c: (c.stages[0][0].kernel, c.stages[0][0].width))
-    for c in candidates:
-        start = (c.stages[0][0].kernel, c.stages[0][0].width)
-        assert shared.measure(network.subnet(c), start) == measure(network.subnet(c), data)
 
 
 def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path):

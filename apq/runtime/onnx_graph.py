@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.deploy.folded import FloatLayer, Steps, weight_shape
-from apq.deploy.graphs import require_onnx
 from apq.errors import ApqError
 from apq.quantize import Packed
 from apq.quantize.integer import IntegerLayer, Rounding, mean_factor
+from apq.runtime.folded import FloatLayer, Steps, weight_shape
+from apq.runtime.session import require_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +48,7 @@ def onnx_model(
     """Build an ONNX model.
 
     Args:
-        steps: From :func:`apq.deploy.folded.fold`, in the order they run.
+        steps: From :func:`apq.runtime.folded.fold`, in the order they run.
         input_shape: ``(batch, channels, height, width)``, fixed.
         metadata: Written into the model's properties.
         form: One of ``FORMS``, see the module's head. Float networks look the same in all.

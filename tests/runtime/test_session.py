@@ -1,0 +1,76 @@
+"""What onnxruntime answers is what torch answers, and one is as good as the other."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from apq.images import load_images
+from apq.quantize import SCHEMES, quantize_subnet
+from apq.runtime.folded import fold
+from apq.runtime.session import BATCH, fast
+from apq.runtime.shared import SharedStart
+from apq.space import load_space
+from apq.supernet import Supernet, largest
+from apq.supernet.evaluate import EvalImages, measure, recalibrate
+
+
+@pytest.fixture(scope="module")
+def space():
+    return load_space("digits")
+
+
+@pytest.fixture(scope="module")
+def data():
+    digits = load_images("digits", 8, 1, 10)
+    return EvalImages.of(digits, digits.mean, digits.std, calibration=300)
+
+
+@pytest.fixture(scope="module")
+def supernet(space):
+    torch.manual_seed(0)
+    return Supernet(space)
+
+
+@pytest.mark.parametrize("scheme", ["uniform", "haq", "codebook", "mantissa"])
+def test_quantized_networks_give_the_same_bits(space, data, supernet, scheme):
+    pytest.importorskip("onnxruntime")
+    bits = set(SCHEMES[scheme]().weight_bits)
+    for row in space.sample(4, np.random.default_rng(1)):
+        candidate = space.build(row)
+        used = {b.bits.pw_w for s in candidate.stages for b in s}
+        used |= {b.bits.dw_w for s in candidate.stages for b in s}
+        if not used <= bits:
+            continue
+        net = supernet.subnet(candidate)
+        recalibrate(net, data.calibration)
+        model = quantize_subnet(
+            net, candidate, space.fixed_layer_bits, data.calibration[:64], scheme
+        ).eval()
+        images = data.images[: BATCH + 7]  # the last batch is not full
+        found = fast(model.integer(), model)(images)
+        assert found.unique().numel() > 10
+        assert torch.equal(found, model(images))
+
+
+def test_sharing_the_first_layers_changes_no_figure(space, data, supernet):
+    shared = SharedStart(data)
+    rows = space.sample(12, np.random.default_rng(3))
+    rows[6:, :2] = rows[:6, :2]  # starts that come twice
+    candidates = [space.build(row) for row in space.repair(rows)]
+    candidates.sort(key=lambda c: (c.stages[0][0].kernel, c.stages[0][0].width))
+    for c in candidates:
+        start = (c.stages[0][0].kernel, c.stages[0][0].width)
+        accuracy, loss = shared.measure(supernet.subnet(c), start)
+        expected, expected_loss = measure(supernet.subnet(c), data)
+        assert accuracy == pytest.approx(expected, abs=1.5 / len(data.labels))  # a tie may fall
+        assert loss == pytest.approx(expected_loss, abs=1e-4)
+
+
+def test_without_onnxruntime_torch_answers(space, data, supernet, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    net = supernet.subnet(largest(space)).eval()
+    assert fast(fold(net), net) is net
