@@ -35,7 +35,8 @@ def collect(
         float, typer.Option(min=1e-7, help="Peak learning rate of the fine-tuning; high is noisy.")
     ] = 0.005,
     scheme: Annotated[
-        str, typer.Option(help="Quantization scheme; 'haq' chooses ranges by the paper's KL rule.")
+        str,
+        typer.Option(help="Scheme of plain widths; 'haq' chooses ranges by the paper's KL rule."),
     ] = "uniform",
     validation_images: Annotated[
         int | None, typer.Option(min=1, help="Measure on so many validation images (default: all).")

@@ -27,7 +27,7 @@ def finetune(
     scheme: Annotated[
         str,
         typer.Option(
-            help="Quantization scheme; several by bits, as in 1=binary,2=ternary; or fp32 (baseline)."
+            help="Scheme of plain widths; several by bits, as in 1=binary,2=ternary; or fp32 (baseline)."
         ),
     ] = "uniform",
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the training images.")] = 10,

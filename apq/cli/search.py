@@ -241,13 +241,15 @@ def _explain(result: Result) -> None:
     from apq.search.explain import explain
 
     metrics = [m for m in result.problem.metrics if m != "peak_memory_kb"]
-    for block in explain(result.problem, result.front, result.chosen):
-        what = "stem, head, classifier"
-        if block["slot"] != "fixed":
-            bits = "/".join(str(block[f"{n}_bits"]) for n in ("pw_w", "pw_a", "dw_w", "dw_a"))
-            what = f"kernel {block['kernel']}  width {block['width']:>4}  bits {bits}"
+    blocks = explain(result.problem, result.front, result.chosen)
+    told = ["stem, head, classifier"] * len(blocks)
+    for i, block in enumerate(blocks[:-1]):
+        bits = "/".join(str(block[f"{n}_bits"]) for n in ("pw_w", "pw_a", "dw_w", "dw_a"))
+        told[i] = f"kernel {block['kernel']}  width {block['width']:>4}  bits {bits}"
+    pad = max(map(len, told)) + 4
+    for block, what in zip(blocks, told, strict=True):
         shares = "  ".join(f"{m} {block[m]:.4g} ({block[f'{m}_share']:.0%})" for m in metrics)
-        out.print(f"  {block['slot']:<6}{what:<38}{shares}")
+        out.print(f"  {block['slot']:<6}{what:<{pad}}{shares}")
 
 
 def _draw(folder: Path, result: Result, candidates: int) -> None:

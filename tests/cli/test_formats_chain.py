@@ -1,0 +1,135 @@
+"""The chain on a space whose bit axes offer schemes beside widths, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from apq.cli import app
+from apq.hardware import LookupTable
+from apq.hardware.inspect import priced_layers
+from apq.predictor import load_predictor
+from apq.samples import read_samples
+from apq.space import Candidate, load_space
+
+TOML = """
+name = "mine"
+resolution = 8
+in_channels = 1
+classes = 10
+stem_channels = 8
+first_channels = 8
+head_channels = 32
+
+[bits]
+pw_w = [4, 8, "ternary", "po2-4"]
+pw_a = [4, 8]
+dw_w = [8, "binary"]
+dw_a = [8]
+
+[[stages]]
+channels = 8
+stride = 1
+depth = [1, 2]
+kernel = [3, 5]
+expand = [2, 3]
+
+[[stages]]
+channels = 16
+stride = 2
+depth = [1]
+kernel = [3]
+expand = [2, 4]
+"""
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
+    return result.stdout
+
+
+def figures(*words: object) -> dict:
+    return json.loads(run(*words, "--json"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A trained supernet, samples of both kinds, a predictor and a table."""
+    folder = tmp_path_factory.mktemp("formats")
+    space, supernet = folder / "mine.toml", folder / "supernet.safetensors"
+    space.write_text(TOML)
+    figures("train-supernet", "--space", space, "--images", "digits", "--epochs", 0.5,
+            "--out", supernet)  # fmt: skip
+    common = ("--supernet", supernet, "--images", "digits", "--validation-images", 100)
+    figures("collect", *common, "--count", 10, "--out", folder / "fp32")
+    made = figures("collect", *common, "--quantized", "--finetune-steps", 1, "--count", 12,
+                   "--out", folder / "quantized")  # fmt: skip
+    listed = {row["choice"] for row in made["by_choice"] if row["attribute"] == "pw_w_bits"}
+    assert listed == {"ternary", "po2-4", 4, 8}
+    figures("train-predictor", "--transfer", "--samples", folder / "fp32", "--quantized-samples",
+            folder / "quantized", "--out", folder / "predictor.safetensors")  # fmt: skip
+    run("lut", "build", "--model", "horowitz", "--space", space, "--out", folder / "device.csv")
+    return folder
+
+
+def test_samples_name_what_they_measured(folder):
+    frame = pd.read_parquet(folder / "quantized")
+    assert {"8", "po2-4"} < set(frame["b00_pw_w_bits"]) <= {"4", "8", "ternary", "po2-4"}
+    assert set(frame["b00_pw_a_bits"]) == {4, 8}
+    assert pd.read_parquet(folder / "fp32")["b00_pw_w_bits"].isna().all()
+    samples = read_samples(folder / "quantized")
+    assert samples.space.fingerprint == load_space(str(folder / "mine.toml")).fingerprint
+    for row, name in zip(samples.genes, frame["b00_pw_w_bits"], strict=True):
+        assert str(samples.space.build(row).stages[0][0].bits.pw_w) == name
+    predictor = load_predictor(folder / "predictor.safetensors", samples.space)
+    mean, _ = predictor.predict(samples.genes)
+    assert len(set(mean.round(9).tolist())) > len(set(frame["macs"]))  # it sees the formats
+
+
+@pytest.mark.parametrize("algorithm", ["nsga2", "evolution", "milp"])
+def test_searches_keep_the_budget_when_priced_layer_by_layer(folder, algorithm):
+    space, table = load_space(str(folder / "mine.toml")), LookupTable.read(folder / "device.csv")
+    out = folder / algorithm
+    figures("search", "--space", folder / "mine.toml", "--predictor",
+            folder / "predictor.safetensors", "--lut", folder / "device.csv", "--energy-mj", 0.0005,
+            "--algorithm", algorithm, "--candidates", 300, "--out", out)  # fmt: skip
+    front = pd.read_parquet(out / "front.parquet")
+    genes = space.from_values({axis.name: front[axis.name].to_numpy() for axis in space.axes})
+    for row, energy in zip(genes, front["energy_mj"], strict=True):
+        layers = priced_layers(space, space.build(row), table)
+        assert table.price(layers)["energy_mj"].sum() == pytest.approx(energy, rel=1e-9)
+        assert energy <= 0.0005
+    chosen = json.loads((out / "best.json").read_text())
+    assert space.build(space.genes([Candidate.from_dict(chosen["candidate"])])[0])
+    assert (
+        "po2-4" in (out / "report.html").read_text()
+        or "ternary" in (out / "report.html").read_text()
+    )
+
+
+def test_a_winner_of_named_formats_is_tuned_exported_and_verified(folder):
+    out = folder / "fixed"
+    figures("search", "--space", folder / "mine.toml", "--predictor",
+            folder / "predictor.safetensors", "--lut", folder / "device.csv", "--energy-mj", 0.0005,
+            "--fix", "pw_w_bits=ternary,po2-4", "--fix", "dw_w_bits=min", "--candidates", 200,
+            "--storage", folder / "studies.log", "--out", out)  # fmt: skip
+    best = json.loads((out / "best.json").read_text())
+    blocks = [block["bits"] for stage in best["candidate"]["stages"] for block in stage]
+    assert {b["pw_w"] for b in blocks} <= {"ternary", "po2-4"}
+    assert {b["dw_w"] for b in blocks} == {"binary"}
+    model = out / "model.safetensors"
+    figures("finetune", "--candidate", out / "best.json", "--supernet",
+            folder / "supernet.safetensors", "--images", "digits", "--epochs", 1,
+            "--out", model)  # fmt: skip
+    pytest.importorskip("onnxruntime")
+    made = figures("export", "--model", model, "--out", out / "model.onnx")
+    assert made["promised_bytes"] == pytest.approx(best["costs"]["size_mb"] * 1e6, abs=8)
+    checked = figures("verify", "--model", model, "--file", out / "model.onnx", "--images",
+                      "digits", "--limit", 100)  # fmt: skip
+    assert checked["agreement"] == 1
+    assert checked["max_difference"] < 1e-5

@@ -1,0 +1,85 @@
+"""Searching bit axes that offer schemes: the true front, fixed genes, what is told and stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from formula import FormulaAccuracy
+
+from apq.errors import ApqError
+from apq.hardware import load_cost_model, price_space
+from apq.search.baselines import uniform_bits
+from apq.search.explain import explain
+from apq.search.front import nondominated
+from apq.search.nsga2 import Parameters
+from apq.search.problem import Problem
+from apq.search.region import everything
+from apq.search.search import search
+from apq.space import BitChoices
+
+WEIGHTS = (4, "ternary", "po2-4")
+
+
+@pytest.fixture(scope="module")
+def priced(tiny_space):
+    """Energy of a small space with schemes; some combinations are excluded."""
+    bits = BitChoices(WEIGHTS, (8,), (4, "binary"), (8,))
+    rules = ({"kernel": 5, "pw_w_bits": "ternary"},)
+    return price_space(replace(tiny_space, bits=bits, exclude=rules), load_cost_model("horowitz"))
+
+
+@pytest.mark.parametrize("algorithm", ["nsga2", "evolution"])
+def test_engines_find_the_true_front(priced, algorithm):
+    limits = {"energy_mj": float(np.mean(priced.reach("energy_mj")))}
+    fix = ("b00_dw_w_bits=binary", "b02_pw_w_bits=ternary,po2-4")
+    accuracy = FormulaAccuracy(priced.space)
+    problem = Problem(priced, accuracy, ("accuracy", "energy_mj"), limits, fix)
+    every = priced.space.every_candidate()
+    every = every[problem.region.contains(every) & problem.feasible(every)]
+    values = problem.evaluate(every).values
+    wanted = values[nondominated(values)]
+    result = search(problem, algorithm, candidates=3 * len(every), seed=0)
+    found = {tuple(v) for v in np.round(result.front.values, 12)}
+    assert len(wanted) > 10
+    assert found == {tuple(v) for v in np.round(wanted, 12)}
+    blocks = explain(problem, result.front, result.chosen)[:-1]
+    chosen = [b for s in result.front.candidate(result.chosen).stages for b in s]
+    assert [b["pw_w_bits"] for b in blocks] == [b.bits.pw_w for b in chosen]
+    assert blocks[0]["dw_w_bits"] == "binary"
+
+
+def test_genes_are_fixed_by_name(priced):
+    region = everything(priced, ("pw_w_bits=min", "b00_dw_w_bits=max"))
+    axes = {axis.name: axis.labels[indices[0]] for axis, indices in
+            zip(priced.space.axes, region.allowed, strict=True) if len(indices) == 1}  # fmt: skip
+    assert axes["b01_pw_w_bits"] == "ternary"
+    assert axes["b00_dw_w_bits"] == 4
+    with pytest.raises(ApqError, match="cannot be binary; allowed: ternary, po2-4, 4, min, max"):
+        everything(priced, ("pw_w_bits=binary",))
+
+
+def test_uniform_networks_are_of_formats_that_all_axes_offer(priced):
+    space = replace(priced.space, bits=BitChoices(*[(4, "mantissa-4", 8)] * 4), exclude=())
+    problem = Problem(price_space(space), FormulaAccuracy(space), ("accuracy", "bitops_g"))
+    assert list(uniform_bits(problem)) == ["mantissa-4", 4, 8]
+    mixed = Problem(priced, FormulaAccuracy(priced.space), ("accuracy", "energy_mj"))
+    assert uniform_bits(mixed) == {}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_storage_gives_genes_back(priced, packed):
+    parameters = Parameters(priced.space, packed)
+    for row in priced.space.sample(50, np.random.default_rng(0)):
+        genes = row.tolist()
+        told = parameters.of(genes)
+        assert parameters.genes(told) == genes
+        optuna.create_study().add_trial(
+            optuna.trial.create_trial(
+                params=dict(told), distributions=dict(parameters.distributions), value=0.0
+            )
+        )
+    if not packed:
+        assert {told["b00_pw_w_bits"]} < {"4", "ternary", "po2-4"}
