@@ -140,9 +140,11 @@ def choice_of(code: int | np.integer) -> Choice:
     return int(code) if code <= WIDEST else FORMATS[code].name
 
 
-def stored_bits(choice: Choice | None) -> float:
-    """Bits that a format stores, NaN for none: what pictures draw."""
-    return np.nan if choice is None or choice != choice else float(BITS[code_of(choice)])
+def stored_bits(choice: Choice | float | None) -> float:
+    """Bits that a format in a table's column stores, NaN for none: what pictures draw."""
+    if isinstance(choice, str):
+        return float(BITS[code_of(choice)])
+    return np.nan if choice is None else float(choice)
 
 
 def in_words(code: int | np.integer) -> str:

@@ -1,13 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from apq.hardware.pricing import price_space
 from apq.predictor.features import SpaceFeatures, one_hot, width
-from apq.space import ATTRIBUTES, PRESETS
+from apq.space import ATTRIBUTES, PRESETS, BitChoices
+from apq.space.formats import stored_bits
 
 
-@pytest.fixture(params=["tiny", *PRESETS])
+@pytest.fixture(params=["tiny", "schemes", *PRESETS])
 def space(request, tiny_space):
+    if request.param == "schemes":
+        weights = ("ternary", "po2-4", "codebook-3", 4, 8)
+        return replace(tiny_space, bits=BitChoices(weights, (4, 8), weights, (8, "mantissa-5")))
     return tiny_space if request.param == "tiny" else PRESETS[request.param]()
 
 
@@ -71,8 +77,9 @@ def test_noise_is_summed_at_every_level(space):
     steps = np.zeros((50, len(space.slots), 4))
     for slot in space.slots:
         for k, kind in enumerate(ATTRIBUTES[2:]):
-            coarsest = min(slot.choices[2 + k])
-            bits = values[f"b{slot.index:02d}_{kind}"]
+            axis = next(a for a in space.axes if a.name == f"b{slot.index:02d}_{kind}")
+            coarsest = min(map(stored_bits, axis.labels))
+            bits = np.array([stored_bits(value) for value in values[axis.name]])
             steps[:, slot.index, k] = np.nan_to_num(2.0 ** (coarsest - bits))
 
     def noise(name):
