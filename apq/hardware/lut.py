@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -165,19 +164,19 @@ class LookupTable:
         """
         check_suffix(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(path, path.with_name(f"{path.name}.part"))
+            with whole(path) as part:
+                self._write(part)
         except OSError as error:
             raise TableError(f"cannot write {path}: {error.strerror}") from error
 
-    def _write(self, path: Path, part: Path) -> None:
+    def _write(self, path: Path) -> None:
         columns = self._columns()
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
 
             table = pa.table(columns).replace_schema_metadata(self.describe())
-            pq.write_table(table, part)
+            pq.write_table(table, path)
         else:
             text = io.StringIO()
             for key, value in self.describe().items():
@@ -186,8 +185,7 @@ class LookupTable:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(columns)
             writer.writerows(zip(*(_cells(c) for c in columns.values()), strict=True))
-            part.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(part, path)
+            path.write_text(text.getvalue(), encoding="utf-8")
 
     def _columns(self) -> dict[str, Any]:
         names = list(LAYER_COLUMNS) + (list(BLOCK_COLUMNS) if self.granularity == "block" else [])
@@ -363,36 +361,35 @@ def from_columns(
 
 
 def _parse_layer_column(cells: Sequence[str], name: str, where: str) -> NDArray[np.int64]:
-    low = 0 if name in BLOCK_COLUMNS else 1
-    named = name in BIT_COLUMNS
     out = np.zeros(len(cells), dtype=np.int64)
     for i, cell in enumerate(cells):
-        if name == "op":
-            if cell not in OPS:
-                raise TableError(f"{where}, row {i + 1}: op is {cell!r}; allowed: {', '.join(OPS)}")
-            out[i] = OPS.index(cell)
-            continue
         try:
-            out[i] = _whole(cell, low, WIDEST if named else 2**31 - 1)
-        except ValueError as error:
-            if not named:
-                told = f"{name} is {cell!r}; it must be {error}"
-                raise TableError(f"{where}, row {i + 1}: {told}") from None
-            try:
-                out[i] = AS_PRICED[code_of(cell)]
-            except SpaceError as unknown:
-                raise TableError(f"{where}, row {i + 1}: {name}: {unknown}") from None
+            out[i] = _parse_layer_cell(cell, name)
+        except (ValueError, SpaceError) as error:
+            raise TableError(f"{where}, row {i + 1}: {name} is {cell!r}; {error}") from None
     return out
 
 
-def _whole(cell: str, low: int, high: int) -> int:
+def _parse_layer_cell(cell: str, name: str) -> int:
+    """The integer that a layer array holds.
+
+    Raises:
+        ValueError, SpaceError: it cannot be read; says what it must be.
+    """
+    if name == "op":
+        if cell not in OPS:
+            raise ValueError(f"allowed: {', '.join(OPS)}")
+        return OPS.index(cell)
+    low, named = 0 if name in BLOCK_COLUMNS else 1, name in BIT_COLUMNS
     try:
         number = float(cell)
     except ValueError:
         number = -1.0
-    if not (low <= number <= high and number == int(number)):
-        raise ValueError(f"a whole number from {low}")
-    return int(number)
+    if low <= number <= (WIDEST if named else 2**31 - 1) and number == int(number):
+        return int(number)
+    if named:
+        return int(AS_PRICED[code_of(cell)])
+    raise ValueError(f"it must be a whole number from {low}")
 
 
 def _parse_prices(

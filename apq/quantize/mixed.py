@@ -11,7 +11,8 @@ from apq.quantize.base import Scheme, require_bits
 
 @dataclass(frozen=True)
 class Mixed:
-    """Chooses the scheme of a weight by its bits, so that a space's bit axis offers schemes.
+    """Chooses the scheme of a weight by its bits: what plain widths of a candidate mean. Hardware
+    prices them as integers all the same; a space that offers the schemes by name has their prices.
 
     Attributes:
         by_bits: Bits and the scheme weights of so many bits get.

@@ -158,7 +158,7 @@ def test_a_cell_that_is_no_format_is_named(tmp_path):
         path.write_text(text.replace("ternary", wrong, 1))
         with pytest.raises(TableError) as error:
             LookupTable.read(path)
-        assert "weight_bits: unknown number format" in str(error.value)
+        assert f"weight_bits is {wrong!r}; unknown number format" in str(error.value)
         assert part in str(error.value)
 
 
