@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from apq.errors import TableError
 from apq.hardware import COST_MODELS, LookupTable, build_table, load_cost_model, price_space
+from apq.hardware.calibration import networks_columns, read_networks
 from apq.hardware.horowitz import Horowitz
 from apq.hardware.inspect import missing, oddities, priced_layers
 from apq.hardware.lut import needed_layers
@@ -169,3 +170,15 @@ def test_runtimes_run_integers_at_their_width_and_tables_of_values_in_float():
     for bits, names in ((8, {8, "po2-4"}), (32, {32})):
         run = replace(table, runs_at_bits=bits).as_run(layers)
         assert {choice_of(code) for code in run["weight_bits"]} == names
+
+
+def test_measured_networks_name_their_formats(tmp_path):
+    space = named_space(4, "ternary", 8)
+    genes = space.sample(12, np.random.default_rng(0))
+    columns = networks_columns(space, genes, [0.5] * len(genes))
+    path = tmp_path / "networks.csv"
+    rows = zip(*columns.values(), strict=True)
+    path.write_text("\n".join([",".join(columns), *map(",".join, rows)]) + "\n")
+    read, latency = read_networks(path, space)
+    assert np.array_equal(read, genes)
+    assert set(latency) == {0.5}
