@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from apq import __version__
 from apq.errors import SpaceError, TableError
+from apq.files import whole
 from apq.hardware.base import BIT_COLUMNS, CostModel, Prices, list_layers
 from apq.hardware.pricing import allowed_combinations
 from apq.space import Space

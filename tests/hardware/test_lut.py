@@ -34,7 +34,7 @@ def test_a_written_table_reads_back_the_same(tmp_path, tiny_space, ending):
     np.testing.assert_array_equal(read.layers, made.layers)
     for metric, values in made.prices.items():
         np.testing.assert_allclose(read.prices[metric], values, rtol=1e-9)
-    assert not list(tmp_path.glob("*.part"))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_table_is_written_where_it_can_be_read_again(tmp_path):
