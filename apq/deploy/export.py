@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from apq import __version__
 from apq.deploy import plain
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError, choose
+from apq.files import whole
 from apq.quantize.integer import IntegerLayer
 from apq.runtime.folded import FloatLayer, Steps, fold, weight_shape
 from apq.supernet.network import save_tensors
@@ -104,15 +104,11 @@ def _write_onnx(steps: Steps, path: Path, model: Model, form: str, int2: bool, b
     told = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about(model).items()}
     kind = {"onnx": "qdq", "onnx-integer": "integer", "qonnx": "qonnx"}[form]
     built = onnx_model(steps, shape, told, kind, int2)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(built.SerializeToString())
-        os.replace(temporary, path)
+        with whole(path) as partial:
+            partial.write_bytes(built.SerializeToString())
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return sum(len(t.raw_data) for t in built.graph.initializer)
 
 

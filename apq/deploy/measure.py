@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import io
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from apq import __version__
 from apq.deploy import timing
 from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
 from apq.errors import ModelError, TableError, side_by_side
+from apq.files import whole
 from apq.hardware.base import BIT_COLUMNS, list_layers
 from apq.hardware.calibration import networks_columns
 from apq.hardware.lut import METRICS, LookupTable, at_bits, needed_layers
@@ -118,9 +118,8 @@ def prepare(
         for name, make in files.items():
             (folder / "models" / f"{name}.onnx").write_bytes(make())
         shutil.copyfile(timing.__file__, folder / "measure.py")
-        part = folder / "folder.json.part"
-        part.write_text(json.dumps(told, indent=1), encoding="utf-8")
-        os.replace(part, folder / "folder.json")
+        with whole(folder / "folder.json") as part:
+            part.write_text(json.dumps(told, indent=1), encoding="utf-8")
     except OSError as error:
         raise TableError(f"cannot write {folder}: {error.strerror}") from error
     return total
@@ -237,9 +236,8 @@ def write_networks(path: Path, space: Space, genes: Genes, latency_ms: NDArray[n
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
 
 
 def require_runtime(runtime: str) -> None:

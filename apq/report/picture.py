@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from apq.files import whole
+
 Floats = NDArray[np.float64]
 
 
@@ -67,7 +69,6 @@ def draw_front(
         axes.set_ylabel("predicted accuracy")
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8, loc="lower right")
-        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(partial, dpi=150, metadata=metadata)
-        partial.replace(path)
+        with whole(path) as partial:
+            figure.savefig(partial, dpi=150, metadata=metadata)

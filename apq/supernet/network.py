@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from apq import __version__
 from apq.errors import ModelError, SpaceError
+from apq.files import whole
 from apq.space import Candidate, Slot, Space
 from apq.supernet.elastic import ConvBN, ElasticBlock, slice_norm
 
@@ -212,17 +212,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
     Raises:
         ModelError: the file cannot be written (no room, no permission); an older one is kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {key: json.dumps(value) for key, value in metadata.items()}
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
-        text = {key: json.dumps(value) for key, value in metadata.items()}
-        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(plain, str(temporary), metadata=text)
-        os.replace(temporary, path)
+        with whole(path) as partial:
+            save_file(plain, str(partial), metadata=text)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
