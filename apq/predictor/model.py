@@ -68,3 +68,9 @@ class Ensemble(nn.Module):
         hidden = torch.relu(torch.baddbmm(self.second_bias, hidden, self.second))
         hidden = torch.relu(torch.baddbmm(self.third_bias, hidden, self.third))
         return torch.baddbmm(self.head_bias, hidden, self.head).squeeze(-1)
+
+    def tail_of(self, member: int, hidden: Tensor) -> Tensor:
+        """:meth:`tail` of one member, without gradients: ``(n, h)`` to ``(n,)``."""
+        hidden = torch.addmm(self.second_bias[member], hidden, self.second[member]).relu_()
+        hidden = torch.addmm(self.third_bias[member], hidden, self.third[member]).relu_()
+        return torch.addmv(self.head_bias[member, 0], hidden, self.head[member, :, 0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,28 @@ class Network:
     def _members(self, inputs: Inputs) -> Array:
         """Answers ``(e, n)``. The first layer adds up rows of its weight matrix instead of
         multiplying vectors of mostly zeros."""
-        net = self.ensemble
         arch, bits = self.standardised(inputs)
-        hidden = torch.relu_(_first(net.arch, net.arch_bias, inputs.arch_hot, arch))
-        if net.bits is not None and net.bits_bias is not None:
-            hidden += _first(net.bits, net.bits_bias, inputs.bits_hot, bits)
-        out: Array = net.tail(hidden).double().numpy()
-        return out
+        hidden = self._arch_layer(inputs.arch_hot, arch).relu_()
+        if self._bits_layer is not None:
+            hidden += self._bits_layer(inputs.bits_hot, bits)
+        # member by member: what one needs stays in the cache
+        net = self.ensemble
+        out = [
+            net.tail_of(i, part) for i, part in enumerate(torch.split(hidden, net.hidden, dim=1))
+        ]
+        answers: Array = torch.stack(out).double().numpy()
+        return answers
+
+    @cached_property
+    def _arch_layer(self) -> _First:
+        return _First.of(self.ensemble.arch, self.ensemble.arch_bias, len(self.arch_mean))
+
+    @cached_property
+    def _bits_layer(self) -> _First | None:
+        net = self.ensemble
+        if net.bits is None or net.bits_bias is None:
+            return None
+        return _First.of(net.bits, net.bits_bias, len(self.bits_mean))
 
     def standardised(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The smooth columns with mean 0 and deviation 1."""
@@ -182,15 +198,34 @@ def train_network(
     return trained, mean, np.hypot(spread, floor)
 
 
-def _first(weight: Tensor, bias: Tensor, hot: NDArray[np.int64], smooth: Tensor) -> Tensor:
-    """First layer by gathering: weight ``(e, columns, h)`` to ``(e, n, h)``."""
-    columns = weight.shape[1] - smooth.shape[1]
-    # members side by side, and a row of zeros for "no column" (-1)
-    rows = torch.nn.functional.pad(weight[:, :columns].transpose(0, 1), (0, 0, 0, 0, 0, 1))
-    index = torch.from_numpy(np.where(hot < 0, columns, hot))
-    flat = torch.nn.functional.embedding_bag(index, rows.flatten(1), mode="sum")
-    out = flat.view(len(index), weight.shape[0], -1).transpose(0, 1) + bias
-    return torch.baddbmm(out, smooth.expand(len(weight), -1, -1), weight[:, columns:])
+@dataclass(frozen=True)
+class _First:
+    """A first layer of all members side by side, e * h columns.
+
+    Attributes:
+        choices: A row per one-hot column and a last one of zeros for "no column" (-1).
+        smooth: A row per smooth column.
+        bias: One row.
+    """
+
+    choices: Tensor
+    smooth: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor, smooth: int) -> _First:
+        """Lay out the layer ``(e, columns, h)`` whose last ``smooth`` columns are smooth."""
+        flat = weight.detach().transpose(0, 1).flatten(1)
+        choices, rest = torch.split(flat, [len(flat) - smooth, smooth])
+        choices = torch.nn.functional.pad(choices, (0, 0, 0, 1))
+        return cls(choices, rest.contiguous(), bias.detach().flatten())
+
+    def __call__(self, hot: NDArray[np.int64], smooth: Tensor) -> Tensor:
+        """Its output ``(n, e * h)``."""
+        last = len(self.choices) - 1
+        index = torch.from_numpy(np.where(hot < 0, last, hot))
+        out = torch.nn.functional.embedding_bag(index, self.choices, mode="sum")
+        return out.addmm_(smooth, self.smooth).add_(self.bias)
 
 
 def _mean_std(columns: NDArray[np.float32]) -> tuple[Tensor, Tensor]:

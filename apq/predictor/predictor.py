@@ -102,7 +102,7 @@ class Predictor:
             raise ModelError("this predictor scores rows of a table, not genes of a space")
         return self.features.space
 
-    def predict(self, candidates: Any, *, batch: int = 2048) -> tuple[Array, Array]:
+    def predict(self, candidates: Any, *, batch: int = 1024) -> tuple[Array, Array]:
         """Predict n candidates.
 
         Args:
