@@ -71,8 +71,9 @@ def folder(tmp_path_factory) -> Path:
                    "--out", folder / "quantized")  # fmt: skip
     listed = {row["choice"] for row in made["by_choice"] if row["attribute"] == "pw_w_bits"}
     assert listed == {"ternary", "po2-4", 4, 8}
-    figures("train-predictor", "--transfer", "--samples", folder / "fp32", "--quantized-samples",
-            folder / "quantized", "--out", folder / "predictor.safetensors")  # fmt: skip
+    figures("train-predictor", "--samples", folder / "fp32", "--quantized-samples",
+            folder / "quantized", "--transfer", "--no-compare", "--ensemble", 1,
+            "--out", folder / "predictor.safetensors")  # fmt: skip
     run("lut", "build", "--model", "horowitz", "--space", space, "--out", folder / "device.csv")
     return folder
 
