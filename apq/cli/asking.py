@@ -41,7 +41,7 @@ def more_samples(
         lambda known: next_candidates(problem, loaded.covariance, known, count, seed=seed),
         {"predictor": str(path), "cost": problem.metrics[0]},
     )  # fmt: skip
-    err.print(f"samples {start:,} to {stop - 1:,} are those that tell most about the front")
+    err.print(f"samples {start:,} to {stop - 1:,} may be on the front")
     return stop
 
 
