@@ -91,8 +91,8 @@ def next_candidates(
     """The ``count`` candidates whose measurement should teach most about a problem's front.
 
     A search with the present predictor finds the largest expected gains at every cost. Among these
-    and as many random ones :func:`sampled_fronts` chooses. On tables of real measurements it needs
-    half the samples of what lowers the predictor's doubt most, the rule before
+    and as many random ones :func:`sampled_fronts` chooses. Lowering the predictor's doubt where the
+    gains are largest, the rule before, needed more samples on tables of real measurements
     (``benchmarks/bench_acquire_simulated.py``).
 
     Args:

@@ -5,6 +5,20 @@
 One thread. The floor is the multiply-accumulates of all forward passes at the rate of a large matrix
 product on the same machine in the same run. Also prints the ends and the uniform subnets of the
 supernet on validation and, with --test, on the test images (which select nothing).
+
+--early 40 judges stopping the validation when its confidence interval decides, against the largest
+subnet's answers as a control variate. Measured on the CIFAR-10 supernet of 24 epochs: no better
+than the first m images at equal cost, so apq collect does not offer it. Means of 40 candidates:
+
+    standard error 0.50 %   2212 images  bias +0.02 %  scatter 0.37 %  Kendall tau .747
+      first m               2212 images  bias +0.16 %  scatter 0.32 %  Kendall tau .775
+    standard error 0.35 %   3100 images  bias +0.12 %  scatter 0.24 %  Kendall tau .809
+      first m               3100 images  bias +0.23 %  scatter 0.21 %  Kendall tau .850
+    standard error 0.25 %   3844 images  bias +0.07 %  scatter 0.16 %  Kendall tau .871
+      first m               3844 images  bias +0.04 %  scatter 0.18 %  Kendall tau .845
+
+The bias of the first m is the same for nearly all candidates, so it does not change their order; a
+number of images that differs between candidates does.
 """
 
 from __future__ import annotations
@@ -59,12 +73,68 @@ def uniform(space: Space) -> dict[str, Candidate]:
     return found
 
 
+def right(network: Any, candidate: Candidate, data: EvalImages) -> np.ndarray:
+    """Which validation images a recalibrated subnet gets right, ``(images,)``."""
+    net = network.subnet(candidate).to(memory_format=torch.channels_last)
+    recalibrate(net, data.calibration)
+    folded = fold(net)
+    with torch.inference_mode():
+        parts = [folded(part).argmax(1) for part in data.images.split(250)]
+    return (torch.cat(parts) == data.labels).numpy().astype(np.float64)
+
+
+def stop_early(
+    own: np.ndarray, shared: np.ndarray, doubt: float, least: int = 500, step: int = 250
+) -> tuple[float, int]:
+    """Accuracy and images used when looking stops as soon as its standard error is below ``doubt``.
+
+    ``shared`` is what a reference gets right on all images; its known accuracy corrects for easy or
+    hard first images (a control variate with the least squares factor of the images seen).
+    """
+    for seen in range(least, len(own) + 1, step):
+        a, b = own[:seen], shared[:seen]
+        factor = np.cov(a, b)[0, 1] / max(b.var(ddof=1), 1e-9)
+        rest = (a - factor * b).std(ddof=2)
+        error = rest * np.sqrt((1 / seen) * (1 - seen / len(own)))
+        if error <= doubt:
+            break
+    return float(a.mean() + factor * (shared.mean() - b.mean())), seen
+
+
+def early_stopping(network: Any, data: EvalImages, count: int) -> None:
+    """Stopping when the confidence interval decides, beside the first m images at equal cost."""
+    space = network.space
+    shared = right(network, largest(space), data)
+    rows = plan(space, count, 5, quantized=False)
+    own = np.stack([right(network, space.build(row), data) for row in rows])
+    truth = own.mean(axis=1)
+    print(f"stopping early, {count} candidates; images used, and against all {own.shape[1]}:")
+
+    def line(name: str, images: float, found: np.ndarray) -> None:
+        error = found - truth
+        print(
+            f"  {name:<26}{images:>6.0f} images  bias {error.mean():+.3%} ± "
+            f"{error.std(ddof=1) / np.sqrt(count):.3%}  scatter {error.std(ddof=1):.3%}  "
+            f"Kendall tau {kendalltau(found, truth)[0]:.3f}"
+        )
+
+    for doubt in (0.0075, 0.005, 0.0035, 0.0025):
+        stopped = [stop_early(row, shared, doubt) for row in own]
+        images = float(np.mean([m for _, m in stopped]))
+        line(f"standard error {doubt:.2%}", images, np.array([a for a, _ in stopped]))
+        m = round(images)
+        plain = own[:, :m].mean(axis=1)
+        line("  first m", m, plain)
+        line("  first m less reference", m, plain - shared[:m].mean() + shared.mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--supernet", type=Path, default=Path("data/cifar10/supernet.safetensors"))
     parser.add_argument("--images", required=True)
     parser.add_argument("--count", type=int, default=24, help="candidates that are measured")
     parser.add_argument("--test", action="store_true", help="also the test images")
+    parser.add_argument("--early", type=int, help="only early stopping, with so many candidates")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()
@@ -72,6 +142,10 @@ def main() -> None:
     network, space = supernet.network, supernet.network.space
     images = load_images(options.images, space.resolution, space.in_channels, space.classes)
     whole = EvalImages.of(images, supernet.mean, supernet.std, calibration=2000)
+    if options.early:
+        one = EvalImages.of(images, supernet.mean, supernet.std)
+        early_stopping(network, one, options.early)
+        return
 
     splits = {"validation": whole}
     if options.test:
