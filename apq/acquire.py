@@ -92,7 +92,7 @@ def next_candidates(
 
     A search with the present predictor finds the largest expected gains at every cost. Among these
     and as many random ones :func:`sampled_fronts` chooses. Lowering the predictor's doubt where the
-    gains are largest, the rule before, left more of the front unfound at equal cost on Accel-NASBench
+    gains are largest, the rule before, left more of the front unfound on Accel-NASBench
     (``benchmarks/bench_acquire_simulated.py``).
 
     Args:
