@@ -29,6 +29,9 @@ def train_supernet(
     weight_decay: Annotated[
         float, typer.Option(min=0.0, help="On convolution and classifier weights.")
     ] = 2e-4,
+    cutmix: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of batches with mixed images.")
+    ] = 0.0,
     phases: Annotated[
         str, typer.Option(help="Phases to go through, comma separated.")
     ] = "largest,kernel,depth,width",
@@ -62,7 +65,13 @@ def train_supernet(
     err.print(found.describe())
     names = tuple(name.strip() for name in phases.split(","))
     recipe = Recipe(
-        epochs=epochs, batch=batch, lr=lr, weight_decay=weight_decay, seed=seed, phases=names
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        weight_decay=weight_decay,
+        cutmix=cutmix,
+        seed=seed,
+        phases=names,
     )
     first = load_supernet(start, chosen) if start else None
     checkpoint = out_path.with_name(out_path.stem + ".checkpoint.safetensors")

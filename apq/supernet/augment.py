@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,3 +29,33 @@ def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
     channel = torch.arange(c)[None, :, None, None]
     out = padded[index, channel, rows, cols]
     return out.contiguous(memory_format=torch.channels_last)
+
+
+def cutmix(
+    images: Tensor, labels: Tensor, classes: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Paste a box of another image of the batch into every image; labels in proportion to area.
+
+    CutMix (Yun et al., ICCV 2019, arXiv:1905.04899) with alpha 1: the box's area is uniform, one
+    box per batch. It holds back overfitting where epochs are many and images few.
+
+    Args:
+        images: ``(n, c, h, w)``, any type.
+        labels: ``(n,)``.
+        classes: Number of classes.
+        rng: Decides box and partners.
+
+    Returns:
+        Images like those given, and class probabilities ``(n, classes)``, float32.
+    """
+    n, _, h, w = images.shape
+    side = math.sqrt(1 - rng.random())
+    tall, wide = round(h * side), round(w * side)
+    top, left = int(rng.integers(0, h - tall + 1)), int(rng.integers(0, w - wide + 1))
+    partner = torch.from_numpy(rng.permutation(n))
+    box = (..., slice(top, top + tall), slice(left, left + wide))
+    mixed = images.clone()
+    mixed[box] = images[partner][box]
+    share = tall * wide / (h * w)
+    own, other = F.one_hot(labels, classes).float(), F.one_hot(labels[partner], classes).float()
+    return mixed, (1 - share) * own + share * other

@@ -18,7 +18,7 @@ from torch import Tensor
 from apq.errors import ModelError, choose
 from apq.images import ImageSet
 from apq.space import Candidate, Space
-from apq.supernet.augment import augment
+from apq.supernet.augment import augment, cutmix
 from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import (
@@ -48,6 +48,7 @@ class Recipe:
         lr: Peak learning rate of SGD with Nesterov momentum 0.9 (linear warm-up, then cosine).
         weight_decay: On convolution and classifier weights only.
         smoothing: Label smoothing of the cross-entropy.
+        cutmix: Share of the batches whose images are mixed (:func:`~apq.supernet.augment.cutmix`).
         seed: Decides initial weights, batches, augmentation and sampled subnets.
         phases: Which of PHASES to go through; their shares keep their proportions.
     """
@@ -57,6 +58,7 @@ class Recipe:
     lr: float = 0.1
     weight_decay: float = 2e-4
     smoothing: float = 0.05
+    cutmix: float = 0.0
     seed: int = 0
     phases: tuple[str, ...] = tuple(name for name, _ in PHASES)
 
@@ -182,10 +184,13 @@ def train_supernet(
             network.sort_channels()
             optimiser.state.clear()  # momentum belongs to the old channel order
         pick = torch.from_numpy(order[position * recipe.batch :][: recipe.batch])
-        x = normalise(augment(data[pick], images.flip, rng), images.mean, images.std)
+        x, y = augment(data[pick], images.flip, rng), labels[pick]
+        if recipe.cutmix and rng.random() < recipe.cutmix:
+            x, y = cutmix(x, y, space.classes, rng)
+        x = normalise(x, images.mean, images.std)
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(recipe, step, total)
-        loss, hit = _train_step(network, optimiser, x, labels[pick], recipe, phase, rng)
+        loss, hit = _train_step(network, optimiser, x, y, recipe, phase, rng)
         if not math.isfinite(loss):
             raise ModelError(
                 f"training diverged at step {step} (loss {loss}). Lower --lr (it was {recipe.lr})."
@@ -221,7 +226,11 @@ def _train_step(
     phase: str,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """One update; returns the mean loss and the largest network's accuracy on the batch."""
+    """One update; returns the mean loss and the largest network's accuracy on the batch.
+
+    ``y`` holds labels ``(n,)`` or class probabilities ``(n, classes)``.
+    """
+    truth = y if y.dim() == 1 else y.argmax(1)
     space = network.space
     top = largest(space)
     optimiser.zero_grad(set_to_none=True)
@@ -230,7 +239,7 @@ def _train_step(
         loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        return float(loss.detach()), float((logits.argmax(1) == y).float().mean())
+        return float(loss.detach()), float((logits.argmax(1) == truth).float().mean())
     teacher = network(x, top)
     loss = F.cross_entropy(teacher, y, label_smoothing=recipe.smoothing)
     (loss / 2).backward()  # type: ignore[no-untyped-call]
@@ -243,7 +252,7 @@ def _train_step(
     (loss / 2).backward()  # type: ignore[no-untyped-call]
     total += float(loss.detach()) / 2
     optimiser.step()
-    return total, float((teacher.detach().argmax(1) == y).float().mean())
+    return total, float((teacher.detach().argmax(1) == truth).float().mean())
 
 
 def _finish(network: Supernet, images: ImageSet) -> dict[str, float]:

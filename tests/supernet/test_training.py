@@ -10,8 +10,9 @@ from apq.errors import ApqError, ModelError, SpaceError
 from apq.images import load_images
 from apq.space import load_space
 from apq.supernet import largest, load_supernet, save_supernet, smallest
+from apq.supernet.augment import augment, cutmix
 from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
-from apq.supernet.training import Recipe, augment, phase_of, sample_open, train_supernet
+from apq.supernet.training import Recipe, phase_of, sample_open, train_supernet
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +131,30 @@ def test_divergence_is_reported_not_saved(digits, tmp_path):
     with pytest.raises(ModelError, match=r"diverged at step \d+.*Lower --lr"):
         train_supernet(load_space("digits"), digits, Recipe(epochs=2, lr=1e30), checkpoint, 1e9)
     assert not checkpoint.exists()
+
+
+def test_cutmix_labels_say_how_much_of_each_image_is_there():
+    labels = torch.arange(6)
+    images = labels[:, None, None, None].expand(6, 3, 8, 8).contiguous()  # an image is its label
+    shares = []
+    for seed in range(40):
+        mixed, weights = cutmix(images, labels, 6, np.random.default_rng(seed))
+        for picture, weight in zip(mixed, weights, strict=True):
+            counted = torch.bincount(picture.flatten(), minlength=6) / picture.numel()
+            torch.testing.assert_close(counted, weight)
+        shares.append(float(weights.diagonal().mean()))
+    assert images.unique().numel() == 6  # what was given is left alone
+    assert 0.35 < np.mean(shares) < 0.75
+    assert min(shares) < 0.3
+    assert max(shares) > 0.8
+
+
+def test_training_with_mixed_images_learns(digits):
+    space = load_space("digits")
+    recipe = Recipe(epochs=4, batch=64, cutmix=0.5)
+    whole, told = train_supernet(space, digits, recipe)
+    assert told["recipe"]["cutmix"] == 0.5
+    assert told["validation_accuracy"]["largest"] > 0.6
+    plain, _ = train_supernet(space, digits, Recipe(epochs=4, batch=64))
+    same = [torch.equal(a, b) for a, b in zip(whole.parameters(), plain.parameters(), strict=True)]
+    assert not all(same)
