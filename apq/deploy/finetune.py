@@ -45,7 +45,9 @@ class FinetuneRecipe:
         scheme: Key of ``SCHEMES``, or ``"fp32"`` for a float network (a baseline).
         epochs: Passes over the training images.
         batch: Images per step.
-        lr: Peak learning rate (SGD, Nesterov 0.9, one cycle over all epochs).
+        lr: Peak learning rate (SGD, Nesterov 0.9, one cycle over all epochs). On CIFAR-10, one
+            candidate and seed, 200 steps, validation ended at 81.9 % with 0.005 and 81.5 % with
+            0.02 at 8 bits, at 81.0 % and 80.9 % at 4.
         weight_decay: On weights only, never on ranges.
         distil: Whether the supernet's largest subnet teaches.
         distribution: Weight of the distribution loss on 1-bit activations (the paper uses 2).
