@@ -7,6 +7,15 @@ learns from the labels, and one random candidate, quantized as when it is measur
 and the largest one's answers. Then the same candidates are measured from both supernets, with and
 without a short fine-tune, beside a long one (the truth to rank by, mean over seeds). CPU seconds,
 one thread.
+
+On digits (30 candidates, 800 steps of truth, one seed, 97.1 % ± 0.8 %) samples cost a quarter and are
+far closer to the truth, but rank it no better, so apq has no such option:
+
+    trained with bits sampled: 94 CPU s
+    float supernet      0 steps: accuracy 67.14%, Kendall tau 0.488, 0.17 CPU s a sample
+    float supernet     20 steps: accuracy 79.36%, Kendall tau 0.559, 0.61 CPU s a sample
+    bits sampled too    0 steps: accuracy 95.13%, Kendall tau 0.439, 0.16 CPU s a sample
+    bits sampled too   20 steps: accuracy 95.33%, Kendall tau 0.356, 0.63 CPU s a sample
 """
 
 from __future__ import annotations
