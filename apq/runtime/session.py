@@ -81,8 +81,7 @@ def open_session(
 def fast(steps: Steps, otherwise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The same function as ``otherwise``, through onnxruntime if it is installed (``apq[onnx]``).
 
-    On x86 that takes about half the time (benchmarks/bench_collect.py). Quantized layers give the
-    same bits, float ones the same up to rounding.
+    Quantized layers give the same bits, float ones the same up to rounding.
 
     Args:
         steps: What to run, from its first to its last step; ends with the classifier.
