@@ -25,7 +25,7 @@ from apq.files import whole
 from apq.images import ImageSet
 from apq.quantize import finetune, quantize_subnet
 from apq.runtime.session import fast
-from apq.runtime.shared import SharedStart
+from apq.runtime.shared import SharedStart, choices
 from apq.samples import part_files, part_metadata, write_part
 from apq.space import BIT_ATTRIBUTES, Candidate, Genes, Space
 from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
@@ -396,17 +396,20 @@ def _evaluate(job: _Job, first: int) -> float:
     keep_memory()
     shared = SharedStart(data)
     scores = np.empty((len(rows), 3))
-    for index in np.lexsort(rows.T[::-1]):  # equal first blocks come together
+    candidates = [space.build(row) for row in rows]
+    blocks = [choices(candidate) for candidate in candidates]
+    order = sorted(range(len(rows)), key=blocks.__getitem__)  # equal beginnings come together
+    for index, following in zip(order, [*order[1:], None], strict=True):
         began = time.perf_counter()
-        candidate = space.build(rows[index])
+        candidate = candidates[index]
         subnet = job.supernet.network.subnet(candidate)
         if job.quantization is None:
             score, loss = shared.measure(
-                subnet, (candidate.stages[0][0].kernel, candidate.stages[0][0].width)
+                subnet, blocks[index], () if following is None else blocks[following]
             )
         else:
             assert job.train is not None
-            number = job.start + first + int(index)
+            number = job.start + first + index
             seed = int(np.random.SeedSequence([job.seed, number]).generate_state(1)[0])
             score, loss = measure_quantized(
                 subnet, candidate, space.fixed_layer_bits, data, job.train, job.flip, (mean, std),

@@ -35,7 +35,7 @@ from scipy.stats import kendalltau
 
 from apq.collect import plan
 from apq.images import load_images
-from apq.runtime.shared import SharedStart
+from apq.runtime.shared import SharedStart, choices
 from apq.space import Candidate, Space
 from apq.supernet import largest, load_supernet, smallest
 from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
@@ -159,7 +159,7 @@ def main() -> None:
         )
 
     rows = plan(space, options.count, 0, quantized=False)
-    candidates = [space.build(row) for row in rows[np.lexsort(rows.T[::-1])]]
+    candidates = sorted([space.build(row) for row in rows], key=choices)
     data = EvalImages.of(images, supernet.mean, supernet.std, limit=2000)
     work = sum(macs_of(space, c) for c in candidates) * (len(data.labels) + len(data.calibration))
     floor = work / matrix_rate()
@@ -174,10 +174,9 @@ def main() -> None:
         spent["fold"] += s
         spent["forward"] += seconds(lambda n=folded: accuracy(n, data.images, data.labels))[0]
     shared, total = SharedStart(data), 0.0
-    for candidate in candidates:
-        block = candidate.stages[0][0]
-        key = (block.kernel, block.width)
-        total += seconds(lambda c=candidate, k=key: shared.measure(network.subnet(c), k))[0]
+    for c, following in zip(candidates, [*candidates[1:], None], strict=True):
+        after = choices(following) if following else ()
+        total += seconds(lambda c=c, a=after: shared.measure(network.subnet(c), choices(c), a))[0]
     alone, n = sum(spent.values()), len(candidates)
     print(
         f"\nper sample, CPU seconds on one thread ({len(data.labels)} images, "

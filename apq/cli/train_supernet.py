@@ -37,7 +37,7 @@ def train_supernet(
     ] = "largest,kernel,depth,width",
     start: Annotated[
         Path | None,
-        typer.Option(help="Supernet whose weights to start from (to train one further)."),
+        typer.Option(help="Supernet whose weights to start from: of this space, or fitting it."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides weights, batches and sampled subnets.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -73,7 +73,7 @@ def train_supernet(
         seed=seed,
         phases=names,
     )
-    first = load_supernet(start, chosen) if start else None
+    first = load_supernet(start) if start else None
     checkpoint = out_path.with_name(out_path.stem + ".checkpoint.safetensors")
     with live_line(f"supernet {chosen.name}") as report:
         network, metadata = train(

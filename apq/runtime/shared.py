@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,37 +10,74 @@ from torch import Tensor, nn
 
 from apq.runtime.folded import fold as fold_steps
 from apq.runtime.session import fast
+from apq.space import Candidate
 from apq.supernet.evaluate import EvalImages, accuracy, batches, fold, recalibrate
 from apq.supernet.network import Subnet
+
+KEPT = 3
+"""Blocks whose answers are kept at most: they are all images' activations."""
+
+
+def choices(candidate: Candidate) -> tuple[tuple[int, int, int], ...]:
+    """What decides each block of a candidate: its stage, kernel and width."""
+    return tuple((s, b.kernel, b.width) for s, stage in enumerate(candidate.stages) for b in stage)
 
 
 class SharedStart:
     """Accuracy of extracted fp32 subnets after recalibration, as
     :func:`apq.supernet.evaluate.measure` but faster.
 
-    The answers of the layers before the second block are kept, and used again while the next
-    subnet begins with the same ones: measure subnets in an order that keeps equal starts together.
-    What follows them runs in onnxruntime where that is installed.
+    The answers of the blocks a subnet has in common with the one measured next are kept: batch-norm
+    statistics and images go through them once. So measure subnets in an order that keeps equal
+    beginnings together. What follows runs in onnxruntime where that is installed.
     """
 
     def __init__(self, data: EvalImages) -> None:
         self._data = data
-        self._start: Hashable = None
-        self._seen = data
+        self._kept: list[tuple[Hashable, EvalImages]] = []
 
-    def measure(self, subnet: Subnet, start: Hashable) -> tuple[float, float]:
-        """Accuracy and loss of a subnet; ``start`` names its first block's choices."""
+    def measure(
+        self, subnet: Subnet, blocks: Sequence[Hashable], following: Sequence[Hashable] = ()
+    ) -> tuple[float, float]:
+        """Accuracy and loss of a subnet.
+
+        Args:
+            subnet: As cut out of the supernet.
+            blocks: What decides each of its blocks (:func:`choices`).
+            following: The same of the subnet that is measured next.
+        """
         subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        before, after = subnet.halves()
-        if self._start is None or start != self._start:
-            calibration = recalibrate(before, self._data.calibration)
-            images = _answers(fold(before), self._data.images)
-            self._seen = replace(self._data, calibration=calibration, images=images)
-            self._start = start
-        recalibrate(after, self._seen.calibration)
+        parts = subnet.parts()
+        known = _common([key for key, _ in self._kept], blocks)
+        del self._kept[known:]
+        for key, part in list(zip(blocks, parts, strict=False))[known : _common(blocks, following)]:
+            seen = self._seen
+            calibration = recalibrate(part, seen.calibration)
+            images = _answers(fold(part), seen.images)
+            self._kept.append((key, replace(seen, calibration=calibration, images=images)))
+        done, seen = len(self._kept), self._seen
+        rest = nn.Sequential(*parts[done:])
+        recalibrate(rest, seen.calibration)
         steps = fold_steps(subnet.eval())
-        rest = next(i for i, step in enumerate(steps) if step.name in ("blocks.1.expand", "head"))
-        return accuracy(fast(steps[rest:], fold(after)), self._seen.images, self._seen.labels)
+        first = next(i for i, step in enumerate(steps) if step.name in _starts(done))
+        return accuracy(fast(steps[first:], fold(rest)), seen.images, seen.labels)
+
+    @property
+    def _seen(self) -> EvalImages:
+        return self._kept[-1][1] if self._kept else self._data
+
+
+def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """How many blocks two subnets begin with alike, at most KEPT."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y or i == KEPT:
+            return i
+    return min(len(a), len(b), KEPT)
+
+
+def _starts(done: int) -> tuple[str, ...]:
+    """Name of the first layer after so many blocks."""
+    return (f"blocks.{done}.expand", "head") if done else ("stem",)
 
 
 @torch.inference_mode()

@@ -71,14 +71,16 @@ class Subnet(nn.Module):
                 block = stage[slot.position]
                 self.blocks.append(InvertedResidual(slot, block.kernel, block.width))
 
-    def halves(self) -> tuple[nn.Sequential, nn.Sequential]:
-        """The layers up to the first elastic block, and the rest; run in turn they are the subnet.
+    def parts(self) -> list[nn.Sequential]:
+        """The network in as many pieces as it has blocks, and one more; run in turn they are it.
 
-        Many subnets have the first half in common, and it is a third of the work.
+        The first holds stem and first block, the last head and classifier, one block each the rest.
+        Many subnets begin with the same pieces.
         """
         first, *others = self.blocks
         start = nn.Sequential(self.stem, *self.first, first)
-        return start, nn.Sequential(*others, self.head, _Pool(), self.classifier)
+        end = nn.Sequential(self.head, _Pool(), self.classifier)
+        return [start, *(nn.Sequential(block) for block in others), end]
 
     def features(self, x: Tensor) -> Tensor:
         """Pooled features before the classifier, shape ``(n, head_channels)``."""

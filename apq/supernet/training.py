@@ -133,15 +133,17 @@ def train_supernet(
         checkpoint: File to save progress in and to continue from. Same machine and thread count:
             a continued run ends with the same weights as an uninterrupted one.
         checkpoint_seconds: How often to save.
-        start_from: Supernet of the same space whose weights to start from.
+        start_from: Supernet whose weights to start from. Its space may differ where weights do not:
+            in strides, resolution, bits.
         on_progress: Called every step with steps done, all steps, and loss and accuracy so far.
 
     Returns:
-        The network in eval mode and metadata: recipe, normalisation, steps, validation accuracies.
+        The network in eval mode and metadata: recipe, normalisation, steps, validation accuracies,
+        whether hidden channels have been sorted (they are sorted once in a supernet's life).
 
     Raises:
         ModelError: the loss is no longer finite, or the checkpoint belongs to another training.
-        SpaceError: ``start_from`` is of another space.
+        SpaceError: the weights of ``start_from`` do not fit the space.
         ApqError: a phase is unknown.
     """
     for name in recipe.phases:
@@ -150,9 +152,9 @@ def train_supernet(
     network = Supernet(space)
     sorted_already = False
     if start_from is not None:
-        space.require_same(start_from.network.space, "the space", "the supernet to start from")
-        network.load_state_dict(start_from.network.state_dict())
-        sorted_already = "width" in start_from.metadata["recipe"]["phases"]
+        _start(network, start_from)
+        made = start_from.metadata
+        sorted_already = made.get("channels_sorted", "width" in made["recipe"]["phases"])
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = _optimiser(network, recipe)
     pixels, numbers = images.splits["train"]
@@ -211,10 +213,26 @@ def train_supernet(
         "mean": images.mean,
         "std": images.std,
         "image_set": images.name,
+        "channels_sorted": sorted_already or "width" in recipe.phases,
         "steps": total,
         "seconds": round(seconds, 1),
         "validation_accuracy": scores,
     }
+
+
+def _start(network: Supernet, start_from: SupernetFile) -> None:
+    """Copy another supernet's weights.
+
+    Raises:
+        SpaceError: its weights have other names or shapes; the message compares the spaces.
+    """
+    try:
+        network.load_state_dict(start_from.network.state_dict())
+    except RuntimeError:
+        network.space.require_same(
+            start_from.network.space, "the space", "the supernet to start from"
+        )
+        raise
 
 
 def _train_step(

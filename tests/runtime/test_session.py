@@ -12,7 +12,7 @@ from apq.images import load_images
 from apq.quantize import SCHEMES, quantize_subnet
 from apq.runtime.folded import fold
 from apq.runtime.session import BATCH, fast
-from apq.runtime.shared import SharedStart
+from apq.runtime.shared import SharedStart, choices
 from apq.space import load_space
 from apq.supernet import Supernet, largest
 from apq.supernet.evaluate import EvalImages, measure, recalibrate
@@ -56,18 +56,25 @@ def test_quantized_networks_give_the_same_bits(space, data, supernet, scheme):
         assert torch.equal(found, model(images))
 
 
-def test_sharing_the_first_layers_changes_no_figure(space, data, supernet):
-    shared = SharedStart(data)
+@pytest.mark.parametrize("ordered", [True, False])
+def test_sharing_the_first_blocks_changes_no_figure(space, data, supernet, ordered):
     rows = space.sample(12, np.random.default_rng(3))
-    rows[6:, :2] = rows[:6, :2]  # starts that come twice
+    first = [a.name.startswith(("depth_0", "b00", "b01", "b02")) for a in space.axes]
+    rows[4:8] = np.where(first, rows[:4], rows[4:8])  # beginnings of several lengths come twice
+    rows[8:, :5] = rows[4:8, :5]
     candidates = [space.build(row) for row in space.repair(rows)]
-    candidates.sort(key=lambda c: (c.stages[0][0].kernel, c.stages[0][0].width))
-    for c in candidates:
-        start = (c.stages[0][0].kernel, c.stages[0][0].width)
-        accuracy, loss = shared.measure(supernet.subnet(c), start)
+    if ordered:
+        candidates.sort(key=choices)
+    blocks = [choices(c) for c in candidates]
+    shared = SharedStart(data)
+    kept = set()
+    for c, own, following in zip(candidates, blocks, [*blocks[1:], ()], strict=True):
+        accuracy, loss = shared.measure(supernet.subnet(c), own, following)
         expected, expected_loss = measure(supernet.subnet(c), data)
         assert accuracy == pytest.approx(expected, abs=1.5 / len(data.labels))  # a tie may fall
         assert loss == pytest.approx(expected_loss, abs=1e-4)
+        kept.add(len(shared._kept))
+    assert ordered <= (max(kept) > 1)
 
 
 def test_without_onnxruntime_torch_answers(space, data, supernet, monkeypatch):

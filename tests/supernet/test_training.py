@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,10 +122,30 @@ def test_training_can_start_from_another_supernet(trained, digits, tmp_path):
     assert made["validation_accuracy"]["largest"] == pytest.approx(
         metadata["validation_accuracy"]["largest"], abs=0.03
     )
+    assert metadata["channels_sorted"]
+    assert made["channels_sorted"]
     with pytest.raises(SpaceError, match="resolution"):
         train_supernet(load_space("cifar10"), digits, start_from=first)
     with pytest.raises(ApqError, match="Did you mean 'width'"):
         train_supernet(network.space, digits, Recipe(phases=("widths",)))
+
+
+def test_training_can_start_from_another_space_whose_weights_fit(trained, digits, tmp_path):
+    network, metadata = trained
+    path = tmp_path / "first.safetensors"
+    save_supernet(path, network, metadata)
+    space = network.space
+    flat = replace(space, stages=(*space.stages[:-1], replace(space.stages[-1], stride=1)))
+    longer, made = train_supernet(
+        flat,
+        digits,
+        Recipe(epochs=0.1, batch=64, lr=1e-6, phases=("width",)),
+        start_from=load_supernet(path),
+    )
+    assert longer.space == flat
+    assert made["fingerprint"] == flat.fingerprint
+    for name, weight in network.named_parameters():  # not sorted a second time
+        assert torch.allclose(weight, longer.get_parameter(name), atol=1e-3), name
 
 
 def test_divergence_is_reported_not_saved(digits, tmp_path):
