@@ -41,6 +41,15 @@ def collect(
     validation_images: Annotated[
         int | None, typer.Option(min=1, help="Measure on so many validation images (default: all).")
     ] = None,
+    calibration_images: Annotated[
+        int, typer.Option(min=1, help="Training images for batch-norm statistics.")
+    ] = 1000,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Samples per part file, lost when killed (default: 100, quantized 5)."
+        ),
+    ] = None,
     acquire: Annotated[
         int | None,
         typer.Option(
@@ -100,7 +109,9 @@ def collect(
             how,
             seed,
             validation_images,
-            jobs=jobs,
+            calibration_images,
+            chunk,
+            jobs,
             on_progress=report,
         )
     samples = read_samples(out_path)

@@ -32,12 +32,18 @@ def train_supernet(
     cutmix: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of batches with mixed images.")
     ] = 0.0,
+    average: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Average the weights over this last share of the steps."
+        ),
+    ] = 0.0,
     phases: Annotated[
         str, typer.Option(help="Phases to go through, comma separated.")
     ] = "largest,kernel,depth,width",
     start: Annotated[
-        Path | None,
-        typer.Option(help="Supernet whose weights to start from: of this space, or fitting it."),
+        list[Path] | None,
+        typer.Option(help="Supernet to start from; several: the mean of their weights."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides weights, batches and sampled subnets.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -52,7 +58,7 @@ def train_supernet(
 
       apq train-supernet --space cifar10 --images photos/ --epochs 40 --out data/mine/supernet.safetensors
 
-      apq train-supernet --start data/mine/supernet.safetensors --phases width --epochs 10 --lr 0.03 --space cifar10 --images photos/ --out data/mine/longer.safetensors
+      apq train-supernet --start data/mine/supernet.safetensors --phases width --epochs 10 --lr 0.05 --average 0.75 --space cifar10 --images photos/ --out data/mine/longer.safetensors
     """
     from apq.images import load_images
     from apq.space import load_space
@@ -70,10 +76,11 @@ def train_supernet(
         lr=lr,
         weight_decay=weight_decay,
         cutmix=cutmix,
+        average=average,
         seed=seed,
         phases=names,
     )
-    first = load_supernet(start) if start else None
+    first = [load_supernet(path) for path in start or ()]
     checkpoint = out_path.with_name(out_path.stem + ".checkpoint.safetensors")
     with live_line(f"supernet {chosen.name}") as report:
         network, metadata = train(

@@ -27,7 +27,10 @@ def digits() -> Space:
 
 
 def cifar10() -> Space:
-    """CIFAR-10 at 32 px: three stages of two or three blocks, the paper's choices per block."""
+    """CIFAR-10 at 32 px: three stages of two or three blocks, the paper's choices per block.
+
+    The last stage keeps 8x8 pixels: with 4x4 accuracy ended a point lower.
+    """
 
     def stage(channels: int, stride: int) -> Stage:
         return Stage(channels, stride, depth=(2, 3), kernel=(3, 5, 7), expand=(4, 6), width_step=8)
@@ -40,7 +43,7 @@ def cifar10() -> Space:
         stem_stride=1,
         first_channels=16,
         head_channels=320,
-        stages=(stage(24, 2), stage(40, 2), stage(80, 2)),
+        stages=(stage(24, 2), stage(40, 2), stage(80, 1)),
     )
 
 

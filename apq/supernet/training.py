@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apq.errors import ModelError, choose
+from apq.errors import ModelError, SpaceError, choose
 from apq.images import ImageSet
 from apq.space import Candidate, Space
 from apq.supernet.augment import augment, cutmix
@@ -49,6 +49,9 @@ class Recipe:
         weight_decay: On convolution and classifier weights only.
         smoothing: Label smoothing of the cross-entropy.
         cutmix: Share of the batches whose images are mixed (:func:`~apq.supernet.augment.cutmix`).
+        average: Share of the steps, the last ones, whose weights are averaged into the result, at
+            most those of the last phase; the learning rate stays where it is when they begin (SWA,
+            Izmailov et al., UAI 2018, arXiv:1803.05407).
         seed: Decides initial weights, batches, augmentation and sampled subnets.
         phases: Which of PHASES to go through; their shares keep their proportions.
     """
@@ -59,6 +62,7 @@ class Recipe:
     weight_decay: float = 2e-4
     smoothing: float = 0.05
     cutmix: float = 0.0
+    average: float = 0.0
     seed: int = 0
     phases: tuple[str, ...] = tuple(name for name, _ in PHASES)
 
@@ -93,9 +97,20 @@ def _smallest_open(space: Space, phase: str) -> Candidate:
 
 def _learning_rate(recipe: Recipe, step: int, total: int) -> float:
     warm = max(1, total // 20)
+    step = min(step, _first_averaged(recipe, total))
     if step < warm:
         return recipe.lr * (step + 1) / warm
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def _first_averaged(recipe: Recipe, total: int) -> int:
+    """The step from which weights are averaged; ``total`` if none are.
+
+    Not before the last phase, which may open channels in a new order.
+    """
+    shares = [share for name, share in PHASES if name in recipe.phases]
+    last_phase = round(sum(shares[:-1]) / sum(shares) * total)
+    return max(last_phase, total - round(recipe.average * total))
 
 
 def _optimiser(network: Supernet, recipe: Recipe) -> torch.optim.SGD:
@@ -114,7 +129,7 @@ def train_supernet(
     recipe: Recipe = Recipe(),
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
-    start_from: SupernetFile | None = None,
+    start_from: Sequence[SupernetFile] = (),
     on_progress: OnProgress | None = None,
 ) -> tuple[Supernet, dict[str, Any]]:
     """Train a supernet on the training split, or continue an interrupted training.
@@ -133,8 +148,9 @@ def train_supernet(
         checkpoint: File to save progress in and to continue from. Same machine and thread count:
             a continued run ends with the same weights as an uninterrupted one.
         checkpoint_seconds: How often to save.
-        start_from: Supernet whose weights to start from. Its space may differ where weights do not:
-            in strides, resolution, bits.
+        start_from: Supernets the mean of whose weights to start from (model soup, Wortsman et al.,
+            ICML 2022, arXiv:2203.05482); name one twice to count it twice. Their space may differ
+            where weights do not: in strides, resolution, bits.
         on_progress: Called every step with steps done, all steps, and loss and accuracy so far.
 
     Returns:
@@ -143,7 +159,7 @@ def train_supernet(
 
     Raises:
         ModelError: the loss is no longer finite, or the checkpoint belongs to another training.
-        SpaceError: the weights of ``start_from`` do not fit the space.
+        SpaceError: weights of ``start_from`` do not fit the space.
         ApqError: a phase is unknown.
     """
     for name in recipe.phases:
@@ -151,10 +167,9 @@ def train_supernet(
     torch.manual_seed(recipe.seed)
     network = Supernet(space)
     sorted_already = False
-    if start_from is not None:
+    if start_from:
         _start(network, start_from)
-        made = start_from.metadata
-        sorted_already = made.get("channels_sorted", "width" in made["recipe"]["phases"])
+        sorted_already = any(_sorted(file) for file in start_from)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = _optimiser(network, recipe)
     pixels, numbers = images.splits["train"]
@@ -162,13 +177,14 @@ def train_supernet(
     per_epoch = max(1, len(labels) // recipe.batch)
     total = max(1, round(recipe.epochs * per_epoch))
     identity: dict[str, Any] = {
-        "start_from": start_from.hash if start_from else None,
+        "start_from": [file.hash for file in start_from],
         "recipe": asdict(recipe), "fingerprint": space.fingerprint, "images": images.digest(),
     }  # fmt: skip
     identity = json.loads(json.dumps(identity))  # as it will be read back
     start, spent = 0, 0.0
+    average: dict[str, Tensor] = {}
     if checkpoint is not None and checkpoint.exists():
-        start, spent = _load_checkpoint(checkpoint, network, optimiser, identity)
+        start, spent = _load_checkpoint(checkpoint, network, optimiser, average, identity)
     keep_memory()
     network.train()
     saved = began = time.monotonic()
@@ -199,15 +215,19 @@ def train_supernet(
             )
         loss_mean = loss if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * loss
         hit_mean = hit if math.isnan(hit_mean) else 0.98 * hit_mean + 0.02 * hit
+        averaged = step - _first_averaged(recipe, total)
+        if averaged >= 0:
+            _add_to(average, network, averaged)
         start = step + 1
         if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-            _save_checkpoint(checkpoint, network, optimiser, identity, start,
+            _save_checkpoint(checkpoint, network, optimiser, average, identity, start,
                              spent + time.monotonic() - began)  # fmt: skip
             saved = time.monotonic()
         if on_progress is not None:
             number = Recipe.phases.index(phase) + 1
             on_progress(start, total, {"phase": number, "loss": loss_mean, "train_acc": hit_mean})
     seconds = spent + time.monotonic() - began
+    network.load_state_dict(average, strict=False)
     scores = _finish(network, images)
     return network, identity | {
         "mean": images.mean,
@@ -220,19 +240,46 @@ def train_supernet(
     }
 
 
-def _start(network: Supernet, start_from: SupernetFile) -> None:
-    """Copy another supernet's weights.
+def _start(network: Supernet, start_from: Sequence[SupernetFile]) -> None:
+    """Copy the mean of other supernets' weights.
 
     Raises:
-        SpaceError: its weights have other names or shapes; the message compares the spaces.
+        SpaceError: one's weights have other names or shapes (the message compares the spaces), or
+            some have sorted channels and others not.
     """
-    try:
-        network.load_state_dict(start_from.network.state_dict())
-    except RuntimeError:
-        network.space.require_same(
-            start_from.network.space, "the space", "the supernet to start from"
+    if len({_sorted(file) for file in start_from}) > 1:
+        raise SpaceError(
+            "the supernets to start from cannot be averaged: some have sorted their channels "
+            "(the phase 'width' does), others not"
         )
-        raise
+    weights: dict[str, Tensor] = {}
+    for file in start_from:
+        other = file.network
+        try:
+            network.load_state_dict(other.state_dict())
+        except RuntimeError:
+            network.space.require_same(other.space, "the space", "the supernet to start from")
+            raise
+        for name, parameter in other.named_parameters():
+            share = parameter.detach() / len(start_from)
+            weights[name] = weights[name] + share if name in weights else share
+    network.load_state_dict(weights, strict=False)
+
+
+def _sorted(file: SupernetFile) -> bool:
+    """Whether hidden channels have been sorted."""
+    made = file.metadata
+    return bool(made.get("channels_sorted", "width" in made["recipe"]["phases"]))
+
+
+@torch.no_grad()
+def _add_to(average: dict[str, Tensor], network: Supernet, seen: int) -> None:
+    """Bring a mean over ``seen`` steps' weights to one more step."""
+    for name, parameter in network.named_parameters():
+        if seen == 0:
+            average[name] = parameter.clone()
+        else:
+            average[name].lerp_(parameter, 1 / (seen + 1))
 
 
 def _train_step(
@@ -301,11 +348,13 @@ def _save_checkpoint(
     path: Path,
     network: Supernet,
     optimiser: torch.optim.SGD,
+    average: dict[str, Tensor],
     identity: dict[str, Any],
     step: int,
     seconds: float,
 ) -> None:
     tensors = {f"model.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()}
     for name, parameter in network.named_parameters():
         buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
         if buffer is not None:
@@ -315,7 +364,11 @@ def _save_checkpoint(
 
 
 def _load_checkpoint(
-    path: Path, network: Supernet, optimiser: torch.optim.SGD, identity: dict[str, Any]
+    path: Path,
+    network: Supernet,
+    optimiser: torch.optim.SGD,
+    average: dict[str, Tensor],
+    identity: dict[str, Any],
 ) -> tuple[int, float]:
     tensors, metadata = load_tensors(path, "supernet checkpoint")
     for key, value in identity.items():
@@ -324,9 +377,8 @@ def _load_checkpoint(
                 f"{path} is the checkpoint of another training: its {key} is {metadata.get(key)}, "
                 f"this command's is {value}. Use the same options, or delete it to start over."
             )
-    network.load_state_dict(
-        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    )
+    network.load_state_dict(_under("model.", tensors))
+    average.update(_under("average.", tensors))
     for name, parameter in network.named_parameters():
         buffer = tensors.get(f"momentum.{name}")
         if buffer is not None:
@@ -334,3 +386,7 @@ def _load_checkpoint(
                 memory_format=torch.channels_last if buffer.dim() == 4 else torch.preserve_format
             )
     return int(metadata["step"]), float(metadata["seconds"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from apq.cli import app
 from apq.hardware.lut import LookupTable
+from apq.samples import part_metadata
 from apq.space import Candidate, load_space
 
 
@@ -52,8 +53,14 @@ def supernet(folder) -> Path:
 @pytest.fixture(scope="module")
 def samples(folder, supernet) -> tuple[Path, Path]:
     common = ("--supernet", supernet, "--images", folder / "images", "--validation-images", 60)
-    fp32 = figures("collect", *common, "--count", 14, "--out", folder / "fp32")
+    fp32 = figures(
+        "collect", *common, "--calibration-images", 40, "--chunk", 7, "--count", 14,
+        "--out", folder / "fp32",
+    )  # fmt: skip
     assert (fp32["samples"], fp32["new"]) == (14, 14)
+    parts = sorted((folder / "fp32").glob("part-*.parquet"))
+    assert [len(pd.read_parquet(part)) for part in parts] == [7, 7]
+    assert part_metadata(parts[0])["calibration_images"] == 40
     quantized = figures(
         "collect", *common, "--quantized", "--finetune-steps", 1, "--count", 12,
         "--out", folder / "quantized",

@@ -11,7 +11,7 @@ import torch
 from apq.errors import ApqError, ModelError, SpaceError
 from apq.images import load_images
 from apq.space import load_space
-from apq.supernet import largest, load_supernet, save_supernet, smallest
+from apq.supernet import Supernet, largest, load_supernet, save_supernet, smallest, training
 from apq.supernet.augment import augment, cutmix
 from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
 from apq.supernet.training import Recipe, phase_of, sample_open, train_supernet
@@ -83,9 +83,10 @@ def test_training_learns_and_the_ends_are_both_usable(trained, digits):
     )
 
 
-def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path):
+@pytest.mark.parametrize("average", [0.0, 1.0])
+def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path, average):
     space = load_space("digits")
-    recipe = Recipe(epochs=1.5, batch=128)
+    recipe = Recipe(epochs=1.5, batch=128, average=average)
     whole, _ = train_supernet(space, digits, recipe)
     checkpoint = tmp_path / "checkpoint.safetensors"
 
@@ -96,7 +97,7 @@ def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path):
 
         return progress
 
-    for moment in (3, 9):
+    for moment in (3, 10):
         with pytest.raises(Killed):
             train_supernet(space, digits, recipe, checkpoint, 0.0, on_progress=die_at(moment))
     resumed, metadata = train_supernet(space, digits, recipe, checkpoint, 0.0)
@@ -105,6 +106,29 @@ def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path):
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(ModelError, match="another training: its recipe"):
         train_supernet(space, digits, Recipe(epochs=1.5, batch=128, lr=0.2), checkpoint)
+
+
+def test_averaged_weights_are_the_mean_over_the_last_steps(digits, monkeypatch):
+    step, seen, rates = training._train_step, [], []
+
+    def watched(network, optimiser, *rest):
+        result = step(network, optimiser, *rest)
+        seen.append({name: p.detach().clone() for name, p in network.named_parameters()})
+        rates.append(optimiser.param_groups[0]["lr"])
+        return result
+
+    monkeypatch.setattr(training, "_train_step", watched)
+    space = load_space("digits")
+    recipe = Recipe(epochs=2, batch=128, average=0.5)
+    network, _ = train_supernet(space, digits, recipe)
+    names = [phase_of(i, len(seen)) for i in range(len(seen))]
+    last = names.count("width")
+    assert 1 < last < len(seen) / 2  # only the last phase is averaged over
+    assert len(set(rates[-last:])) == 1
+    assert len(set(rates)) > len(seen) / 3
+    for name, weight in network.named_parameters():
+        mean = torch.stack([weights[name] for weights in seen[-last:]]).mean(0)
+        torch.testing.assert_close(weight.detach(), mean, atol=1e-5, rtol=1e-4)
 
 
 def test_training_can_start_from_another_supernet(trained, digits, tmp_path):
@@ -116,16 +140,16 @@ def test_training_can_start_from_another_supernet(trained, digits, tmp_path):
         network.space,
         digits,
         Recipe(epochs=0.3, batch=64, lr=1e-5, phases=("width",)),
-        start_from=first,
+        start_from=[first],
     )
-    assert made["start_from"] == first.hash
+    assert made["start_from"] == [first.hash]
     assert made["validation_accuracy"]["largest"] == pytest.approx(
         metadata["validation_accuracy"]["largest"], abs=0.03
     )
     assert metadata["channels_sorted"]
     assert made["channels_sorted"]
     with pytest.raises(SpaceError, match="resolution"):
-        train_supernet(load_space("cifar10"), digits, start_from=first)
+        train_supernet(load_space("cifar10"), digits, start_from=[first])
     with pytest.raises(ApqError, match="Did you mean 'width'"):
         train_supernet(network.space, digits, Recipe(phases=("widths",)))
 
@@ -140,12 +164,35 @@ def test_training_can_start_from_another_space_whose_weights_fit(trained, digits
         flat,
         digits,
         Recipe(epochs=0.1, batch=64, lr=1e-6, phases=("width",)),
-        start_from=load_supernet(path),
+        start_from=[load_supernet(path)],
     )
     assert longer.space == flat
     assert made["fingerprint"] == flat.fingerprint
     for name, weight in network.named_parameters():  # not sorted a second time
         assert torch.allclose(weight, longer.get_parameter(name), atol=1e-3), name
+
+
+def test_training_can_start_from_the_mean_of_supernets(trained, digits, tmp_path):
+    network, metadata = trained
+    files = []
+    for name, factor in (("one", 1.0), ("two", 4.0)):
+        other = Supernet(network.space)
+        other.load_state_dict(
+            {k: v * factor if v.is_floating_point() else v for k, v in network.state_dict().items()}
+        )
+        save_supernet(tmp_path / name, other, metadata)
+        files.append(load_supernet(tmp_path / name))
+    recipe = Recipe(epochs=0.02, batch=64, lr=1e-9, weight_decay=0.0, phases=("largest",))
+    mean, made = train_supernet(
+        network.space, digits, recipe, start_from=[files[0], files[1], files[0]]
+    )
+    assert made["start_from"] == [files[i].hash for i in (0, 1, 0)]
+    for name, weight in network.named_parameters():
+        torch.testing.assert_close(mean.get_parameter(name), weight * 2, atol=1e-4, rtol=1e-4)
+    save_supernet(tmp_path / "plain", network, metadata | {"channels_sorted": False})
+    files.append(load_supernet(tmp_path / "plain"))
+    with pytest.raises(SpaceError, match="some have sorted their channels"):
+        train_supernet(network.space, digits, recipe, start_from=files)
 
 
 def test_divergence_is_reported_not_saved(digits, tmp_path):
