@@ -67,15 +67,20 @@ class Recipe:
     phases: tuple[str, ...] = tuple(name for name, _ in PHASES)
 
 
+def _first_steps(total: int, phases: tuple[str, ...]) -> dict[str, int]:
+    """The step each phase begins with, in order."""
+    shares = [(name, share) for name, share in PHASES if name in phases]
+    whole, reached, first = sum(share for _, share in shares), 0.0, {}
+    for name, share in shares:
+        first[name] = round(reached * total)
+        reached += share / whole
+    return first
+
+
 def phase_of(step: int, total: int, phases: tuple[str, ...] = Recipe.phases) -> str:
     """Name of the phase that ``step`` of ``total`` belongs to."""
-    shares = [(name, share) for name, share in PHASES if name in phases]
-    whole, reached = sum(share for _, share in shares), 0.0
-    for name, share in shares:
-        reached += share / whole
-        if step < round(reached * total):
-            return name
-    return shares[-1][0]
+    first = _first_steps(total, phases)
+    return next(name for name in reversed(first) if first[name] <= step)
 
 
 def sample_open(space: Space, phase: str, rng: np.random.Generator) -> Candidate:
@@ -108,8 +113,7 @@ def _first_averaged(recipe: Recipe, total: int) -> int:
 
     Not before the last phase, which may open channels in a new order.
     """
-    shares = [share for name, share in PHASES if name in recipe.phases]
-    last_phase = round(sum(shares[:-1]) / sum(shares) * total)
+    last_phase = max(_first_steps(total, recipe.phases).values())
     return max(last_phase, total - round(recipe.average * total))
 
 
