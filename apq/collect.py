@@ -399,14 +399,13 @@ def _evaluate(job: _Job, first: int) -> float:
     candidates = [space.build(row) for row in rows]
     blocks = [choices(candidate) for candidate in candidates]
     order = sorted(range(len(rows)), key=blocks.__getitem__)  # equal beginnings come together
-    for index, following in zip(order, [*order[1:], None], strict=True):
+    upcoming = [*(blocks[index] for index in order[1:]), ()]
+    for index, following in zip(order, upcoming, strict=True):
         began = time.perf_counter()
         candidate = candidates[index]
         subnet = job.supernet.network.subnet(candidate)
         if job.quantization is None:
-            score, loss = shared.measure(
-                subnet, blocks[index], () if following is None else blocks[following]
-            )
+            score, loss = shared.measure(subnet, blocks[index], following)
         else:
             assert job.train is not None
             number = job.start + first + index

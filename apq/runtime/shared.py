@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -69,10 +70,8 @@ class SharedStart:
 
 def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
     """How many blocks two subnets begin with alike, at most KEPT."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y or i == KEPT:
-            return i
-    return min(len(a), len(b), KEPT)
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(a[:KEPT], b, strict=False))
+    return sum(1 for _ in alike)
 
 
 def _starts(done: int) -> tuple[str, ...]:
