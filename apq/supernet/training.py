@@ -257,16 +257,14 @@ def _start(network: Supernet, start_from: Sequence[SupernetFile]) -> None:
             "(the phase 'width' does), others not"
         )
     weights: dict[str, Tensor] = {}
-    for file in start_from:
+    for seen, file in enumerate(start_from):
         other = file.network
         try:
             network.load_state_dict(other.state_dict())
         except RuntimeError:
             network.space.require_same(other.space, "the space", "the supernet to start from")
             raise
-        for name, parameter in other.named_parameters():
-            share = parameter.detach() / len(start_from)
-            weights[name] = weights[name] + share if name in weights else share
+        _add_to(weights, other, seen)
     network.load_state_dict(weights, strict=False)
 
 
@@ -278,7 +276,7 @@ def _sorted(file: SupernetFile) -> bool:
 
 @torch.no_grad()
 def _add_to(average: dict[str, Tensor], network: Supernet, seen: int) -> None:
-    """Bring a mean over ``seen`` steps' weights to one more step."""
+    """Bring a mean of ``seen`` networks' weights to one more network."""
     for name, parameter in network.named_parameters():
         if seen == 0:
             average[name] = parameter.clone()
