@@ -1,17 +1,16 @@
 """Collect samples: space x supernet (x scheme) -> a folder of Parquet parts.
 
-What is evaluated is decided by seed and index alone: sample i is the same candidate however often
-collection is interrupted, whoever does it, and whatever count is asked for.
+Which candidates is :mod:`apq.plan`'s matter. How sample i is measured is decided by seed and index
+alone, so any number of processes may be interrupted and go on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,30 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from apq.errors import SamplesError, side_by_side
-from apq.files import whole
 from apq.images import ImageSet
+from apq.plan import architectures, covered, plan, planned
 from apq.quantize import finetune, quantize_subnet
+from apq.runtime.folded import fold as fold_steps
 from apq.runtime.session import fast
 from apq.runtime.shared import SharedStart, choices
 from apq.samples import part_files, part_metadata, write_part
-from apq.space import BIT_ATTRIBUTES, Candidate, Genes, Space
-from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
+from apq.space import Candidate, Genes
+from apq.supernet.drawn import REFERENCES, draw
+from apq.supernet.evaluate import (
+    EvalImages,
+    answers,
+    estimate,
+    normalise,
+    recalibrate,
+    to_tensor,
+)
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet, SupernetFile
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 
-_SMALL = 20_000  # spaces up to this size are listed and shuffled instead of sampled
-POLICIES = 10  # bit policies per architecture in the grouped half (APQ section 4.1)
+SAME_IMAGES = 250
+"""Samples in a row that share their drawn images; mistakes of a draw average out over others."""
 
 
 @dataclass(frozen=True)
@@ -58,151 +66,6 @@ class Quantization:
     lr: float = 0.005
 
 
-def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
-    """The first ``count`` candidates to evaluate, all different, shape ``(count, len(axes))``.
-
-    fp32: architectures uniform at random (bits at their highest; they are not used). Quantized:
-    the paper's mix, in blocks of twenty: ten candidates with architecture and bits both random,
-    then one architecture with ten bit policies. A longer plan starts with the shorter one.
-
-    Raises:
-        SamplesError: the space holds fewer candidates than asked for.
-    """
-    total = space.count() if quantized else _architectures(space)
-    if count > total:
-        kind = "candidates" if quantized else "architectures"
-        raise SamplesError(
-            f"space {space.name!r} has only {total:,} different {kind}, "
-            f"--count {count:,} is too many"
-        )
-    seen: set[bytes] = set()
-    rows: list[NDArray[np.int16]] = []
-    for batch in _stream(space, seed, quantized, total):
-        for row in batch:
-            key = row.tobytes()
-            if key not in seen:
-                seen.add(key)
-                rows.append(row)
-                if len(rows) == count:
-                    return np.stack(rows)
-    raise AssertionError("the stream of candidates is endless")  # pragma: no cover
-
-
-def planned(folder: Path, space: Space, count: int, seed: int, quantized: bool) -> Genes:
-    """The first ``count`` candidates of a folder: its :func:`plan`, with what was asked for
-    (:func:`ask`) in its place and not repeated; shape ``(count, len(axes))``."""
-    asked = _asked(folder)
-    if not asked:
-        return plan(space, count, seed, quantized)
-    rows = {start + i: row for (start, _), genes in asked.items() for i, row in enumerate(genes)}
-    taken = {row.tobytes() for row in rows.values()}
-    own = plan(space, min(count + len(rows), space.count()), seed, quantized)
-    free = iter([row for row in own if row.tobytes() not in taken])
-    try:
-        return np.stack([rows[i] if i in rows else next(free) for i in range(count)])
-    except StopIteration:
-        raise SamplesError(
-            f"space {space.name!r} has too few candidates for --count {count:,}"
-        ) from None
-
-
-def ask(
-    folder: Path,
-    space: Space,
-    seed: int,
-    choose: Callable[[Genes], Genes],
-    about: Mapping[str, str],
-) -> tuple[int, int]:
-    """Append chosen candidates to what a folder of quantized samples will hold.
-
-    What was asked for before and is not measured yet is kept instead of choosing anew, so that an
-    interrupted run continues.
-
-    Args:
-        folder: The samples.
-        space: Their space.
-        seed: The folder's.
-        choose: From all candidates of the folder so far, ``(k, axes)``, to those to append.
-        about: Written beside them: what made the choice.
-
-    Returns:
-        First and one past the last of their places; ``collect`` with that count measures them.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".asking.lock"):
-        asked = _asked(folder)
-        for start, stop in sorted(asked):
-            if not covered(folder, stop)[start:].all():
-                return start, stop
-        stops = [int(path.stem.split("-")[2]) for path in part_files(folder)]
-        start = max([0, *stops])
-        known = planned(folder, space, start, seed, True) if start else _none(space)
-        genes = choose(known)
-        stop = start + len(genes)
-        text = json.dumps(
-            {"fingerprint": space.fingerprint, **about, "genes": genes.tolist()}, sort_keys=True
-        )
-        with whole(folder / f".asked-{start:06d}-{stop:06d}.json") as path:
-            path.write_text(text, encoding="utf-8")
-    return start, stop
-
-
-def _none(space: Space) -> Genes:
-    return np.zeros((0, len(space.axes)), dtype=np.int16)
-
-
-def _asked(folder: Path) -> dict[tuple[int, int], Genes]:
-    """What was asked for, by place."""
-    found = {}
-    for path in folder.glob(".asked-*-*.json"):
-        _, start, stop = path.stem.rsplit("-", 2)
-        try:
-            genes = json.loads(path.read_text(encoding="utf-8"))["genes"]
-        except (OSError, ValueError, KeyError) as error:
-            raise SamplesError(
-                f"{path} is damaged ({error}). Delete it and ask again: samples stay."
-            ) from error
-        found[int(start), int(stop)] = np.array(genes, dtype=np.int16)
-    return found
-
-
-def _bit_columns(space: Space) -> NDArray[np.bool_]:
-    return np.array([axis.attribute in BIT_ATTRIBUTES for axis in space.axes])
-
-
-def _stream(space: Space, seed: int, quantized: bool, total: int) -> Iterator[Genes]:
-    """Batches of candidates, decided by the seed; repeats occur."""
-    bits = _bit_columns(space)
-    top = (space.cardinalities - 1).astype(np.int16)
-    if total <= _SMALL and space.count() <= _SMALL:
-        genes = space.every_candidate()
-        if not quantized:
-            genes = np.unique(space.canonical(np.where(bits, top, genes)), axis=0)
-        yield genes[np.random.default_rng([seed, 0]).permutation(len(genes))]
-        return
-    for index in itertools.count():
-        rng = np.random.default_rng([seed, index])
-        if not quantized:
-            yield space.canonical(np.where(bits, top, space.sample(64, rng)))
-            continue
-        loose = space.sample(POLICIES, rng)
-        architecture = np.repeat(space.sample(1, rng), POLICIES, axis=0)
-        policies = (rng.random(architecture.shape) * space.cardinalities).astype(np.int16)
-        grouped = space.repair(np.where(bits, policies, architecture))
-        # a rule may tie bits to an architecture gene: the architecture of the group must stay
-        kept = np.all(grouped[:, ~bits] == architecture[:, ~bits], axis=1)
-        yield np.concatenate([loose, space.canonical(grouped[kept])])
-
-
-def _architectures(space: Space) -> int:
-    """Different architectures, exclusions aside."""
-    total = 1
-    for s, stage in enumerate(space.stages):
-        sizes = [len(x.choices[0]) * len(x.choices[1]) for x in space.slots if x.stage == s]
-        total *= sum(int(np.prod(sizes[:depth], dtype=object)) for depth in stage.depth)
-    return total
-
-
 @dataclass(frozen=True)
 class _Job:
     """All a worker needs: passed once per chunk, arrays memory-mapped between processes."""
@@ -216,6 +79,7 @@ class _Job:
     calibration: NDArray[np.uint8]
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    known: NDArray[np.float64] | None  # what reference subnets answer on each image; None: use all
     train: tuple[NDArray[np.uint8], NDArray[np.int64]] | None
     flip: bool
     metadata: dict[str, Any]
@@ -247,7 +111,8 @@ def collect(
         count: Samples the folder should hold in the end.
         quantization: None for fp32 samples.
         seed: Decides the candidates. A folder has one seed.
-        validation_images: Measure on only the first so many validation images.
+        validation_images: Measure on so many drawn validation images and estimate the accuracy on
+            all from them (:mod:`apq.supernet.drawn`); None: on all.
         calibration_images: Calibration images to use.
         chunk: Samples per part file (default 100, or 5 when quantized).
         jobs: Worker processes.
@@ -264,9 +129,8 @@ def collect(
     if count < 1:
         raise SamplesError(f"--count {count} must be at least 1")
     genes = planned(folder, space, count, seed, quantization is not None)
-    limit = validation_images or len(images.splits["validation"][1])
     pixels, labels = images.splits["validation"]
-    pixels, labels = pixels[:limit], labels[:limit]
+    used = min(validation_images or len(labels), len(labels))
     calibration = images.splits["calibration"][0][:calibration_images]
     train = images.splits["train"] if quantization else None
     metadata: dict[str, Any] = {
@@ -274,7 +138,8 @@ def collect(
         "images": images.digest(),
         "image_set": images.name,
         "split": "validation",
-        "validation_images": len(labels),
+        "validation_images": used,
+        "drawn": used < len(labels),
         "calibration_images": len(calibration),
         "seed": seed,
         "precision": "quantized" if quantization else "fp32",
@@ -286,6 +151,9 @@ def collect(
     done, before, began = present, present, time.monotonic()
     if on_progress is not None:
         on_progress(done, count, {})
+    known = None
+    if used < len(labels) and done < count:
+        known = _references(supernet, calibration, pixels, labels)
     best = 0.0
     while done < count:
         missing = np.flatnonzero(~covered(folder, count))
@@ -293,7 +161,7 @@ def collect(
         todo = [
             _Job(
                 folder, supernet, genes[s : s + size], s, seed, quantization,
-                calibration, pixels, labels, train, images.flip, metadata,
+                calibration, pixels, labels, known, train, images.flip, metadata,
             )
             for s in starts
         ]  # fmt: skip
@@ -329,30 +197,11 @@ def _work_alone(job: _Job) -> float | None:
     return _work(job)
 
 
-def covered(folder: Path, count: int) -> NDArray[np.bool_]:
-    """Which samples of the plan a folder holds, from the names of its parts; shape ``(count,)``.
-
-    Raises:
-        SamplesError: a part does not follow the naming of apq collect.
-    """
-    have = np.zeros(count, dtype=bool)
-    for path in part_files(folder):
-        try:
-            _, start, stop = path.stem.split("-")
-            have[int(start) : int(stop)] = True
-        except ValueError:
-            raise SamplesError(
-                f"{path} was not written by apq collect (its parts are named part-START-STOP). "
-                "Use another --out folder."
-            ) from None
-    return have
-
-
 def _check_folder(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Refuse to mix: everything already there must have been made the same way."""
     for path in part_files(folder):
         made = part_metadata(path)
-        theirs = {key: made.get(key) for key in metadata}
+        theirs = {"drawn": False} | {key: made[key] for key in metadata if key in made}
         mine = json.loads(json.dumps(metadata))
         if theirs != mine:
             raise SamplesError(
@@ -384,16 +233,80 @@ def _chunk_lock(job: _Job) -> Iterator[None]:
         yield
 
 
-def _evaluate(job: _Job, first: int) -> float:
-    mean, std = job.supernet.mean, job.supernet.std
-    data = EvalImages(
-        normalise(to_tensor(job.calibration), mean, std),
-        normalise(to_tensor(job.images), mean, std),
-        torch.from_numpy(np.ascontiguousarray(job.labels)),
+def _references(
+    supernet: SupernetFile,
+    calibration: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Share of a few random subnets that get each image right, and their mean loss, ``(2, n)``."""
+    space = supernet.network.space
+    data = _tensors(supernet, calibration, pixels, labels)
+    keep_memory()
+    total = np.zeros((2, len(labels)))
+    rows = plan(space, min(REFERENCES, architectures(space)), 0, quantized=False)
+    for row in rows:
+        subnet = supernet.network.subnet(space.build(row))
+        recalibrate(subnet, data.calibration)
+        net = fast(fold_steps(subnet.eval()), subnet)
+        total += torch.stack(answers(net, data.images, data.labels)).numpy()
+    return total / len(rows)
+
+
+def _tensors(
+    supernet: SupernetFile,
+    calibration: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+) -> EvalImages:
+    return EvalImages(
+        normalise(to_tensor(calibration), supernet.mean, supernet.std),
+        normalise(to_tensor(pixels), supernet.mean, supernet.std),
+        torch.from_numpy(np.ascontiguousarray(labels)),
     )
+
+
+def _images(job: _Job, group: int) -> EvalImages:
+    """What the samples of a group are measured on."""
+    if job.known is None:
+        return _tensors(job.supernet, job.calibration, job.images, job.labels)
+    count = job.metadata["validation_images"]
+    drawn = draw(job.known[0], job.known[1], count, np.random.default_rng([job.seed, group]))
+    pixels, labels = job.images[drawn.index], job.labels[drawn.index]
+    part = _tensors(job.supernet, job.calibration, pixels, labels)
+    return replace(part, weights=torch.from_numpy(drawn.weights), shift=drawn.shift)
+
+
+def _evaluate(job: _Job, first: int) -> float:
     space = job.supernet.network.space
     rows = job.genes[first:]
     keep_memory()
+    places = np.arange(job.start + first, job.start + len(job.genes))
+    groups = places // SAME_IMAGES if job.known is not None else np.zeros_like(places)
+    scores = np.empty((len(rows), 3))
+    for group in np.unique(groups):
+        own = np.flatnonzero(groups == group)
+        scores[own] = _measure(job, rows[own], places[own], _images(job, int(group)))
+    measured: dict[str, list[Any]] = {
+        "accuracy": scores[:, 0].tolist(),
+        "loss": scores[:, 1].tolist(),
+        "scheme": [job.quantization.scheme if job.quantization else None] * len(rows),
+        "finetune_steps": [job.quantization.finetune_steps if job.quantization else 0] * len(rows),
+        "images": [job.metadata["validation_images"]] * len(rows),
+        "seed": [job.seed] * len(rows),
+        "seconds": scores[:, 2].round(4).tolist(),
+    }
+    start, stop = job.start + first, job.start + len(job.genes)
+    path = job.folder / f"part-{start:06d}-{stop:06d}.parquet"
+    write_part(path, space, rows, measured, job.metadata["precision"], job.metadata)
+    return float(max(measured["accuracy"]))
+
+
+def _measure(
+    job: _Job, rows: Genes, places: NDArray[np.int64], data: EvalImages
+) -> NDArray[np.float64]:
+    """Accuracy, loss and seconds of candidates at these places of the plan, ``(len(rows), 3)``."""
+    space = job.supernet.network.space
     shared = SharedStart(data)
     scores = np.empty((len(rows), 3))
     candidates = [space.build(row) for row in rows]
@@ -408,26 +321,14 @@ def _evaluate(job: _Job, first: int) -> float:
             score, loss = shared.measure(subnet, blocks[index], following)
         else:
             assert job.train is not None
-            number = job.start + first + index
+            number = int(places[index])
             seed = int(np.random.SeedSequence([job.seed, number]).generate_state(1)[0])
             score, loss = measure_quantized(
-                subnet, candidate, space.fixed_layer_bits, data, job.train, job.flip, (mean, std),
-                job.quantization, seed,
+                subnet, candidate, space.fixed_layer_bits, data, job.train, job.flip,
+                (job.supernet.mean, job.supernet.std), job.quantization, seed,
             )  # fmt: skip
         scores[index] = score, loss, time.perf_counter() - began
-    measured: dict[str, list[Any]] = {
-        "accuracy": scores[:, 0].tolist(),
-        "loss": scores[:, 1].tolist(),
-        "scheme": [job.quantization.scheme if job.quantization else None] * len(rows),
-        "finetune_steps": [job.quantization.finetune_steps if job.quantization else 0] * len(rows),
-        "images": [len(job.labels)] * len(rows),
-        "seed": [job.seed] * len(rows),
-        "seconds": scores[:, 2].round(4).tolist(),
-    }
-    start, stop = job.start + first, job.start + len(job.genes)
-    path = job.folder / f"part-{start:06d}-{stop:06d}.parquet"
-    write_part(path, space, rows, measured, job.metadata["precision"], job.metadata)
-    return float(max(measured["accuracy"]))
+    return scores
 
 
 RANGE_IMAGES = 128
@@ -464,4 +365,4 @@ def measure_quantized(
             steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed, flip=flip,
         )  # fmt: skip
     recalibrate(model, data.calibration)
-    return accuracy(fast(model.integer(), model), data.images, data.labels)
+    return estimate(fast(model.integer(), model), data)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from apq.acquire import next_candidates
-from apq.collect import Quantization, ask, collect, planned
+from apq.collect import Quantization, collect
 from apq.errors import SamplesError
 from apq.files import whole
 from apq.images import ImageSet
+from apq.plan import ask, planned
 from apq.predictor import Predictor, train_predictor
 from apq.predictor.metrics import pairwise_accuracy
 from apq.samples import read_samples

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from apq.acquire import next_candidates
-from apq.collect import Quantization, measure_quantized, plan
+from apq.collect import Quantization, measure_quantized
 from apq.hardware import load_cost_model
 from apq.hardware.lut import build_table
 from apq.hardware.pricing import price_space
 from apq.images import load_images
+from apq.plan import plan
 from apq.predictor import Predictor
 from apq.predictor.features import SpaceFeatures
 from apq.predictor.training import PRESETS, data_of, learn

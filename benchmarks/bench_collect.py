@@ -6,19 +6,10 @@ One thread. The floor is the multiply-accumulates of all forward passes at the r
 product on the same machine in the same run. Also prints the ends and the uniform subnets of the
 supernet on validation and, with --test, on the test images (which select nothing).
 
---early 40 judges stopping the validation when its confidence interval decides, against the largest
-subnet's answers as a control variate. Measured on the CIFAR-10 supernet of 24 epochs: no better
-than the first m images at equal cost, so apq collect does not offer it. Means of 40 candidates:
-
-    standard error 0.50 %   2212 images  bias +0.02 %  scatter 0.37 %  Kendall tau .747
-      first m               2212 images  bias +0.16 %  scatter 0.32 %  Kendall tau .775
-    standard error 0.35 %   3100 images  bias +0.12 %  scatter 0.24 %  Kendall tau .809
-      first m               3100 images  bias +0.23 %  scatter 0.21 %  Kendall tau .850
-    standard error 0.25 %   3844 images  bias +0.07 %  scatter 0.16 %  Kendall tau .871
-      first m               3844 images  bias +0.04 %  scatter 0.18 %  Kendall tau .845
-
-The bias of the first m is the same for nearly all candidates, so it does not change their order; a
-number of images that differs between candidates does.
+--parts 40 judges, on 40 candidates, measuring on a part of the images: the first m, m drawn as
+`apq collect --validation-images` draws them, and stopping when the confidence interval decides,
+against the largest subnet's answers as a control variate. The last is why apq does not stop early:
+a number of images that differs between candidates changes their order.
 """
 
 from __future__ import annotations
@@ -33,12 +24,15 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from apq.collect import plan
 from apq.images import load_images
+from apq.plan import plan
+from apq.runtime.folded import fold as fold_steps
+from apq.runtime.session import fast
 from apq.runtime.shared import SharedStart, choices
 from apq.space import Candidate, Space
 from apq.supernet import largest, load_supernet, smallest
-from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
+from apq.supernet.drawn import REFERENCES, draw
+from apq.supernet.evaluate import EvalImages, accuracy, answers, fold, measure, recalibrate
 from apq.supernet.memory import keep_memory
 
 
@@ -77,10 +71,10 @@ def right(network: Any, candidate: Candidate, data: EvalImages) -> np.ndarray:
     """Which validation images a recalibrated subnet gets right, ``(images,)``."""
     net = network.subnet(candidate).to(memory_format=torch.channels_last)
     recalibrate(net, data.calibration)
-    folded = fold(net)
-    with torch.inference_mode():
-        parts = [folded(part).argmax(1) for part in data.images.split(250)]
-    return (torch.cat(parts) == data.labels).numpy().astype(np.float64)
+    found: np.ndarray = answers(fast(fold_steps(net.eval()), net), data.images, data.labels)[
+        0
+    ].numpy()
+    return found
 
 
 def stop_early(
@@ -101,31 +95,35 @@ def stop_early(
     return float(a.mean() + factor * (shared.mean() - b.mean())), seen
 
 
-def early_stopping(network: Any, data: EvalImages, count: int) -> None:
-    """Stopping when the confidence interval decides, beside the first m images at equal cost."""
+def parts_of_the_images(network: Any, data: EvalImages, count: int) -> None:
+    """Accuracy from a part of the images against all, for the same candidates."""
     space = network.space
+    known = np.mean(
+        [right(network, space.build(r), data) for r in plan(space, REFERENCES, 0, False)], axis=0
+    )
     shared = right(network, largest(space), data)
-    rows = plan(space, count, 5, quantized=False)
-    own = np.stack([right(network, space.build(row), data) for row in rows])
+    own = np.stack([right(network, space.build(r), data) for r in plan(space, count, 5, False)])
     truth = own.mean(axis=1)
-    print(f"stopping early, {count} candidates; images used, and against all {own.shape[1]}:")
+    print(f"accuracy of {count} candidates against all {own.shape[1]} images, in points")
 
     def line(name: str, images: float, found: np.ndarray) -> None:
-        error = found - truth
+        """``found``: one row per draw, one column per candidate."""
+        error = 100 * (found - truth)
+        tau = np.mean([kendalltau(row, truth)[0] for row in found])
         print(
-            f"  {name:<26}{images:>6.0f} images  bias {error.mean():+.3%} ± "
-            f"{error.std(ddof=1) / np.sqrt(count):.3%}  scatter {error.std(ddof=1):.3%}  "
-            f"Kendall tau {kendalltau(found, truth)[0]:.3f}"
+            f"  {name:<22}{images:>5.0f} images  bias {error.mean():+.2f} (draws "
+            f"{error.mean(axis=1).std():.2f})  scatter {error.std(axis=1).mean():.2f}  "
+            f"Kendall tau {tau:.3f}"
         )
 
-    for doubt in (0.0075, 0.005, 0.0035, 0.0025):
+    for m in (500, 1000, 1500, 2000, 3000):
+        draws = [draw(known, 1 - known, m, np.random.default_rng(seed)) for seed in range(20)]
+        line("first m", m, own[None, :, :m].mean(axis=2))
+        line("drawn", m, np.stack([own[:, d.index] @ d.weights + d.shift[0] for d in draws]))
+    for doubt in (0.0075, 0.005, 0.0035):
         stopped = [stop_early(row, shared, doubt) for row in own]
-        images = float(np.mean([m for _, m in stopped]))
-        line(f"standard error {doubt:.2%}", images, np.array([a for a, _ in stopped]))
-        m = round(images)
-        plain = own[:, :m].mean(axis=1)
-        line("  first m", m, plain)
-        line("  first m less reference", m, plain - shared[:m].mean() + shared.mean())
+        found = np.array([[a for a, _ in stopped]])
+        line(f"until error is {doubt:.2%}", float(np.mean([m for _, m in stopped])), found)
 
 
 def main() -> None:
@@ -134,7 +132,7 @@ def main() -> None:
     parser.add_argument("--images", required=True)
     parser.add_argument("--count", type=int, default=24, help="candidates that are measured")
     parser.add_argument("--test", action="store_true", help="also the test images")
-    parser.add_argument("--early", type=int, help="only early stopping, with so many candidates")
+    parser.add_argument("--parts", type=int, help="only parts of the images, so many candidates")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()
@@ -142,9 +140,9 @@ def main() -> None:
     network, space = supernet.network, supernet.network.space
     images = load_images(options.images, space.resolution, space.in_channels, space.classes)
     whole = EvalImages.of(images, supernet.mean, supernet.std, calibration=2000)
-    if options.early:
+    if options.parts:
         one = EvalImages.of(images, supernet.mean, supernet.std)
-        early_stopping(network, one, options.early)
+        parts_of_the_images(network, one, options.parts)
         return
 
     splits = {"validation": whole}

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from apq.collect import Quantization, ask, collect, covered, plan, planned
+from apq.collect import Quantization, collect
 from apq.errors import SamplesError
 from apq.images import load_images
+from apq.plan import ask, covered, plan, planned
 from apq.samples import read_samples
 from apq.space import BIT_ATTRIBUTES, load_space
 from apq.supernet import Supernet, load_supernet, save_supernet
@@ -111,6 +112,26 @@ def test_collecting_more_appends_and_repeats_nothing(tmp_path, supernet_path, di
     assert np.array_equal(both.genes, plan(supernet.network.space, 60, 0, False))
     with pytest.raises(SamplesError, match=r"(?s)made differently.*seed\s+1\s+0"):
         collect(supernet, digits, tmp_path, 60, seed=1, **options)
+
+
+def test_drawn_images_depend_on_the_samples_place_not_on_chunks(
+    tmp_path, supernet_path, digits, monkeypatch
+):
+    monkeypatch.setattr("apq.collect.SAME_IMAGES", 5)
+    supernet = load_supernet(supernet_path)
+    options = {"validation_images": 60, "calibration_images": 40}
+    for name, chunk in (("three", 3), ("twelve", 12)):
+        collect(supernet, digits, tmp_path / name, 12, chunk=chunk, **options)
+    collect(supernet, digits, tmp_path / "all", 12, calibration_images=40)
+    three, twelve, every = (read_samples(tmp_path / n).frame for n in ("three", "twelve", "all"))
+    assert three["accuracy"].to_numpy() == pytest.approx(twelve["accuracy"].to_numpy(), abs=1e-9)
+    assert set(three["images"]) == {60}
+    assert set(every["images"]) == {len(digits.splits["validation"][1])}
+    # candidates differ by more than what the other images would tell
+    error = (three["accuracy"] - every["accuracy"]).std()
+    assert 0 < error < 0.06
+    with pytest.raises(SamplesError, match=r"(?s)made differently.*drawn\s+False\s+True"):
+        collect(supernet, digits, tmp_path / "three", 15, calibration_images=40)
 
 
 def test_quantized_samples_are_reproducible_and_move_with_bits(tmp_path, supernet_path, digits):

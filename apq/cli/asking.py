@@ -28,7 +28,7 @@ def more_samples(
     """
     from apq.acquire import next_candidates
     from apq.cli.budgets import price_on
-    from apq.collect import ask
+    from apq.plan import ask
     from apq.predictor import load_predictor
     from apq.search.many import scenarios
 

@@ -39,7 +39,11 @@ def collect(
         typer.Option(help="Scheme of plain widths; 'haq' chooses ranges by the paper's KL rule."),
     ] = "uniform",
     validation_images: Annotated[
-        int | None, typer.Option(min=1, help="Measure on so many validation images (default: all).")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Measure on so many, drawn where subnets disagree and weighted (default: all).",
+        ),
     ] = None,
     calibration_images: Annotated[
         int, typer.Option(min=1, help="Training images for batch-norm statistics.")

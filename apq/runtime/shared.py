@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from apq.runtime.folded import fold as fold_steps
 from apq.runtime.session import fast
 from apq.space import Candidate
-from apq.supernet.evaluate import EvalImages, accuracy, batches, fold, recalibrate
+from apq.supernet.evaluate import EvalImages, batches, estimate, fold, recalibrate
 from apq.supernet.network import Subnet
 
 KEPT = 3
@@ -61,7 +61,7 @@ class SharedStart:
         recalibrate(rest, seen.calibration)
         steps = fold_steps(subnet.eval())
         first = next(i for i, step in enumerate(steps) if step.name in _starts(done))
-        return accuracy(fast(steps[first:], fold(rest)), seen.images, seen.labels)
+        return estimate(fast(steps[first:], fold(rest)), seen)
 
     @property
     def _seen(self) -> EvalImages:

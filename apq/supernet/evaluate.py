@@ -35,11 +35,15 @@ class EvalImages:
     Attributes:
         calibration: Images for batch-norm statistics and quantizer ranges, ``(n, c, h, w)``.
         images, labels: What accuracy is measured on.
+        weights: What each image counts, ``(n,)`` float64; None for all the same.
+        shift: Added to weighted accuracy and loss (:mod:`apq.supernet.drawn`).
     """
 
     calibration: Tensor
     images: Tensor
     labels: Tensor
+    weights: Tensor | None = None
+    shift: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(
@@ -100,22 +104,39 @@ def fold(net: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def accuracy(
+def answers(
     net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch: int = 250
-) -> tuple[float, float]:
-    """Top-1 accuracy as a fraction, and mean cross-entropy in nats."""
+) -> tuple[Tensor, Tensor]:
+    """Whether each image is answered right, and its cross-entropy in nats; float64, ``(n,)``."""
     if isinstance(net, nn.Module):
         net.eval()
-    correct, loss = 0, 0.0
+    right, loss = [], []
     for part in batches(len(labels), batch):
         logits = net(images[part])
-        correct += int((logits.argmax(1) == labels[part]).sum())
-        loss += float(F.cross_entropy(logits, labels[part], reduction="sum"))
-    return correct / len(labels), loss / len(labels)
+        right.append(logits.argmax(1) == labels[part])
+        loss.append(F.cross_entropy(logits, labels[part], reduction="none"))
+    return torch.cat(right).double(), torch.cat(loss).double()
+
+
+def accuracy(
+    net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
+) -> tuple[float, float]:
+    """Top-1 accuracy as a fraction, and mean cross-entropy in nats."""
+    right, loss = answers(net, images, labels)
+    return float(right.mean()), float(loss.mean())
+
+
+def estimate(net: Callable[[Tensor], Tensor], data: EvalImages) -> tuple[float, float]:
+    """Accuracy and loss by the weights of the images; see :mod:`apq.supernet.drawn`."""
+    if data.weights is None:
+        return accuracy(net, data.images, data.labels)
+    right, loss = answers(net, data.images, data.labels)
+    found = float(data.weights @ right) + data.shift[0]
+    return min(max(found, 0.0), 1.0), max(float(data.weights @ loss) + data.shift[1], 0.0)
 
 
 def measure(subnet: nn.Module, data: EvalImages) -> tuple[float, float]:
     """Accuracy and loss of an extracted fp32 subnet after recalibration, folded for speed."""
     subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(subnet, data.calibration)
-    return accuracy(fold(subnet), data.images, data.labels)
+    return estimate(fold(subnet), data)

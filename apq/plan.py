@@ -1,0 +1,188 @@
+"""Which candidates a folder of samples holds, measured or not: its plan, and what was asked for.
+
+Sample i is decided by seed and index alone: the same candidate however often collection is
+interrupted, whoever does it, and whatever count is asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from apq.errors import SamplesError
+from apq.files import whole
+from apq.samples import part_files
+from apq.space import BIT_ATTRIBUTES, Genes, Space
+
+_SMALL = 20_000  # spaces up to this size are listed and shuffled instead of sampled
+POLICIES = 10  # bit policies per architecture in the grouped half (APQ section 4.1)
+
+
+def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
+    """The first ``count`` candidates to evaluate, all different, shape ``(count, len(axes))``.
+
+    fp32: architectures uniform at random (bits at their highest; they are not used). Quantized:
+    the paper's mix, in blocks of twenty: ten candidates with architecture and bits both random,
+    then one architecture with ten bit policies. A longer plan starts with the shorter one.
+
+    Raises:
+        SamplesError: the space holds fewer candidates than asked for.
+    """
+    total = space.count() if quantized else architectures(space)
+    if count > total:
+        kind = "candidates" if quantized else "architectures"
+        raise SamplesError(
+            f"space {space.name!r} has only {total:,} different {kind}, "
+            f"--count {count:,} is too many"
+        )
+    seen: set[bytes] = set()
+    rows: list[NDArray[np.int16]] = []
+    for batch in _stream(space, seed, quantized, total):
+        for row in batch:
+            key = row.tobytes()
+            if key not in seen:
+                seen.add(key)
+                rows.append(row)
+                if len(rows) == count:
+                    return np.stack(rows)
+    raise AssertionError("the stream of candidates is endless")  # pragma: no cover
+
+
+def planned(folder: Path, space: Space, count: int, seed: int, quantized: bool) -> Genes:
+    """The first ``count`` candidates of a folder: its :func:`plan`, with what was asked for
+    (:func:`ask`) in its place and not repeated; shape ``(count, len(axes))``."""
+    asked = _asked(folder)
+    if not asked:
+        return plan(space, count, seed, quantized)
+    rows = {start + i: row for (start, _), genes in asked.items() for i, row in enumerate(genes)}
+    taken = {row.tobytes() for row in rows.values()}
+    own = plan(space, min(count + len(rows), space.count()), seed, quantized)
+    free = iter([row for row in own if row.tobytes() not in taken])
+    try:
+        return np.stack([rows[i] if i in rows else next(free) for i in range(count)])
+    except StopIteration:
+        raise SamplesError(
+            f"space {space.name!r} has too few candidates for --count {count:,}"
+        ) from None
+
+
+def ask(
+    folder: Path,
+    space: Space,
+    seed: int,
+    choose: Callable[[Genes], Genes],
+    about: Mapping[str, str],
+) -> tuple[int, int]:
+    """Append chosen candidates to what a folder of quantized samples will hold.
+
+    What was asked for before and is not measured yet is kept instead of choosing anew, so that an
+    interrupted run continues.
+
+    Args:
+        folder: The samples.
+        space: Their space.
+        seed: The folder's.
+        choose: From all candidates of the folder so far, ``(k, axes)``, to those to append.
+        about: Written beside them: what made the choice.
+
+    Returns:
+        First and one past the last of their places; ``collect`` with that count measures them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".asking.lock"):
+        asked = _asked(folder)
+        for start, stop in sorted(asked):
+            if not covered(folder, stop)[start:].all():
+                return start, stop
+        stops = [int(path.stem.split("-")[2]) for path in part_files(folder)]
+        start = max([0, *stops])
+        known = planned(folder, space, start, seed, True) if start else _none(space)
+        genes = choose(known)
+        stop = start + len(genes)
+        text = json.dumps(
+            {"fingerprint": space.fingerprint, **about, "genes": genes.tolist()}, sort_keys=True
+        )
+        with whole(folder / f".asked-{start:06d}-{stop:06d}.json") as path:
+            path.write_text(text, encoding="utf-8")
+    return start, stop
+
+
+def _none(space: Space) -> Genes:
+    return np.zeros((0, len(space.axes)), dtype=np.int16)
+
+
+def _asked(folder: Path) -> dict[tuple[int, int], Genes]:
+    """What was asked for, by place."""
+    found = {}
+    for path in folder.glob(".asked-*-*.json"):
+        _, start, stop = path.stem.rsplit("-", 2)
+        try:
+            genes = json.loads(path.read_text(encoding="utf-8"))["genes"]
+        except (OSError, ValueError, KeyError) as error:
+            raise SamplesError(
+                f"{path} is damaged ({error}). Delete it and ask again: samples stay."
+            ) from error
+        found[int(start), int(stop)] = np.array(genes, dtype=np.int16)
+    return found
+
+
+def _bit_columns(space: Space) -> NDArray[np.bool_]:
+    return np.array([axis.attribute in BIT_ATTRIBUTES for axis in space.axes])
+
+
+def _stream(space: Space, seed: int, quantized: bool, total: int) -> Iterator[Genes]:
+    """Batches of candidates, decided by the seed; repeats occur."""
+    bits = _bit_columns(space)
+    top = (space.cardinalities - 1).astype(np.int16)
+    if total <= _SMALL and space.count() <= _SMALL:
+        genes = space.every_candidate()
+        if not quantized:
+            genes = np.unique(space.canonical(np.where(bits, top, genes)), axis=0)
+        yield genes[np.random.default_rng([seed, 0]).permutation(len(genes))]
+        return
+    for index in itertools.count():
+        rng = np.random.default_rng([seed, index])
+        if not quantized:
+            yield space.canonical(np.where(bits, top, space.sample(64, rng)))
+            continue
+        loose = space.sample(POLICIES, rng)
+        architecture = np.repeat(space.sample(1, rng), POLICIES, axis=0)
+        policies = (rng.random(architecture.shape) * space.cardinalities).astype(np.int16)
+        grouped = space.repair(np.where(bits, policies, architecture))
+        # a rule may tie bits to an architecture gene: the architecture of the group must stay
+        kept = np.all(grouped[:, ~bits] == architecture[:, ~bits], axis=1)
+        yield np.concatenate([loose, space.canonical(grouped[kept])])
+
+
+def architectures(space: Space) -> int:
+    """Different architectures of a space, exclusions aside."""
+    total = 1
+    for s, stage in enumerate(space.stages):
+        sizes = [len(x.choices[0]) * len(x.choices[1]) for x in space.slots if x.stage == s]
+        total *= sum(int(np.prod(sizes[:depth], dtype=object)) for depth in stage.depth)
+    return total
+
+
+def covered(folder: Path, count: int) -> NDArray[np.bool_]:
+    """Which samples of the plan a folder holds, from the names of its parts; shape ``(count,)``.
+
+    Raises:
+        SamplesError: a part does not follow the naming of apq collect.
+    """
+    have = np.zeros(count, dtype=bool)
+    for path in part_files(folder):
+        try:
+            _, start, stop = path.stem.split("-")
+            have[int(start) : int(stop)] = True
+        except ValueError:
+            raise SamplesError(
+                f"{path} was not written by apq collect (its parts are named part-START-STOP). "
+                "Use another --out folder."
+            ) from None
+    return have
