@@ -22,7 +22,8 @@ def train_supernet(
         Path, typer.Option("--out", help="Where to write the supernet (.safetensors).")
     ] = Path("data/supernet.safetensors"),
     epochs: Annotated[
-        float, typer.Option(min=0.001, help="Passes over the training images.")
+        float,
+        typer.Option(min=0.0, help="Passes over the training images; 0 takes --start as it is."),
     ] = 10.0,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.1,
@@ -69,6 +70,8 @@ def train_supernet(
     chosen = load_space(space)
     found = load_images(images, chosen.resolution, chosen.in_channels, chosen.classes)
     err.print(found.describe())
+    if not epochs and not start:
+        raise typer.BadParameter("--epochs 0 trains nothing: it needs --start")
     names = tuple(name.strip() for name in phases.split(","))
     recipe = Recipe(
         epochs=epochs,

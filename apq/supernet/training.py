@@ -43,7 +43,7 @@ class Recipe:
     """Everything that decides the trained weights, besides space and images.
 
     Attributes:
-        epochs: Passes over the training images, all phases together.
+        epochs: Passes over the training images, all phases together; 0 takes ``start_from`` as it is.
         batch: Images per step; after the first phase two subnets learn from each batch.
         lr: Peak learning rate of SGD with Nesterov momentum 0.9 (linear warm-up, then cosine).
         weight_decay: On convolution and classifier weights only.
@@ -179,7 +179,7 @@ def train_supernet(
     pixels, numbers = images.splits["train"]
     data, labels = to_tensor(pixels), torch.from_numpy(numbers)
     per_epoch = max(1, len(labels) // recipe.batch)
-    total = max(1, round(recipe.epochs * per_epoch))
+    total = max(0 if start_from else 1, round(recipe.epochs * per_epoch))
     identity: dict[str, Any] = {
         "start_from": [file.hash for file in start_from],
         "recipe": asdict(recipe), "fingerprint": space.fingerprint, "images": images.digest(),
@@ -237,7 +237,7 @@ def train_supernet(
         "mean": images.mean,
         "std": images.std,
         "image_set": images.name,
-        "channels_sorted": sorted_already or "width" in recipe.phases,
+        "channels_sorted": sorted_already or (total > 0 and "width" in recipe.phases),
         "steps": total,
         "seconds": round(seconds, 1),
         "validation_accuracy": scores,
