@@ -43,7 +43,7 @@ class Recipe:
     """Everything that decides the trained weights, besides space and images.
 
     Attributes:
-        epochs: Passes over the training images, all phases together; 0 takes ``start_from`` as it is.
+        epochs: Passes over the training images, all phases together; 0: ``start_from`` as it is.
         batch: Images per step; after the first phase two subnets learn from each batch.
         lr: Peak learning rate of SGD with Nesterov momentum 0.9 (linear warm-up, then cosine).
         weight_decay: On convolution and classifier weights only.
