@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import takewhile
 
 import torch
@@ -61,7 +62,8 @@ class SharedStart:
         recalibrate(rest, seen.calibration)
         steps = fold_steps(subnet.eval())
         first = next(i for i, step in enumerate(steps) if step.name in _starts(done))
-        return estimate(fast(steps[first:], fold(rest)), seen)
+        folded = cache(lambda: fold(rest))  # only without onnxruntime
+        return estimate(fast(steps[first:], lambda x: folded()(x)), seen)
 
     @property
     def _seen(self) -> EvalImages:

@@ -19,14 +19,13 @@ from apq.errors import ModelError, SpaceError, choose
 from apq.images import ImageSet
 from apq.space import Candidate, Space
 from apq.supernet.augment import augment, cutmix
+from apq.supernet.checkpoint import load_checkpoint, save_checkpoint
 from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import (
     Supernet,
     SupernetFile,
     largest,
-    load_tensors,
-    save_tensors,
     smallest,
 )
 
@@ -188,7 +187,7 @@ def train_supernet(
     start, spent = 0, 0.0
     average: dict[str, Tensor] = {}
     if checkpoint is not None and checkpoint.exists():
-        start, spent = _load_checkpoint(checkpoint, network, optimiser, average, identity)
+        start, spent = load_checkpoint(checkpoint, network, optimiser, average, identity)
     keep_memory()
     network.train()
     saved = began = time.monotonic()
@@ -224,7 +223,7 @@ def train_supernet(
             _add_to(average, network, averaged)
         start = step + 1
         if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-            _save_checkpoint(checkpoint, network, optimiser, average, identity, start,
+            save_checkpoint(checkpoint, network, optimiser, average, identity, start,
                              spent + time.monotonic() - began)  # fmt: skip
             saved = time.monotonic()
         if on_progress is not None:
@@ -344,51 +343,3 @@ def _copy_statistics(network: Supernet, subnet: torch.nn.Module) -> None:
     for key, value in subnet.state_dict().items():
         if "running_" in key:
             own[key].copy_(value)
-
-
-def _save_checkpoint(
-    path: Path,
-    network: Supernet,
-    optimiser: torch.optim.SGD,
-    average: dict[str, Tensor],
-    identity: dict[str, Any],
-    step: int,
-    seconds: float,
-) -> None:
-    tensors = {f"model.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.items()}
-    for name, parameter in network.named_parameters():
-        buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer
-    kind = {"kind": "supernet checkpoint", "step": step, "seconds": seconds}
-    save_tensors(path, tensors, kind | identity)
-
-
-def _load_checkpoint(
-    path: Path,
-    network: Supernet,
-    optimiser: torch.optim.SGD,
-    average: dict[str, Tensor],
-    identity: dict[str, Any],
-) -> tuple[int, float]:
-    tensors, metadata = load_tensors(path, "supernet checkpoint")
-    for key, value in identity.items():
-        if metadata.get(key) != value:
-            raise ModelError(
-                f"{path} is the checkpoint of another training: its {key} is {metadata.get(key)}, "
-                f"this command's is {value}. Use the same options, or delete it to start over."
-            )
-    network.load_state_dict(_under("model.", tensors))
-    average.update(_under("average.", tensors))
-    for name, parameter in network.named_parameters():
-        buffer = tensors.get(f"momentum.{name}")
-        if buffer is not None:
-            optimiser.state[parameter]["momentum_buffer"] = buffer.to(
-                memory_format=torch.channels_last if buffer.dim() == 4 else torch.preserve_format
-            )
-    return int(metadata["step"]), float(metadata["seconds"])
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
