@@ -37,9 +37,7 @@ def main() -> None:
     samples = read_samples(options.data / "quantized")
     space, how = samples.space, Quantization(**samples.metadata["quantization"])
     images = load_images(options.images, space.resolution, space.in_channels, space.classes)
-    data = EvalImages.of(
-        images, supernet.mean, supernet.std, "validation", samples.metadata["validation_images"]
-    )
+    data = EvalImages.of(images, supernet.mean, supernet.std, "validation")
     print(
         f"{how.finetune_steps} steps, {len(data.labels)} validation images, {options.seeds} seeds"
     )
