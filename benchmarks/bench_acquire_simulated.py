@@ -6,6 +6,10 @@ range of a cost, the accuracy of the row that the retrained predictor calls best
 as points lost to the best row there, on average.
 
     python benchmarks/bench_acquire_simulated.py accel-nasbench accel_nasbench_public.parquet macs_m
+    python benchmarks/bench_acquire_simulated.py samples data/cifar10 latency_ms
+
+With `samples` the table is quantized/ and test/ of a folder of our own, and every predictor starts from
+one trained on its fp32/; the cost is that of the simulated bitfusion-apq.
 """
 
 from __future__ import annotations
@@ -13,14 +17,21 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from apq.acquire import expected_gain, sampled_fronts
+from apq.hardware import load_cost_model
+from apq.hardware.lut import build_table
+from apq.hardware.pricing import price_space
 from apq.predictor import Predictor
 from apq.predictor.columns import TableFeatures, load_columns, read_table
+from apq.predictor.features import Features, SpaceFeatures
 from apq.predictor.training import PRESETS, data_of, learn
+from apq.samples import read_samples
 
 
 def uncertain(mean, spread, unknown, costs, count, rng):
@@ -66,9 +77,46 @@ WAYS: dict[str, Callable[..., np.ndarray]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Known:
+    """Measured candidates; ``take`` gives those of some rows as the predictor reads them."""
+
+    take: Callable[[Any], Any]
+    features: Features
+    truth: np.ndarray
+    cost: np.ndarray
+    base: Predictor | None = None
+
+    def learnt(self, rows: np.ndarray, seed: int) -> Predictor:
+        data = data_of(self.features.inputs(self.take(rows)), self.truth[rows], "asked")
+        bits = self.base is not None
+        return learn(data, self.features, PRESETS["default"], bits=bits, base=self.base, seed=seed)
+
+
+def of_table(name: str, path: Path, cost: str) -> Known:
+    columns = load_columns(name)
+    frame = read_table(path, columns).drop_duplicates(columns.group or None)
+    truth = frame[columns.target].to_numpy() * columns.unit
+    features = TableFeatures.of(frame, columns)
+    return Known(lambda rows: frame.iloc[rows], features, truth, frame[cost].to_numpy())
+
+
+def of_samples(folder: Path, cost: str) -> Known:
+    cheap = read_samples(folder / "fp32")
+    dear = [read_samples(folder / kind, cheap.space) for kind in ("quantized", "test")]
+    genes = np.concatenate([samples.genes for samples in dear])
+    truth = np.concatenate([samples.accuracy for samples in dear])
+    table = build_table(cheap.space, load_cost_model("bitfusion-apq"), "benchmark")
+    features = SpaceFeatures(cheap.space)
+    few = data_of(features.inputs(cheap.genes), cheap.accuracy, "fp32")
+    base = learn(few, features, PRESETS["default"], bits=False)
+    costs = price_space(cheap.space, table).costs(genes, [cost])[cost]
+    return Known(lambda rows: genes[rows], features, truth, costs, base)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("columns")
+    parser.add_argument("columns", help="what the table's columns mean, or 'samples'")
     parser.add_argument("table", type=Path)
     parser.add_argument("cost", help="column of the table, to be small")
     parser.add_argument("--start", type=int, default=20)
@@ -78,31 +126,29 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=600, help="rows looked at per round")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     args = parser.parse_args()
-    columns = load_columns(args.columns)
-    frame = read_table(args.table, columns).drop_duplicates(columns.group or None)
-    features = TableFeatures.of(frame, columns)
-    truth, cost = frame[columns.target].to_numpy() * columns.unit, frame[args.cost].to_numpy()
+    if args.columns == "samples":
+        table = of_samples(args.table, args.cost)
+    else:
+        table = of_table(args.columns, args.table, args.cost)
+    truth, cost = table.truth, table.cost
     budgets = np.quantile(cost, np.linspace(0.1, 1.0, 6))
     best = np.array([truth[cost <= b].max() for b in budgets])
     sizes = list(range(args.start, args.most + 1, args.step))
     curves: dict[str, list[list[float]]] = {way: [] for way in args.ways}
     began = time.process_time()
     for seed in range(args.seeds):
-        order = np.random.default_rng(seed).permutation(len(frame))
+        order = np.random.default_rng(seed).permutation(len(truth))
         for way in args.ways:
             rng = np.random.default_rng([seed, 1])
             known, curve = order[: args.start], []
             for n in sizes:
-                data = data_of(features.inputs(frame.iloc[known]), truth[known], "asked")
-                predictor: Predictor = learn(
-                    data, features, PRESETS["default"], bits=False, seed=seed
-                )
-                mean, spread = predictor.predict(frame)
+                predictor = table.learnt(known, seed)
+                mean, spread = predictor.predict(table.take(slice(None)))
                 picks = [int(np.where(cost <= b, mean, -np.inf).argmax()) for b in budgets]
                 curve.append(100 * float(np.mean(best - truth[picks])))
                 if n < args.most:
                     pool = _pool(mean, spread, cost, known, args.pool, rng)
-                    unknown = predictor.covariance(frame.iloc[pool])
+                    unknown = predictor.covariance(table.take(pool))
                     rows = WAYS[way](
                         mean[pool], spread[pool], unknown, cost[pool, None], args.step, rng
                     )
