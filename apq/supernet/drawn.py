@@ -2,7 +2,8 @@
 
 The difference estimator of survey sampling (Cassel, Sarndal & Wretman, Biometrika 1976): images are
 drawn with a probability known for each, and what a candidate gets right beyond what a few reference
-subnets got right is weighted by its inverse (Horvitz & Thompson, 1952). Its mean over draws is the accuracy on all images, whatever the probabilities.
+subnets got right is weighted by its inverse (Horvitz & Thompson, 1952). Its mean over draws is the
+accuracy on all images, whatever the probabilities.
 """
 
 from __future__ import annotations
