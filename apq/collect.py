@@ -33,7 +33,6 @@ from apq.supernet.evaluate import (
     EvalImages,
     answers,
     estimate,
-    normalise,
     recalibrate,
     to_tensor,
 )
@@ -241,7 +240,7 @@ def _references(
 ) -> NDArray[np.float64]:
     """Share of a few random subnets that get each image right, and their mean loss, ``(2, n)``."""
     space = supernet.network.space
-    data = _tensors(supernet, calibration, pixels, labels)
+    data = EvalImages.from_pixels(calibration, pixels, labels, supernet.mean, supernet.std)
     keep_memory()
     total = np.zeros((2, len(labels)))
     rows = plan(space, min(REFERENCES, architectures(space)), 0, quantized=False)
@@ -253,27 +252,15 @@ def _references(
     return total / len(rows)
 
 
-def _tensors(
-    supernet: SupernetFile,
-    calibration: NDArray[np.uint8],
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-) -> EvalImages:
-    return EvalImages(
-        normalise(to_tensor(calibration), supernet.mean, supernet.std),
-        normalise(to_tensor(pixels), supernet.mean, supernet.std),
-        torch.from_numpy(np.ascontiguousarray(labels)),
-    )
-
-
 def _images(job: _Job, group: int) -> EvalImages:
     """What the samples of a group are measured on."""
+    mean, std = job.supernet.mean, job.supernet.std
     if job.known is None:
-        return _tensors(job.supernet, job.calibration, job.images, job.labels)
+        return EvalImages.from_pixels(job.calibration, job.images, job.labels, mean, std)
     count = job.metadata["validation_images"]
     drawn = draw(job.known[0], job.known[1], count, np.random.default_rng([job.seed, group]))
     pixels, labels = job.images[drawn.index], job.labels[drawn.index]
-    part = _tensors(job.supernet, job.calibration, pixels, labels)
+    part = EvalImages.from_pixels(job.calibration, pixels, labels, mean, std)
     return replace(part, weights=torch.from_numpy(drawn.weights), shift=drawn.shift)
 
 

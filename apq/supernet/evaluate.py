@@ -58,10 +58,22 @@ class EvalImages:
         """Take the first ``limit`` images of a split and ``calibration`` calibration images."""
         pixels, labels = images.splits[split]
         held = images.splits["calibration"][0][:calibration]
+        return cls.from_pixels(held, pixels[:limit], labels[:limit], mean, std)
+
+    @classmethod
+    def from_pixels(
+        cls,
+        calibration: NDArray[np.uint8],
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> EvalImages:
+        """Normalise images ``(n, h, w, c)``."""
         return cls(
-            normalise(to_tensor(held), mean, std),
-            normalise(to_tensor(pixels[:limit]), mean, std),
-            torch.from_numpy(labels[:limit]),
+            normalise(to_tensor(calibration), mean, std),
+            normalise(to_tensor(pixels), mean, std),
+            torch.from_numpy(np.ascontiguousarray(labels)),
         )
 
 
