@@ -23,15 +23,13 @@ from apq.errors import SamplesError, side_by_side
 from apq.images import ImageSet
 from apq.plan import architectures, covered, plan, planned
 from apq.quantize import finetune, quantize_subnet
-from apq.runtime.folded import fold as fold_steps
 from apq.runtime.session import fast
-from apq.runtime.shared import SharedStart, choices
+from apq.runtime.shared import SharedStart, answers_alone, choices
 from apq.samples import part_files, part_metadata, write_part
 from apq.space import Candidate, Genes
 from apq.supernet.drawn import REFERENCES, draw
 from apq.supernet.evaluate import (
     EvalImages,
-    answers,
     estimate,
     recalibrate,
     to_tensor,
@@ -246,9 +244,7 @@ def _references(
     rows = plan(space, min(REFERENCES, architectures(space)), 0, quantized=False)
     for row in rows:
         subnet = supernet.network.subnet(space.build(row))
-        recalibrate(subnet, data.calibration)
-        net = fast(fold_steps(subnet.eval()), subnet)
-        total += torch.stack(answers(net, data.images, data.labels)).numpy()
+        total += torch.stack(answers_alone(subnet, data)).numpy()
     return total / len(rows)
 
 

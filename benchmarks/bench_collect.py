@@ -26,13 +26,11 @@ from scipy.stats import kendalltau
 
 from apq.images import load_images
 from apq.plan import plan
-from apq.runtime.folded import fold as fold_steps
-from apq.runtime.session import fast
-from apq.runtime.shared import SharedStart, choices
+from apq.runtime.shared import SharedStart, answers_alone, choices
 from apq.space import Candidate, Space
 from apq.supernet import largest, load_supernet, smallest
 from apq.supernet.drawn import REFERENCES, draw
-from apq.supernet.evaluate import EvalImages, accuracy, answers, fold, measure, recalibrate
+from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
 from apq.supernet.memory import keep_memory
 
 
@@ -69,11 +67,7 @@ def uniform(space: Space) -> dict[str, Candidate]:
 
 def right(network: Any, candidate: Candidate, data: EvalImages) -> np.ndarray:
     """Which validation images a recalibrated subnet gets right, ``(images,)``."""
-    net = network.subnet(candidate).to(memory_format=torch.channels_last)
-    recalibrate(net, data.calibration)
-    found: np.ndarray = answers(fast(fold_steps(net.eval()), net), data.images, data.labels)[
-        0
-    ].numpy()
+    found: np.ndarray = answers_alone(network.subnet(candidate), data)[0].numpy()
     return found
 
 

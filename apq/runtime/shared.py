@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from apq.runtime.folded import fold as fold_steps
 from apq.runtime.session import fast
 from apq.space import Candidate
-from apq.supernet.evaluate import EvalImages, batches, estimate, fold, recalibrate
+from apq.supernet.evaluate import EvalImages, answers, batches, estimate, fold, recalibrate
 from apq.supernet.network import Subnet
 
 KEPT = 3
@@ -79,6 +79,13 @@ def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 def _starts(done: int) -> tuple[str, ...]:
     """Name of the first layer after so many blocks."""
     return (f"blocks.{done}.expand", "head") if done else ("stem",)
+
+
+def answers_alone(subnet: Subnet, data: EvalImages) -> tuple[Tensor, Tensor]:
+    """What :func:`apq.supernet.evaluate.answers` gives for one subnet, recalibrated before."""
+    subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    recalibrate(subnet, data.calibration)
+    return answers(fast(fold_steps(subnet.eval()), subnet), data.images, data.labels)
 
 
 @torch.inference_mode()
