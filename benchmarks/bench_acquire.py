@@ -7,6 +7,11 @@ best, on average.
 
     python benchmarks/bench_acquire.py --supernet runs/quickstart/supernet.safetensors \
         --samples runs/quickstart/fp32 --images digits
+    python benchmarks/bench_acquire.py --supernet data/cifar10/supernet.safetensors \
+        --samples data/cifar10/fp32 --random data/cifar10/quantized --images CIFAR --step 40 --jobs 2
+
+With `--random` the random samples are taken from a folder of random ones instead of measured anew, others
+for every seed.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 
 from apq.acquire import next_candidates
 from apq.collect import Quantization, measure_quantized
@@ -41,44 +47,58 @@ OBJECTIVES = ("accuracy", "latency_ms")
 class Truth:
     """Measures candidates, each once: a seed that follows from the genes, no noise between ways."""
 
-    def __init__(self, supernet: Path, images: str, steps: int) -> None:
+    def __init__(self, supernet: Path, images: str, how: Quantization, jobs: int) -> None:
         self.supernet = load_supernet(supernet)
         self.space = space = self.supernet.network.space
         found = load_images(images, space.resolution, space.in_channels, space.classes)
-        self.data = EvalImages.of(found, self.supernet.mean, self.supernet.std, "validation")
-        self.train, self.flip = found.splits["train"], found.flip
-        self.how = Quantization(finetune_steps=steps)
+        normalisation = (self.supernet.mean, self.supernet.std)
+        data = EvalImages.of(found, *normalisation, "validation")
+        self.fixed = (data, found.splits["train"], found.flip, normalisation, how)
+        self.jobs = jobs
         self.known: dict[bytes, float] = {}
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
-        return np.array([self._one(row) for row in genes])
+        new = {row.tobytes(): row for row in genes if row.tobytes() not in self.known}
+        found = Parallel(n_jobs=self.jobs)(delayed(self._one)(row) for row in new.values())
+        self.known |= dict(zip(new, found, strict=True))
+        return np.array([self.known[row.tobytes()] for row in genes])
 
     def _one(self, row: np.ndarray) -> float:
-        key = row.tobytes()
-        if key not in self.known:
-            candidate = self.space.build(row)
-            self.known[key], _ = measure_quantized(
-                self.supernet.network.subnet(candidate), candidate, self.space.fixed_layer_bits,
-                self.data, self.train, self.flip, (self.supernet.mean, self.supernet.std),
-                self.how, sum(key),
-            )  # fmt: skip
-        return self.known[key]
+        torch.set_num_threads(1)
+        candidate = self.space.build(row)
+        subnet = self.supernet.network.subnet(candidate)
+        accuracy, _ = measure_quantized(
+            subnet, candidate, self.space.fixed_layer_bits, *self.fixed, sum(row.tobytes())
+        )
+        return accuracy
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--supernet", type=Path, required=True)
     parser.add_argument("--samples", type=Path, required=True, help="fp32 samples")
+    parser.add_argument("--random", type=Path, help="quantized samples, drawn at random")
     parser.add_argument("--images", default="digits")
     parser.add_argument("--finetune-steps", type=int, default=20)
     parser.add_argument("--start", type=int, default=20)
     parser.add_argument("--step", type=int, default=20)
     parser.add_argument("--most", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    truth = Truth(args.supernet, args.images, args.finetune_steps)
+    drawn = read_samples(args.random) if args.random else None
+    how = Quantization(finetune_steps=args.finetune_steps)
+    if drawn is not None:
+        if len(drawn) < args.seeds * args.most:
+            parser.error(f"{args.random} has {len(drawn)} samples; --seeds x --most are needed")
+        how = Quantization(**drawn.metadata["quantization"])
+    truth = Truth(args.supernet, args.images, how, args.jobs)
     space = truth.space
+    if drawn is not None:
+        rows = zip(drawn.genes, drawn.accuracy, strict=True)
+        truth.known = {row.tobytes(): float(accuracy) for row, accuracy in rows}
+    free = len(truth.known)
     fp32 = read_samples(args.samples, space)
     priced = price_space(space, build_table(space, load_cost_model("bitfusion-apq"), "benchmark"))
     features, recipe = SpaceFeatures(space), PRESETS["default"]
@@ -102,10 +122,13 @@ def main() -> None:
 
     sizes = range(args.start, args.most + 1, args.step)
     curves: dict[str, list[list[float]]] = {"random": [], "asked": []}
-    began = time.process_time()
+    began = time.monotonic()
     for seed in range(args.seeds):
+        own = plan(space, args.most, 100 + seed, quantized=True)
+        if drawn is not None:
+            own = drawn.genes[np.random.default_rng(100).permutation(len(drawn))]
+            own = own[seed * args.most : (seed + 1) * args.most]
         for way, all_curves in curves.items():
-            own = plan(space, args.most, 100 + seed, quantized=True)
             known = own[: args.start]
             curve = []
             for n in sizes:
@@ -133,7 +156,7 @@ def main() -> None:
         print(f"what random sampling reaches with {args.most}, asking reaches with {reached[0]}")
     else:
         print(f"asking does not reach what random sampling reaches with {args.most}")
-    print(f"{len(truth.known)} candidates measured, {time.process_time() - began:.0f} CPU seconds")
+    print(f"{len(truth.known) - free} candidates measured, {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

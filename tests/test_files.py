@@ -1,6 +1,9 @@
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from apq.files import whole
 
@@ -29,3 +32,15 @@ def test_an_older_file_survives_a_failure(tmp_path):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no umask there")
+def test_a_file_is_readable_as_the_umask_says(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    before = os.umask(0o027)
+    try:
+        with whole(path) as temporary:
+            save_file({"a": np.zeros(3)}, temporary)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -51,7 +51,7 @@ class Recipe:
     """
 
     members: int = 5
-    hidden: int = 256
+    hidden: int = 128
     smooth: bool = True
     log_target: bool = True
     rank_weight: float = 0.3

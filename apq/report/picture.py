@@ -32,7 +32,7 @@ def draw_front(
     baselines: Sequence[Cloud] = (),
     limit: float | None = None,
 ) -> None:
-    """Draw accuracy over one cost.
+    """Draw accuracy over one cost, on a logarithmic axis where costs differ more than threefold.
 
     Args:
         path: Ends in ``.svg`` or ``.png``; written under a temporary name first.
@@ -47,6 +47,7 @@ def draw_front(
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
     # no date and fixed ids: equal data give equal bytes
     with matplotlib.rc_context({"svg.hashsalt": "apq", "svg.fonttype": "none"}):
@@ -64,7 +65,15 @@ def draw_front(
         axes.plot(x, y, "*", ms=14, color="C2", mec="k", mew=0.5, label=label)
         if limit is not None:
             axes.axvline(limit, color="0.2", lw=1, ls="--")
-            axes.annotate(f" budget {limit:g}", (limit, axes.get_ylim()[0]), fontsize=8)
+            across = axes.get_xaxis_transform()
+            axes.text(limit, 0.015, f" budget {limit:g}", fontsize=8, transform=across)
+        costs = np.concatenate([cloud.cost for cloud in (front, *clouds, *baselines)])
+        if costs.max() > 3 * costs.min() > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            axes.xaxis.set_major_formatter(lambda cost, _: f"{cost:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(metric)
         axes.set_ylabel("predicted accuracy")
         axes.grid(alpha=0.25)
