@@ -54,6 +54,10 @@ def train_predictor(
     A table of your own is described in a small TOML file for --columns:
 
       target = "top1"   unit = 0.01   group = "arch_id"   choices = ["d_*", "ks_*"]   costs = ["macs"]
+
+    and, if apq can describe the network (kernel size and expansion of each block slot, 0: no block):
+
+      space = "network.toml"   kernel = "ks_*"   expand = "e_*"
     """
     from apq.errors import SamplesError
     from apq.predictor import COLUMNS, load_columns, read_table, train_on_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from apq.errors import SamplesError, choose
 from apq.predictor.features import Groups, Inputs
+from apq.space import BitChoices, Space, Stage, load_space
+from apq.space.layer import macs, weight_count
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Columns:
         costs: Columns of positive numbers whose logarithm is used (MACs, parameters).
         unit: Factor from the target's unit to fractions, e.g. 0.01 for percent.
         group: Column that is equal for repeats of one candidate; empty: rows are compared.
+        space: The network that the choices build, if its multiply-accumulates and weights are to be
+            counted stage by stage; only its stages and sides matter.
+        kernel, expand: With ``space``: patterns of the columns, one per block slot, that hold
+            depthwise kernel sizes and hidden widths as multiples of a block's input channels.
     """
 
     target: str
@@ -35,12 +41,42 @@ class Columns:
     costs: tuple[str, ...] = ()
     unit: float = 1.0
     group: str = ""
+    space: Space | None = None
+    kernel: str = ""
+    expand: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; inverse of :func:`columns_from_dict`."""
+        data = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
+        if self.space is not None:
+            data["space"] = self.space.to_dict()
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
+
+
+def _once_for_all() -> Space:
+    """The blocks of Once-for-All MobileNetV3 (arXiv:1908.09791), but for squeeze-and-excitation."""
+
+    def stage(channels: int, stride: int) -> Stage:
+        return Stage(channels, stride, (2, 3, 4), (3, 5, 7), expand=(3, 4, 6), width_step=0)
+
+    return Space(
+        name="ofa-mobilenet-v3",
+        resolution=224,
+        classes=1000,
+        stem_channels=16,
+        stem_stride=2,
+        first_channels=16,
+        head_channels=960,
+        stages=(stage(24, 2), stage(40, 2), stage(80, 2), stage(112, 1), stage(160, 2)),
+        bits=BitChoices((8,), (8,), (8,), (8,)),
+    )
 
 
 COLUMNS: dict[str, Columns] = {
     # DyNAS-T's logs of Once-for-All MobileNetV3 sub-networks
     "ofa-mobilenet-v3": Columns(
-        "top1", ("d_[0-9]*", "ks_[0-9]*", "e_[0-9]*"), ("macs", "params"), 0.01, "arch_id"
+        "top1", ("d_[0-9]*", "ks_[0-9]*", "e_[0-9]*"), ("macs", "params"), 0.01, "arch_id",
+        _once_for_all(), "ks_[0-9]*", "e_[0-9]*",
     ),
     # Accel-NASBench (DAC 2024): MnasNet-like, one choice per stage
     "accel-nasbench": Columns(
@@ -65,6 +101,9 @@ def load_columns(name_or_path: str) -> Columns:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SamplesError(f"cannot read {path}: {error}") from error
+    space = data.get("space")
+    if isinstance(space, str) and space.endswith(".toml"):
+        data["space"] = str(path.parent / space)
     return columns_from_dict(data, str(path))
 
 
@@ -73,6 +112,7 @@ def columns_from_dict(data: Mapping[str, Any], where: str) -> Columns:
 
     Raises:
         SamplesError: a field is unknown, missing or of the wrong type.
+        SpaceError: the space cannot be read.
     """
     names = [f.name for f in fields(Columns)]
     for key, value in data.items():
@@ -81,6 +121,9 @@ def columns_from_dict(data: Mapping[str, Any], where: str) -> Columns:
         if key in ("choices", "costs"):
             fits = isinstance(value, list) and all(isinstance(v, str) for v in value)
             wanted = "a list of column names or patterns"
+        elif key == "space":
+            fits = isinstance(value, str | Mapping)
+            wanted = "a preset's name or the path of a space's .toml file"
         elif key == "unit":
             fits = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
             wanted = "a positive number"
@@ -88,15 +131,24 @@ def columns_from_dict(data: Mapping[str, Any], where: str) -> Columns:
             fits, wanted = isinstance(value, str), "the name of a column"
         if not fits:
             raise SamplesError(f"{where}: {key} = {value!r} must be {wanted}")
-    missing = [key for key in ("target", "choices") if not data.get(key)]
+    needed = ("target", "choices", *(("kernel", "expand") if data.get("space") else ()))
+    missing = [key for key in needed if not data.get(key)]
     if missing:
         raise SamplesError(f"{where} lacks {' and '.join(missing)}")
+    space = data.get("space")
+    if isinstance(space, str):
+        space = load_space(space)
+    elif space is not None:
+        space = Space.from_dict(space)
     return Columns(
         target=data["target"],
         choices=tuple(data["choices"]),
         costs=tuple(data.get("costs", ())),
         unit=float(data.get("unit", 1.0)),
         group=data.get("group", ""),
+        space=space,
+        kernel=data.get("kernel", ""),
+        expand=data.get("expand", ""),
     )
 
 
@@ -131,12 +183,16 @@ class TableFeatures:
     """Features of the rows of a foreign table.
 
     One-hot columns per choice and, as smooth columns, the choices as numbers, their sums per kind
-    and the logarithms of the costs; the counterpart of ``SpaceFeatures``.
+    and the logarithms of the costs, of each stage too if it is known what the stages are; the
+    counterpart of ``SpaceFeatures``.
 
     Args:
         columns: What the table's columns mean.
         values: The values each choice column can have, by column name.
         smooth: Whether to add the smooth columns.
+
+    Raises:
+        SamplesError: the kernels or hidden widths are not one column per block slot of the space.
     """
 
     def __init__(
@@ -151,13 +207,24 @@ class TableFeatures:
         self.bits_hot_groups: Groups = ()
         groups = [(p, len(k)) for p, k in zip(columns.choices, self._kinds, strict=True)]
         self._histograms = [sorted({v for c in kind for v in values[c]}) for kind in self._kinds]
-        sums = len(self._kinds) + sum(len(h) for h in self._histograms)
-        self.arch_groups: Groups = (
-            (*groups, ("sums", sums), *([("costs", len(columns.costs))] if columns.costs else []))
-            if smooth
-            else ()
-        )
+        groups.append(("sums", len(self._kinds) + sum(len(h) for h in self._histograms)))
+        if columns.costs:
+            groups.append(("costs", len(columns.costs)))
+        if columns.space is not None:
+            self._blocks = [self._slots(columns.space, p) for p in (columns.kernel, columns.expand)]
+            groups.append(("costs by stage", 2 * len(columns.space.stages)))
+        self.arch_groups: Groups = tuple(groups) if smooth else ()
         self.bits_groups: Groups = ()
+
+    def _slots(self, space: Space, pattern: str) -> list[str]:
+        """The columns of a pattern, one per block slot."""
+        found = [name for name in self.values if fnmatchcase(name, pattern)]
+        if len(found) != len(space.slots):
+            raise SamplesError(
+                f"space {space.name!r} has {len(space.slots)} block slots, and {len(found)} "
+                f"columns of choices match {pattern!r}"
+            )
+        return found
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: Columns, *, smooth: bool = True) -> TableFeatures:
@@ -203,12 +270,16 @@ class TableFeatures:
                 raise SamplesError(
                     f"row {bad[0]}: {name} = {costs[bad[0], j]} must be a positive number"
                 )
-        return np.concatenate([*kinds, *sums, np.log(costs)], axis=1).astype(np.float32)
+        parts = [*kinds, *sums, np.log(costs)]
+        if self.columns.space is not None:
+            kernel, expand = (frame[names].to_numpy(np.float64) for names in self._blocks)
+            counts = stage_counts(self.columns.space, kernel, expand)
+            parts.append(np.log1p(counts).reshape(len(frame), -1))
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; inverse of :meth:`from_dict`."""
-        fields_ = asdict(self.columns).items()
-        columns = {k: list(v) if isinstance(v, tuple) else v for k, v in fields_}
+        columns = self.columns.to_dict()
         return {"kind": "table", "smooth": self.smooth, "columns": columns, "values": self.values}
 
     @classmethod
@@ -216,3 +287,27 @@ class TableFeatures:
         """Inverse of :meth:`to_dict`."""
         columns = columns_from_dict(data["columns"], "the predictor's columns")
         return cls(columns, data["values"], smooth=bool(data["smooth"]))
+
+
+def stage_counts(
+    space: Space, kernel: NDArray[np.float64], expand: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Multiply-accumulates and weights of the blocks of every stage.
+
+    Args:
+        space: Says what the block slots are.
+        kernel: Depthwise kernel sizes ``(n, slots)``; 0 where there is no block.
+        expand: Hidden widths as multiples of the blocks' input channels, ``(n, slots)``; likewise.
+
+    Returns:
+        Shape ``(n, stages, 2)``.
+    """
+    counts = np.zeros((len(kernel), len(space.stages), 2))
+    for slot in space.slots:
+        there = (kernel[:, slot.index] > 0) & (expand[:, slot.index] > 0)
+        size = kernel[there, slot.index].astype(np.int64)
+        hidden = np.rint(expand[there, slot.index] * slot.in_channels).astype(np.int64)
+        for layers in space.block_layers(slot, size, hidden, 8, 8, 8, 8):
+            counts[there, slot.stage, 0] += macs(layers)
+            counts[there, slot.stage, 1] += weight_count(layers)
+    return counts

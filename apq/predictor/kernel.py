@@ -46,12 +46,12 @@ class _Single:
     Attributes:
         mean, inverse_scale: Standardise a column, ``(d,)``.
         products, offset: What standardised columns are multiplied by and what is added: five times
-            the squared distances to the n rows but for their own norm, the mean's slope, and the
-            linear covariances to the anchors times the factor; ``(d, n + 1 + r)``.
+            the squared distances to the n rows but for their own norm, the linear covariances to
+            them, and the mean's slope; ``(d, 2 n + 1)``.
         squares: What their squares are multiplied by: that norm, the linear part's variance;
             ``(d, 2)``.
-        alpha: Coefficients of the stationary part times its amplitude, ``(n,)``.
-        factor: For the stationary part, times its amplitude, ``(m, r)``.
+        alpha: Coefficients of what is not linear, ``(n,)``.
+        factor: Of the covariances to the anchors, ``(m, r)``.
     """
 
     mean: Tensor
@@ -68,10 +68,12 @@ class Kernel:
     """Gaussian process with one weight per group of columns (ours; ChamNet's predictor is a GP
     with one length for all columns, CVPR 2019, arXiv:1812.08934).
 
-        k(x, y) = s M(sqrt(sum_g w_g |x_g - y_g|^2)) + sum_g v_g x_g.y_g,   M = Matern 5/2
+        k(x, y) = s M(sqrt(sum_g w_g |x_g - y_g|^2)) + L + c L^2,   M = Matern 5/2
+        L = sum_g v_g x_g.y_g
 
     A group's linear part lets a few samples fix a trend; its weight in the stationary part says
-    how much departures from the trend depend on it. When the first column is another predictor's
+    how much departures from the trend depend on it. The square lets trends change each other: it
+    is the prior of all products of two columns. When the first column is another predictor's
     answer, its linear part is the two-parameter rescaling of that answer, and everything else is
     a correction that stays near zero until samples ask for it.
 
@@ -80,13 +82,14 @@ class Kernel:
         weights: Per column the square root of ``w_g``, ``(d,)``.
         slope: Linear coefficients ``(d,)``.
         rows: Training rows, standardised and weighted, ``(n, d)``.
-        alpha: Coefficients of the stationary part, ``(n,)``.
+        alpha: Coefficients of the stationary part and the square, ``(n,)``.
         explained: Matrix ``(m, m)`` whose quadratic form with the covariances to the first m
             rows is the variance that the samples explain. With at most ``ANCHORS`` rows it is the
             inverse of their covariance; beyond, m rows stand for all (Quinonero-Candela &
             Rasmussen, 2005, equation 20b), so that the deviation costs m^2 instead of n^2.
         linear: Per column ``v_g``, ``(d,)``.
-        amplitude, noise: ``s`` and the variance of one measurement, standardised units.
+        amplitude, square, noise: ``s``, ``c`` and the variance of one measurement, standardised
+            units.
     """
 
     mean: Tensor
@@ -98,6 +101,7 @@ class Kernel:
     explained: Tensor
     linear: Tensor
     amplitude: float
+    square: float
     noise: float
 
     @torch.inference_mode()
@@ -114,9 +118,13 @@ class Kernel:
         rows = len(self.rows)
         squared = products[:, :rows].add_(norm[:, None]).clamp_(min=1e-9)
         r = squared.sqrt()
-        stationary = torch.add(r, squared, alpha=1 / 3).add_(1.0).mul_(r.neg_().exp_())
-        mean = torch.mv(stationary, own.alpha).add_(products[:, rows])
-        half = products[:, rows + 1 :].addmm_(stationary[:, : len(own.factor)], own.factor)
+        curved = torch.add(r, squared, alpha=1 / 3).add_(1.0).mul_(r.neg_().exp_())
+        curved.mul_(self.amplitude)
+        trend = products[:, rows : 2 * rows]
+        curved.addcmul_(trend, trend, value=self.square)
+        mean = torch.mv(curved, own.alpha).add_(products[:, 2 * rows])
+        half = torch.mm(curved.add_(trend)[:, : len(own.factor)], own.factor)
+        prior = prior.addcmul_(prior, prior, value=self.square)
         variance = (self.amplitude + self.noise + prior - half.square_().sum(dim=1)).double()
         return mean.double().numpy(), variance.clamp_(min=self.noise).sqrt_().numpy()
 
@@ -124,41 +132,33 @@ class Kernel:
     def _single(self) -> _Single:
         """What :meth:`predict` works with."""
         x = self.rows / self.weights
-        anchors = len(self.explained)
-        linear = x[:anchors].T * self.linear[:, None]
-        shape = _matern(_squared(self.rows, self.rows[:anchors]))
-        covariances = self.amplitude * shape + x @ linear
-        factor = _short_factor(self.explained, covariances, LOST * self.noise)
+        covariances = self._prior(x, x[: len(self.explained)])
         near = -10.0 * self.weights[:, None] * self.rows.T
-        products = torch.cat([near, self.slope[:, None], linear @ factor], dim=1)
+        linear = x.T * self.linear[:, None]
+        products = torch.cat([near, linear, self.slope[:, None]], dim=1)
         offset = torch.zeros(products.shape[1], dtype=torch.double)
         offset[: len(self.rows)] = 5.0 * self.rows.square().sum(dim=1)
         parts = {
             "mean": self.mean, "inverse_scale": 1 / self.scale, "products": products,
-            "offset": offset, "alpha": self.amplitude * self.alpha,
-            "factor": self.amplitude * factor,
+            "offset": offset, "alpha": self.alpha,
+            "factor": _short_factor(self.explained, covariances, LOST * self.noise),
             "squares": torch.stack([5.0 * self.weights.square(), self.linear], dim=1),
         }  # fmt: skip
         return _Single(**{name: t.float().contiguous() for name, t in parts.items()})
 
     def covariance(self, columns: NDArray[np.float32]) -> Array:
         """Covariance ``(n, n)`` of what is not known yet about the rows, without noise."""
-        stationary, trend = self._to_rows(x := self._standardised(columns))
-        cross = stationary[:, : len(self.explained)] + trend
-        z = x * self.weights
-        prior = self.amplitude * _matern(_squared(z, z)) + (x * self.linear) @ x.T
-        out: Array = (prior - cross @ self.explained @ cross.T).numpy()
+        # double throughout: a deviation is a small difference of large sums
+        x = (torch.from_numpy(columns).double() - self.mean) / self.scale
+        anchors = self.rows[: len(self.explained)] / self.weights
+        cross = self._prior(x, anchors)
+        out: Array = (self._prior(x, x) - cross @ self.explained @ cross.T).numpy()
         return out
 
-    def _standardised(self, columns: NDArray[np.float32]) -> Tensor:
-        # double throughout: a deviation is a small difference of large sums
-        return (torch.from_numpy(columns).double() - self.mean) / self.scale
-
-    def _to_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Prior covariances: the stationary part to all rows, the linear part to the anchors."""
-        centre = self.rows[: len(self.explained)] / self.weights
-        stationary = self.amplitude * _matern(_squared(x * self.weights, self.rows))
-        return stationary, (x * self.linear) @ centre.T
+    def _prior(self, x: Tensor, y: Tensor) -> Tensor:
+        """Covariances of standardised columns before any sample is seen."""
+        squared = _squared(x * self.weights, y * self.weights)
+        return _covariance(squared, (x * self.linear) @ y.T, self.amplitude, self.square)
 
     def shrunk(self, share: float, slope: float) -> Kernel:
         """The mean moved towards the first column times ``slope`` (the answer rescaled): this
@@ -174,13 +174,14 @@ class Kernel:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers that are no tensors."""
-        return {"amplitude": self.amplitude, "noise": self.noise}
+        return {"amplitude": self.amplitude, "square": self.square, "noise": self.noise}
 
     @classmethod
     def from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Kernel:
         """Inverse of :meth:`tensors` and :meth:`to_dict`."""
         doubles = {name: tensor.double() for name, tensor in tensors.items()}
-        return cls(**doubles, amplitude=float(about["amplitude"]), noise=float(about["noise"]))
+        amplitude, square, noise = (float(about[name]) for name in ("amplitude", "square", "noise"))
+        return cls(**doubles, amplitude=amplitude, square=square, noise=noise)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Prior:
 
     Attributes:
         families: Of all groups of columns, in order.
-        amplitude: Of the stationary part.
+        amplitude: Of the stationary part; a twentieth of it of the square.
     """
 
     families: tuple[Family, ...]
@@ -221,12 +222,12 @@ class Prior:
             [
                 torch.full((total,), 0.2 / total),
                 linear.repeat_interleave(counts),
-                torch.tensor([self.amplitude, 0.03]),
+                torch.tensor([self.amplitude, 0.05 * self.amplitude, 0.03]),
             ]
         )
         members = torch.eye(len(counts)).repeat_interleave(counts, dim=0)
         one = torch.cat([_SHARED * members, _OWN * torch.eye(total)], dim=1)
-        both = torch.block_diag(one, one, 2.0 * torch.eye(2))  # type: ignore[no-untyped-call]
+        both = torch.block_diag(one, one, 2.0 * torch.eye(3))  # type: ignore[no-untyped-call]
         return middle.double().log(), both.double()
 
 
@@ -300,9 +301,10 @@ def _fit(
     per_column = theta.exp().clamp(max=150.0)
     weights = per_column[:count].repeat_interleave(sizes).sqrt()
     linear = per_column[count : 2 * count].repeat_interleave(sizes)
-    amplitude, noise = float(per_column[-2]), float(per_column[-1]) + _JITTER
-    stationary = amplitude * _matern(_squared(x * weights, x * weights))
-    covariance = stationary + (x * linear) @ x.T
+    amplitude, square, noise = per_column[2 * count :].tolist()
+    noise += _JITTER
+    squared = _squared(x * weights, x * weights)
+    covariance = _covariance(squared, (x * linear) @ x.T, amplitude, square)
     inverse = _inverse(covariance, noise)
     alpha = inverse @ z
     if len(z) > ANCHORS:
@@ -318,7 +320,7 @@ def _fit(
     }  # fmt: skip
     kernel = Kernel(
         **{name: t.contiguous() for name, t in tensors.items()},
-        amplitude=amplitude, noise=noise,
+        amplitude=amplitude, square=square, noise=noise,
     )  # fmt: skip
     return kernel, inverse, alpha
 
@@ -330,7 +332,8 @@ def _inverse(matrix: Tensor, diagonal: float) -> Tensor:
 
 
 def _choose(x: Tensor, z: Tensor, sizes: list[int], prior: Prior, iterations: int) -> Tensor:
-    """Log parameters: stationary weight per group, linear weight per group, amplitude, noise."""
+    """Log parameters: stationary weight per group, linear weight per group, amplitude, square,
+    noise."""
     parts = torch.split(x, sizes, dim=1)
     distances = torch.stack([_squared(part, part) for part in parts])
     products = torch.stack([part @ part.T for part in parts])
@@ -345,8 +348,9 @@ def _choose(x: Tensor, z: Tensor, sizes: list[int], prior: Prior, iterations: in
     def loss() -> Tensor:
         optimizer.zero_grad()
         p = (middle + loadings @ normals).clamp(-12.0, 5.0).exp()
-        covariance = p[-2] * _matern(torch.tensordot(p[:count], distances, dims=1))
-        covariance = covariance + torch.tensordot(p[count : 2 * count], products, dims=1)
+        squared = torch.tensordot(p[:count], distances, dims=1)
+        trend = torch.tensordot(p[count : 2 * count], products, dims=1)
+        covariance = _covariance(squared, trend, p[-3], p[-2])
         factor = torch.linalg.cholesky(covariance + (p[-1] + _JITTER) * eye)
         fitted = torch.cholesky_solve(z[:, None], factor)[:, 0]
         evidence = z @ fitted / 2 + factor.diagonal().log().sum()
@@ -387,6 +391,12 @@ def _left_out(
         mean[rows] -= covariance @ a[rows]
         deviation[rows] = np.sqrt(np.diagonal(covariance))
     return mean, deviation
+
+
+def _covariance(squared: Tensor, trend: Tensor, amplitude: Any, square: Any) -> Tensor:
+    """The kernel, from squared weighted distances and linear covariances."""
+    out: Tensor = amplitude * _matern(squared) + trend + square * trend.square()
+    return out
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

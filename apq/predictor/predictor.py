@@ -25,7 +25,7 @@ from apq.space import Space
 
 Array = NDArray[np.float64]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file's layout and of the columns a predictor sees; only this one is read."""
 
 KINDS: dict[str, type[Network] | type[Kernel]] = {"network": Network, "kernel": Kernel}

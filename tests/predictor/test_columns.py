@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -8,9 +9,11 @@ from typer.testing import CliRunner
 from apq.cli import app
 from apq.errors import ApqError, SamplesError
 from apq.predictor import COLUMNS, load_columns, load_predictor, read_table, train_on_table
-from apq.predictor.columns import TableFeatures, columns_from_dict
+from apq.predictor.columns import TableFeatures, columns_from_dict, stage_counts
 from apq.predictor.metrics import pairwise_accuracy
 from apq.predictor.training import PRESETS, data_of, learn, rescaled
+from apq.space import load_space
+from apq.space.layer import layer_array, macs, weight_count
 
 DESCRIPTION = """
 target = "score"
@@ -108,11 +111,73 @@ def test_bad_tables_are_refused_by_name(table, described, tmp_path):
         ({"choices": "k_*"}, "choices = 'k_\\*' must be a list"),
         ({"choices": []}, "lacks choices"),
         ({"unit": -1}, "unit = -1 must be a positive number"),
+        ({"space": 3}, "space = 3 must be a preset's name or the path"),
+        ({"space": "digits", "kernel": "k_*"}, "lacks expand"),
     ],
 )
 def test_bad_descriptions_are_refused_by_field(change, message):
     with pytest.raises(SamplesError, match=message):
         columns_from_dict({"target": "score", "choices": ["k_*"], **change}, "mine.toml")
+
+
+def blocks(space, genes):
+    """Kernels and multiples of the input channels of every slot, 0 where there is no block."""
+    kernel = np.zeros((len(genes), len(space.slots)))
+    expand = kernel.copy()
+    for row, candidate in enumerate(map(space.build, genes)):
+        for slot in space.slots:
+            stage = candidate.stages[slot.stage]
+            if slot.position < len(stage):
+                block = stage[slot.position]
+                kernel[row, slot.index] = block.kernel
+                expand[row, slot.index] = block.width / slot.in_channels
+    return kernel, expand
+
+
+def totals(layers):
+    rows = [layer_array(**asdict(layer)) for layer in layers]
+    return sum(macs(row) for row in rows), sum(weight_count(row) for row in rows)
+
+
+def test_stages_of_a_table_are_counted_as_those_of_the_space():
+    space = load_space("digits")
+    genes = space.sample(20, np.random.default_rng(0))
+    counts = stage_counts(space, *blocks(space, genes))
+    assert counts.shape == (20, 3, 2)
+    fixed = totals(space.fixed_layers.values())
+    for row, candidate in enumerate(map(space.build, genes)):
+        np.testing.assert_array_equal(
+            counts[row].sum(axis=0) + fixed, totals(space.layers(candidate))
+        )
+
+
+def test_a_table_whose_network_is_known_is_learnt_from_fewer_rows(tmp_path):
+    space = load_space("digits")
+    genes = space.sample(160, np.random.default_rng(0))
+    kernel, expand = blocks(space, genes)
+    names = [f"{kind}_{i}" for kind in ("k", "x") for i in range(len(space.slots))]
+    table = pd.DataFrame(np.concatenate([kernel, expand], axis=1), columns=names)
+    table["score"] = np.log(stage_counts(space, kernel, expand)[:, :, 0]).sum(axis=1)
+    (tmp_path / "space.toml").write_text("name = 'no space'")
+    plain = tmp_path / "plain.toml"
+    plain.write_text('target = "score"\nchoices = ["k_*", "x_*"]\n')
+    known = tmp_path / "known.toml"
+    more = 'space = "digits"\nkernel = "k_*"\nexpand = "x_*"\n'
+    known.write_text(plain.read_text() + more)
+    right = []
+    for path in (plain, known):
+        predictor = train_on_table(table[:60], load_columns(str(path)), compare=False)
+        predictor.save(tmp_path / "p.safetensors")
+        again = load_predictor(tmp_path / "p.safetensors")
+        mean = again.predict(table[60:])[0]
+        np.testing.assert_array_equal(mean, predictor.predict(table[60:])[0])
+        right.append(pairwise_accuracy(mean, table["score"][60:].to_numpy()))
+    assert right[1] > right[0] + 0.015
+    with pytest.raises(SamplesError, match="has 6 block slots, and 5 columns of choices match"):
+        train_on_table(table.drop(columns="k_3"), load_columns(str(known)), compare=False)
+    known.write_text(plain.read_text() + more.replace("digits", "space.toml"))
+    with pytest.raises(ApqError, match=r"space\.toml"):
+        load_columns(str(known))
 
 
 def test_unknown_tables_are_refused_with_the_nearest(tmp_path):
