@@ -3,7 +3,7 @@ r"""How many quantized samples a good front needs: asked for against drawn at ra
 Both ways begin with the same first samples of the paper's mix; every accuracy is measured on the
 supernet as `apq collect --quantized` does. Judged is what a user gets: for budgets spread over the
 range of the latency, the measured accuracy of the candidate that the retrained predictor calls
-best, on average.
+best, on average; measured anew, so that luck a predictor has learnt from does not count.
 
     python benchmarks/bench_acquire.py --supernet runs/quickstart/supernet.safetensors \
         --samples runs/quickstart/fp32 --images digits
@@ -45,7 +45,8 @@ OBJECTIVES = ("accuracy", "latency_ms")
 
 
 class Truth:
-    """Measures candidates, each once: a seed that follows from the genes, no noise between ways."""
+    """Measures candidates, each once: a seed that follows from the genes, no noise between ways.
+    With ``anew`` another seed, for judging what was chosen with the first measurement in sight."""
 
     def __init__(self, supernet: Path, images: str, how: Quantization, jobs: int) -> None:
         self.supernet = load_supernet(supernet)
@@ -55,20 +56,21 @@ class Truth:
         data = EvalImages.of(found, *normalisation, "validation")
         self.fixed = (data, found.splits["train"], found.flip, normalisation, how)
         self.jobs = jobs
-        self.known: dict[bytes, float] = {}
+        self.known: dict[tuple[bytes, bool], float] = {}
 
-    def __call__(self, genes: np.ndarray) -> np.ndarray:
-        new = {row.tobytes(): row for row in genes if row.tobytes() not in self.known}
-        found = Parallel(n_jobs=self.jobs)(delayed(self._one)(row) for row in new.values())
-        self.known |= dict(zip(new, found, strict=True))
-        return np.array([self.known[row.tobytes()] for row in genes])
+    def __call__(self, genes: np.ndarray, anew: bool = False) -> np.ndarray:
+        keys = [(row.tobytes(), anew) for row in genes]
+        new = {key: row for key, row in zip(keys, genes, strict=True) if key not in self.known}
+        tasks = (delayed(self._one)(row, anew) for row in new.values())
+        self.known |= dict(zip(new, Parallel(n_jobs=self.jobs)(tasks), strict=True))
+        return np.array([self.known[key] for key in keys])
 
-    def _one(self, row: np.ndarray) -> float:
+    def _one(self, row: np.ndarray, anew: bool) -> float:
         torch.set_num_threads(1)
         candidate = self.space.build(row)
         subnet = self.supernet.network.subnet(candidate)
         accuracy, _ = measure_quantized(
-            subnet, candidate, self.space.fixed_layer_bits, *self.fixed, sum(row.tobytes())
+            subnet, candidate, self.space.fixed_layer_bits, *self.fixed, sum(row.tobytes()) + anew
         )
         return accuracy
 
@@ -82,7 +84,8 @@ def main() -> None:
     parser.add_argument("--finetune-steps", type=int, default=20)
     parser.add_argument("--start", type=int, default=20)
     parser.add_argument("--step", type=int, default=20)
-    parser.add_argument("--most", type=int, default=100)
+    parser.add_argument("--most", type=int, default=100, help="random samples")
+    parser.add_argument("--asked", type=int, default=100, help="samples where some are asked for")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
@@ -97,7 +100,7 @@ def main() -> None:
     space = truth.space
     if drawn is not None:
         rows = zip(drawn.genes, drawn.accuracy, strict=True)
-        truth.known = {row.tobytes(): float(accuracy) for row, accuracy in rows}
+        truth.known = {(row.tobytes(), False): float(accuracy) for row, accuracy in rows}
     free = len(truth.known)
     fp32 = read_samples(args.samples, space)
     priced = price_space(space, build_table(space, load_cost_model("bitfusion-apq"), "benchmark"))
@@ -113,7 +116,7 @@ def main() -> None:
             int(np.where(front.costs["latency_ms"] <= b, front.accuracy, -1).argmax())
             for b in budgets
         ]
-        return float(truth(front.genes[rows]).mean())
+        return float(truth(front.genes[rows], anew=True).mean())
 
     def problem_of(genes: np.ndarray, accuracy: np.ndarray, seed: int) -> tuple[Predictor, Problem]:
         few = data_of(features.inputs(genes), accuracy, "quantized")
@@ -121,6 +124,7 @@ def main() -> None:
         return predictor, Problem(priced, predictor.predict, OBJECTIVES)
 
     sizes = range(args.start, args.most + 1, args.step)
+    most = {"random": args.most, "asked": min(args.asked, args.most)}
     curves: dict[str, list[list[float]]] = {"random": [], "asked": []}
     began = time.monotonic()
     for seed in range(args.seeds):
@@ -131,12 +135,12 @@ def main() -> None:
         for way, all_curves in curves.items():
             known = own[: args.start]
             curve = []
-            for n in sizes:
+            for n in (n for n in sizes if n <= most[way]):
                 predictor, problem = problem_of(known, truth(known), seed)
                 curve.append(judged(search(problem, "evolution", 12_000, seed).front))
                 if way == "random":
                     new = own[n : n + args.step]
-                elif n < args.most:
+                elif n < most[way]:
                     new = next_candidates(
                         problem, predictor.covariance, known, args.step, seed=seed
                     )
@@ -145,13 +149,12 @@ def main() -> None:
             print(f"{way} {seed}: " + " ".join(f"{c:.2%}" for c in curve), flush=True)
     print(f"{'n':>5} {'random':>16} {'asked':>16}   mean measured accuracy ± sd over seeds")
     for i, n in enumerate(sizes):
-        cells = [
-            f"{np.mean([c[i] for c in way]):.2%} ± {np.std([c[i] for c in way]):.2%}"
-            for way in curves.values()
-        ]
+        found = [[c[i] for c in way if i < len(c)] for way in curves.values()]
+        cells = [f"{np.mean(way):.2%} ± {np.std(way):.2%}" if way else "" for way in found]
         print(f"{n:>5} " + " ".join(f"{c:>16}" for c in cells))
     goal = np.mean([c[-1] for c in curves["random"]])
-    reached = [n for i, n in enumerate(sizes) if np.mean([c[i] for c in curves["asked"]]) >= goal]
+    asked = np.mean(curves["asked"], axis=0)
+    reached = [n for n, accuracy in zip(sizes, asked, strict=False) if accuracy >= goal]
     if reached:
         print(f"what random sampling reaches with {args.most}, asking reaches with {reached[0]}")
     else:
