@@ -131,7 +131,8 @@ def columns_from_dict(data: Mapping[str, Any], where: str) -> Columns:
             fits, wanted = isinstance(value, str), "the name of a column"
         if not fits:
             raise SamplesError(f"{where}: {key} = {value!r} must be {wanted}")
-    needed = ("target", "choices", *(("kernel", "expand") if data.get("space") else ()))
+    together = ("space", "kernel", "expand")
+    needed = ("target", "choices", *(together if any(map(data.get, together)) else ()))
     missing = [key for key in needed if not data.get(key)]
     if missing:
         raise SamplesError(f"{where} lacks {' and '.join(missing)}")

@@ -109,7 +109,7 @@ class Kernel:
         """Mean and deviation of one measurement at each row of ``columns``, ``(n,)`` each.
 
         In single precision, the deviation with ``RANK`` directions at most: a little more doubt
-        than there is: 5 % where 500 rows hardly have noise, below 1 % on 100 noisy CIFAR-10 rows.
+        than there is, 0.3 % on average and 2 % at most with 500 rows of Once-for-All's table.
         """
         own = self._single
         x = (torch.from_numpy(columns) - own.mean).mul_(own.inverse_scale)

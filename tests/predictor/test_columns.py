@@ -113,6 +113,7 @@ def test_bad_tables_are_refused_by_name(table, described, tmp_path):
         ({"unit": -1}, "unit = -1 must be a positive number"),
         ({"space": 3}, "space = 3 must be a preset's name or the path"),
         ({"space": "digits", "kernel": "k_*"}, "lacks expand"),
+        ({"expand": "x_*"}, "lacks space and kernel"),
     ],
 )
 def test_bad_descriptions_are_refused_by_field(change, message):
