@@ -151,7 +151,7 @@ def main() -> None:
     for i, n in enumerate(sizes):
         found = [[c[i] for c in way if i < len(c)] for way in curves.values()]
         cells = [f"{np.mean(way):.2%} ± {np.std(way):.2%}" if way else "" for way in found]
-        print(f"{n:>5} " + " ".join(f"{c:>16}" for c in cells))
+        print((f"{n:>5} " + " ".join(f"{c:>16}" for c in cells)).rstrip())
     goal = np.mean([c[-1] for c in curves["random"]])
     asked = np.mean(curves["asked"], axis=0)
     reached = [n for n, accuracy in zip(sizes, asked, strict=False) if accuracy >= goal]
