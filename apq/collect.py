@@ -36,6 +36,7 @@ from apq.supernet.evaluate import (
 )
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet, SupernetFile
+from apq.workers import spread
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -182,10 +183,7 @@ def _run(jobs_todo: list[_Job], jobs: int) -> Iterator[float | None]:
     if jobs <= 1 or len(jobs_todo) <= 1:
         yield from map(_work, jobs_todo)
         return
-    from joblib import Parallel, delayed
-
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes="1M")
-    yield from parallel(delayed(_work_alone)(job) for job in jobs_todo)
+    yield from spread(_work_alone, ((job,) for job in jobs_todo), jobs)
 
 
 def _work_alone(job: _Job) -> float | None:

@@ -29,6 +29,7 @@ from apq.search.record import OnProgress
 from apq.search.region import everything
 from apq.search.search import search
 from apq.space import Genes
+from apq.workers import spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,17 +161,15 @@ def sweep(
     Returns:
         The rows of :func:`answer`, in the order of the curves.
     """
-    from joblib import Parallel, delayed
-
     settings = (candidates, seed, fix, caution)
     files = [None if parts is None else parts / _part_name(c, settings, made_from) for c in asked]
     work = (
-        delayed(_answer_part)(i, curve, accuracy, settings, file)
+        (i, curve, accuracy, settings, file)
         for i, (curve, file) in enumerate(zip(asked, files, strict=True))
     )
     total, done = sum(len(curve.budgets) for curve in asked), 0
     tables: dict[int, pd.DataFrame] = {}
-    for i, table in Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
+    for i, table in spread(_answer_part, work, jobs):
         tables[i], done = table, done + len(table)
         if on_progress is not None:
             on_progress(done, total, {"unreachable": float(table["error"].notna().sum())})
