@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 
 from apq.acquire import next_candidates
 from apq.collect import Quantization, measure_quantized
@@ -40,6 +39,7 @@ from apq.search.problem import Problem
 from apq.search.search import search
 from apq.supernet import load_supernet
 from apq.supernet.evaluate import EvalImages
+from apq.workers import spread
 
 OBJECTIVES = ("accuracy", "latency_ms")
 
@@ -61,18 +61,17 @@ class Truth:
     def __call__(self, genes: np.ndarray, anew: bool = False) -> np.ndarray:
         keys = [(row.tobytes(), anew) for row in genes]
         new = {key: row for key, row in zip(keys, genes, strict=True) if key not in self.known}
-        tasks = (delayed(self._one)(row, anew) for row in new.values())
-        self.known |= dict(zip(new, Parallel(n_jobs=self.jobs)(tasks), strict=True))
+        self.known |= spread(self._one, new.items(), self.jobs)
         return np.array([self.known[key] for key in keys])
 
-    def _one(self, row: np.ndarray, anew: bool) -> float:
+    def _one(self, key: tuple[bytes, bool], row: np.ndarray) -> tuple[tuple[bytes, bool], float]:
         torch.set_num_threads(1)
         candidate = self.space.build(row)
         subnet = self.supernet.network.subnet(candidate)
         accuracy, _ = measure_quantized(
-            subnet, candidate, self.space.fixed_layer_bits, *self.fixed, sum(row.tobytes()) + anew
+            subnet, candidate, self.space.fixed_layer_bits, *self.fixed, sum(key[0]) + key[1]
         )
-        return accuracy
+        return key, accuracy
 
 
 def main() -> None:
