@@ -72,7 +72,7 @@ def import_apq_json(path: Path) -> LookupTable:
         source="Wang et al., APQ, CVPR 2020, BitFusion_new.b1.dict (simulated, batch 1)",
         layers=to_array(layers),
         prices={m: np.array(v) for m, v in prices.items()},
-        leaves_out=("first_dw", "first_pw", "classifier"),
+        leaves_out=("first.0", "first.1", "classifier"),
         path=str(path),
     )
 

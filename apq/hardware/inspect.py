@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from apq.hardware.base import BIT_COLUMNS, CostModel
 from apq.hardware.lut import LookupTable, needed_layers
+from apq.hardware.pricing import device_rows
 from apq.space import Candidate, Space
 from apq.space.formats import WIDEST
-from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_array, to_layer
+from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_layer
 
 KINDS = ("pointwise", "depthwise", "dense", "linear", "mbconv")
 
@@ -56,24 +57,19 @@ def shares(space: Space, table: CostModel, count: int = 200, seed: int = 0) -> d
 
 def priced_layers(space: Space, candidate: Candidate, device: CostModel) -> LayerArray:
     """The rows a device prices for one candidate, in the order they run, shape (n,)."""
-    fixed = space.fixed_layers
-    kept = {name: layer for name, layer in fixed.items() if name not in device.leaves_out}
-    blocks: list[LayerArray] = []
-    for slot in space.slots:
-        stage = candidate.stages[slot.stage]
-        if slot.position < len(stage):
-            b = stage[slot.position]
-            values = (b.kernel, b.width, *b.bits.codes)
-            if device.granularity == "block":
-                blocks.append(space.whole_block(slot, *values).reshape(1))
-            else:
-                blocks.extend(part.reshape(1) for part in space.block_layers(slot, *values))
-    head = [layer for name, layer in kept.items() if name in ("stem", "first_dw", "first_pw")]
-    tail = [layer for name, layer in kept.items() if name in ("head", "classifier")]
-    parts = [to_array(rows) for rows in (head, tail) if rows]
-    before = parts[:1] if head else []
-    after = parts[-1:] if tail else []
-    return np.concatenate([*before, *blocks, *after])
+    chosen = space.chosen(candidate)
+    rows: list[LayerArray] = []
+    done: set[str] = set()
+    for node in space.graph.layers:
+        if node.name in device.leaves_out or node.block in done:
+            continue
+        if not node.block:
+            rows += space.rows([node])
+        elif f"{node.block}_kernel" in chosen:
+            slot = next(slot for slot in space.slots if slot.name == node.block)
+            rows += device_rows(space, slot, {g: chosen[g] for g in slot.genes}, device)
+            done.add(node.block)
+    return np.array([row.reshape(1)[0] for row in rows], dtype=LAYER_DTYPE)
 
 
 def missing(table: LookupTable, space: Space) -> LayerArray:

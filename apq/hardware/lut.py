@@ -22,7 +22,7 @@ from apq import __version__
 from apq.errors import SpaceError, TableError
 from apq.files import whole
 from apq.hardware.base import BIT_COLUMNS, CostModel, Prices, list_layers
-from apq.hardware.pricing import allowed_combinations
+from apq.hardware.pricing import allowed_combinations, device_rows
 from apq.space import Space
 from apq.space.formats import (
     AS_PRICED,
@@ -419,9 +419,7 @@ def needed_layers(space: Space, model: CostModel) -> LayerArray:
     for slot in space.slots:
         grid = space.slot_grid(slot)
         allowed = allowed_combinations(space, slot)
-        whole = model.granularity == "block"
-        parts = [space.whole_block(slot, *grid)] if whole else list(space.block_layers(slot, *grid))
-        for part in parts:
+        for part in device_rows(space, slot, grid, model):
             axes = tuple(i for i, n in enumerate(part.shape) if n == 1 and allowed.shape[i] > 1)
             used = allowed.any(axis=axes, keepdims=True) if axes else allowed
             rows |= dict.fromkeys(part[np.broadcast_to(used, part.shape)].tolist())

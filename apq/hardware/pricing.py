@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from apq.errors import TableError
 from apq.hardware.base import CostModel
 from apq.space import ATTRIBUTES, Genes, Slot, Space
-from apq.space.formats import BITS
+from apq.space.families import whole_block
+from apq.space.graph import Node
 from apq.space.layer import LayerArray, bitops, macs, size_bits, to_array
 
 COUNTED = ("macs_m", "bitops_g", "size_mb", "peak_memory_kb")
@@ -32,24 +34,12 @@ def counts(layers: LayerArray) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def peak_memory_kb(space: Space, slot: Slot) -> NDArray[np.float64]:
-    """Largest activation memory while a block runs, 10^3 bytes, for every combination of a slot.
-
-    Each layer holds its input and output; a shortcut keeps the block's input alive until the end.
-    A tensor takes the activation bits of the layer that reads it; what a block hands on is counted
-    at the space's fixed bits, since its reader's bits are another gene (ours).
-    """
-    _, width, _, pw_code, _, dw_code = space.slot_grid(slot)
-    pw_a, dw_a = BITS[pw_code], BITS[dw_code]
-    here, after = slot.side**2, (-(-slot.side // slot.stride)) ** 2
-    block_in = slot.in_channels * here * pw_a
-    hidden_in, hidden_out = width * here * dw_a, width * after * pw_a
-    block_out = slot.out_channels * after * space.fixed_bits
-    kept = block_in if slot.shortcut else 0
-    peak = np.maximum(block_in + hidden_in, hidden_in + hidden_out + kept)
-    peak = np.maximum(peak, hidden_out + block_out + kept)
-    shape = tuple(len(c) for c in slot.choices)
-    return np.broadcast_to(peak, shape) / 8e3
+def peak_memory_kb(
+    space: Space, nodes: Sequence[Node], values: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """Largest activation memory while nodes run, 10^3 bytes, in the values' broadcast shape; see
+    :meth:`apq.space.graph.Graph.peak_bits`. What they hand on counts at the space's fixed bits."""
+    return space.graph.peak_bits(nodes, space.sides, values, space.fixed_bits) / 8e3
 
 
 @dataclass(frozen=True)
@@ -154,16 +144,15 @@ def price_space(space: Space, models: CostModel | Sequence[CostModel] = ()) -> P
     fixed_layers = to_array(list(space.fixed_layers.values()))
     for metric, values in counts(fixed_layers).items():
         fixed[metric] = float(values.sum())
-    io = (space.in_channels * space.resolution**2, space.stem_channels)
-    stem_side = -(-space.resolution // space.stem_stride)
-    fixed["peak_memory_kb"] = (io[0] + io[1] * stem_side**2) * space.fixed_bits / 8e3
+    fixed["peak_memory_kb"] = float(peak_memory_kb(space, space.graph.layers[:1], {}))
     for slot in space.slots:
-        shape = tuple(len(c) for c in slot.choices)
-        parts = [counts(layers) for layers in space.block_layers(slot, *space.slot_grid(slot))]
+        shape, grid = tuple(len(c) for c in slot.choices), space.slot_grid(slot)
+        parts = [counts(layers) for layers in space.rows(space.block(slot), grid)]
         for metric in ("macs_m", "bitops_g", "size_mb"):
             total = sum((np.broadcast_to(p[metric], shape) for p in parts), np.zeros(shape))
             tables.setdefault(metric, []).append(total)
-        tables.setdefault("peak_memory_kb", []).append(peak_memory_kb(space, slot))
+        peak = peak_memory_kb(space, space.block(slot), grid)
+        tables.setdefault("peak_memory_kb", []).append(np.broadcast_to(peak, shape))
     for device in devices:
         suffix = f"@{device.name}" if len(devices) > 1 else ""
         _price_device(space, device, suffix, fixed, tables)
@@ -196,10 +185,7 @@ def _price_device(
         shape = tuple(len(c) for c in slot.choices)
         grid = space.slot_grid(slot)
         allowed = allowed_combinations(space, slot)
-        if device.granularity == "block":
-            parts = [space.whole_block(slot, *grid)]
-        else:
-            parts = list(space.block_layers(slot, *grid))
+        parts = device_rows(space, slot, grid, device)
         priced = [device.price(part) for part in parts]
         for metric in prices:
             total = sum((np.broadcast_to(p[metric], shape) for p in priced), np.zeros(shape))
@@ -212,10 +198,19 @@ def _price_device(
             tables.setdefault(metric + suffix, []).append(np.where(allowed, total, np.nan))
 
 
+def device_rows(
+    space: Space, slot: Slot, values: Mapping[str, Any], device: CostModel
+) -> list[LayerArray]:
+    """What a device prices of a block: its layers, or all of it as one row."""
+    if device.granularity == "block":
+        return [whole_block(slot, *values.values())]
+    return space.rows(space.block(slot), values)
+
+
 def allowed_combinations(space: Space, slot: Slot) -> NDArray[np.bool_]:
     """Which combinations of a slot's choices the space does not exclude (dense, boolean)."""
     allowed = np.ones(tuple(len(c) for c in slot.choices), dtype=bool)
-    grid = dict(zip(ATTRIBUTES, space.slot_grid(slot), strict=True))
+    grid = dict(zip(ATTRIBUTES, space.slot_grid(slot).values(), strict=True))
     for rule in space.rules:
         hit = np.ones((), dtype=bool)
         for attribute, value in rule.items():

@@ -308,7 +308,8 @@ def stage_counts(
         there = (kernel[:, slot.index] > 0) & (expand[:, slot.index] > 0)
         size = kernel[there, slot.index].astype(np.int64)
         hidden = np.rint(expand[there, slot.index] * slot.in_channels).astype(np.int64)
-        for layers in space.block_layers(slot, size, hidden, 8, 8, 8, 8):
+        values = dict(zip(slot.genes, (size, hidden, 8, 8, 8, 8), strict=True))
+        for layers in space.rows(space.block(slot), values):
             counts[there, slot.stage, 0] += macs(layers)
             counts[there, slot.stage, 1] += weight_count(layers)
     return counts

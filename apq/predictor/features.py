@@ -188,7 +188,7 @@ def _count_tables(space: Space) -> tuple[Floats, NDArray[np.int64], NDArray[np.i
     for slot in space.slots:
         shape = tuple(len(c) for c in slot.choices)
         total = np.zeros((*shape, 4))
-        for layers in space.block_layers(slot, *space.slot_grid(slot)):
+        for layers in space.rows(space.block(slot), space.slot_grid(slot)):
             weights = weight_count(layers)
             stored = weights * BITS[layers["weight_bits"]]
             figures = (macs(layers), weights, bitops(layers), stored)

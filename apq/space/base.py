@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from apq.errors import SpaceError, side_by_side
 from apq.space.candidate import Bits, Block, Candidate
 from apq.space.formats import (
-    AS_PRICED,
     FORMATS,
     Choice,
     allowed,
@@ -25,7 +24,8 @@ from apq.space.formats import (
     code_of,
     ordered,
 )
-from apq.space.layer import Layer, LayerArray, layer_array, out_side, to_layer
+from apq.space.graph import LAYERS, Graph, Node
+from apq.space.layer import Layer, LayerArray, out_side, to_layer
 
 Genes = NDArray[np.int16]
 
@@ -133,6 +133,16 @@ class Slot:
     choices: tuple[tuple[int, ...], ...]
 
     @property
+    def name(self) -> str:
+        """The block's name, as in ``b03``."""
+        return f"b{self.index:02d}"
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Names of the genes, in the order of ATTRIBUTES."""
+        return tuple(f"{self.name}_{attribute}" for attribute in ATTRIBUTES)
+
+    @property
     def shortcut(self) -> bool:
         """Whether the block adds its input to its output."""
         return self.stride == 1 and self.in_channels == self.out_channels
@@ -213,8 +223,7 @@ class Space:
             Axis(f"depth_{s}", "depth", stage.depth, s, None) for s, stage in enumerate(self.stages)
         ]
         for slot in self.slots:
-            for attribute, choices in zip(ATTRIBUTES, slot.choices, strict=True):
-                name = f"b{slot.index:02d}_{attribute}"
+            for name, attribute, choices in zip(slot.genes, ATTRIBUTES, slot.choices, strict=True):
                 axes.append(Axis(name, attribute, choices, slot.stage, slot.index))
         return tuple(axes)
 
@@ -502,76 +511,71 @@ class Space:
         return self.fixed_bits if weight is None else weight, self.fixed_bits
 
     @cached_property
-    def fixed_layers(self) -> dict[str, Layer]:
-        """Layers every candidate has: ``stem``, ``first_dw``, ``first_pw``, ``head``,
-        ``classifier``."""
-        side = int(out_side(self.resolution, self.stem_stride))
-        last = self.slots[-1]
-        end = int(out_side(last.side, last.stride))
-        weight, activation = self.fixed_layer_bits
-        bits = {"weight_bits": weight, "activation_bits": activation}
-        stem = self.stem_channels
-        return {
-            "stem": Layer(
-                "conv", self.in_channels, stem, self.resolution, self.resolution, 3,
-                self.stem_stride, 1, **bits,
-            ),
-            "first_dw": Layer("conv", stem, stem, side, side, 3, 1, stem, **bits),
-            "first_pw": Layer("conv", stem, self.first_channels, side, side, **bits),
-            "head": Layer("conv", last.out_channels, self.head_channels, end, end, **bits),
-            "classifier": Layer("linear", self.head_channels, self.classes, 1, 1, **bits),
-        }  # fmt: skip
+    def graph(self) -> Graph:
+        """The network as nodes that read genes."""
+        from apq.space.families import mobilenet_v2
 
-    def block_layers(
-        self, slot: Slot, kernel: Any, width: Any, pw_w: Any, pw_a: Any, dw_w: Any, dw_a: Any
-    ) -> tuple[LayerArray, LayerArray, LayerArray]:
-        """Expand, depthwise and project layers of a block; arguments broadcast, formats as
-        codes."""
-        end = int(out_side(slot.side, slot.stride))
-        pw_w, pw_a, dw_w, dw_a = AS_PRICED[pw_w], AS_PRICED[pw_a], AS_PRICED[dw_w], AS_PRICED[dw_a]
-        expand = layer_array(
-            op="conv", in_channels=slot.in_channels, out_channels=width,
-            height=slot.side, width=slot.side, weight_bits=pw_w, activation_bits=pw_a,
-        )  # fmt: skip
-        depthwise = layer_array(
-            op="conv", in_channels=width, out_channels=width, height=slot.side, width=slot.side,
-            kernel=kernel, stride=slot.stride, groups=width,
-            weight_bits=dw_w, activation_bits=dw_a,
-        )  # fmt: skip
-        project = layer_array(
-            op="conv", in_channels=width, out_channels=slot.out_channels,
-            height=end, width=end, weight_bits=pw_w, activation_bits=pw_a,
-        )  # fmt: skip
-        return expand, depthwise, project
+        return mobilenet_v2(self)
 
-    def whole_block(
-        self, slot: Slot, kernel: Any, width: Any, pw_w: Any, pw_a: Any, dw_w: Any, dw_a: Any
-    ) -> LayerArray:
-        """The same block as one ``mbconv`` row, for tables of measured blocks."""
-        pw_w, pw_a, dw_w, dw_a = AS_PRICED[pw_w], AS_PRICED[pw_a], AS_PRICED[dw_w], AS_PRICED[dw_a]
-        return layer_array(
-            op="mbconv", in_channels=slot.in_channels, out_channels=slot.out_channels,
-            height=slot.side, width=slot.side, kernel=kernel, stride=slot.stride,
-            weight_bits=pw_w, activation_bits=pw_a, mid_channels=width,
-            dw_weight_bits=dw_w, dw_activation_bits=dw_a,
-        )  # fmt: skip
+    @cached_property
+    def sides(self) -> dict[str, int]:
+        """Height and width in pixels of every node's output, by its name."""
+        return self.graph.sides(self.resolution)
 
-    def slot_grid(self, slot: Slot) -> tuple[NDArray[np.int64], ...]:
-        """A slot's choices as open-mesh arrays, one axis per attribute: broadcasting them gives
-        every combination, in the shape of the dense price tables."""
-        return np.ix_(*(np.array(c, dtype=np.int64) for c in slot.choices))
+    def graph_of(self, candidate: Candidate) -> Graph:
+        """The network of one candidate: numbers in place of genes, only nodes that run."""
+        return self.graph.at(self.chosen(candidate))
 
-    def layers(self, candidate: Candidate) -> tuple[Layer, ...]:
-        """Layers of one candidate in the order they run."""
-        fixed = self.fixed_layers
-        out = [fixed["stem"], fixed["first_dw"], fixed["first_pw"]]
+    def chosen(self, candidate: Candidate) -> dict[str, int]:
+        """Chosen value by name of the gene, formats as codes; genes of skipped blocks are missing.
+
+        The candidate is taken to be of this space (:meth:`genes` checks).
+        """
+        found = {f"depth_{s}": len(stage) for s, stage in enumerate(candidate.stages)}
         for slot in self.slots:
             stage = candidate.stages[slot.stage]
             if slot.position < len(stage):
                 block = stage[slot.position]
-                rows = self.block_layers(slot, block.kernel, block.width, *block.bits.codes)
-                out.extend(to_layer(row) for row in rows)
-        return (*out, fixed["head"], fixed["classifier"])
+                values = (block.kernel, block.width, *block.bits.codes)
+                found |= zip(slot.genes, values, strict=True)
+        return found
+
+    def rows(
+        self, nodes: Iterable[Node], values: Mapping[str, Any] | None = None
+    ) -> list[LayerArray]:
+        """Those of ``nodes`` that hardware prices, as layers.
+
+        Args:
+            nodes: Nodes of ``graph``.
+            values: Values of the genes they read: numbers, or arrays that broadcast together.
+        """
+        return [
+            self.graph.row(node, self.sides[node.inputs[0]], values)
+            for node in nodes
+            if node.op in LAYERS
+        ]
+
+    @cached_property
+    def fixed_layers(self) -> dict[str, Layer]:
+        """Layers every candidate has, by name: those of no searched block."""
+        fixed = [node for node in self.graph.layers if not node.block]
+        rows = self.rows(fixed)
+        return {node.name: to_layer(row) for node, row in zip(fixed, rows, strict=True)}
+
+    def block(self, slot: Slot) -> tuple[Node, ...]:
+        """Nodes of a slot's block."""
+        return tuple(node for node in self.graph.nodes if node.block == slot.name)
+
+    def slot_grid(self, slot: Slot) -> dict[str, NDArray[np.int64]]:
+        """A slot's choices as open-mesh arrays by name of the gene, one dimension per gene:
+        broadcasting them gives every combination, in the shape of the dense price tables."""
+        mesh = np.ix_(*(np.array(c, dtype=np.int64) for c in slot.choices))
+        return dict(zip(slot.genes, mesh, strict=True))
+
+    def layers(self, candidate: Candidate) -> tuple[Layer, ...]:
+        """Layers of one candidate in the order they run."""
+        graph = self.graph_of(candidate)
+        return tuple(to_layer(graph.row(node, self.sides[node.inputs[0]])) for node in graph.layers)
 
     # ---- data ------------------------------------------------------------------------------
 

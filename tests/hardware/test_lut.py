@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from apq.errors import TableError
 from apq.hardware import LookupTable, build_table, load_cost_model, price_space
 from apq.space import Layer, load_space
+from apq.space.families import whole_block
 from apq.space.layer import to_array
 
 
@@ -78,7 +79,7 @@ def test_block_rows_read_back_and_price_a_space(tmp_path, tiny_space):
     rows = []
     for slot in tiny_space.slots:
         grid = np.meshgrid(*slot.choices, indexing="ij")
-        rows.append(tiny_space.whole_block(slot, *grid).reshape(-1))
+        rows.append(whole_block(slot, *grid).reshape(-1))
     fixed = to_array(list(tiny_space.fixed_layers.values()))
     layers = np.unique(np.concatenate([fixed, *rows]))
     latency = np.random.default_rng(0).random(len(layers))

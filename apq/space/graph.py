@@ -1,0 +1,238 @@
+"""A network as data: its nodes in the order they run, and the genes they read.
+
+A family (:mod:`apq.space.families`) writes the graph of a space once. Everything else interprets it:
+pricing reads layers off it, torch runs it elastic, cut out, fake-quantized or in integers, and the
+writers of files walk over it.
+
+A number of a node is either fixed or the name of the gene that chooses it. :meth:`Graph.at` puts
+a candidate's choices in; what is left are plain numbers and only the nodes that run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.space.formats import AS_PRICED, BITS
+from apq.space.layer import LayerArray, layer_array, out_side
+
+Value = int | str
+"""A number, or the name of the gene that chooses it."""
+
+LAYERS = ("conv", "linear")
+"""Kinds of nodes that have weights, which hardware prices and quantization rounds."""
+
+CHOSEN = ("channels", "kernel", "groups", "weight", "activation")
+"""Fields of a node that may name a gene."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation of a network.
+
+    Attributes:
+        name: Where its weights are in the torch module, e.g. ``blocks.0.expand``.
+        op: ``"image"`` (the input), ``"conv"`` (with batch norm and activation), ``"linear"``,
+            ``"add"`` (of its inputs; one that does not run is left out) or ``"pool"`` (mean over
+            all pixels).
+        inputs: Names of the nodes whose outputs it reads.
+        channels: Channels of its output.
+        kernel, stride, groups: Of a convolution, padded by ``kernel // 2``. A depthwise one has as
+            many groups as channels.
+        act: ``"relu6"``, or nothing.
+        weight, activation: Number formats of weights and input, as codes.
+        when: Genes and the choices with which the node runs; all must hold.
+        block: The searched block it belongs to, e.g. ``b00``; empty for a fixed layer.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...] = ()
+    channels: Value = 0
+    kernel: Value = 1
+    stride: int = 1
+    groups: Value = 1
+    act: str = ""
+    weight: Value = 8
+    activation: Value = 8
+    when: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    block: str = ""
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Names of the genes its numbers come from."""
+        values = (getattr(self, field) for field in CHOSEN)
+        return tuple(dict.fromkeys(v for v in values if isinstance(v, str)))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in the order they run; the first is the image, the last gives the logits."""
+
+    nodes: tuple[Node, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Nodes by name."""
+        return {node.name: node for node in self.nodes}
+
+    @property
+    def layers(self) -> tuple[Node, ...]:
+        """The nodes that have weights."""
+        return tuple(node for node in self.nodes if node.op in LAYERS)
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[Node, ...]]:
+        """By name of a node, those that read its output."""
+        return {
+            node.name: tuple(n for n in self.nodes if node.name in n.inputs) for node in self.nodes
+        }
+
+    def in_channels(self, node: Node) -> Value:
+        """Channels of a node's first input."""
+        return self.by_name[node.inputs[0]].channels
+
+    def at(self, values: Mapping[str, int]) -> Graph:
+        """The graph of one candidate, with numbers in place of genes.
+
+        Args:
+            values: Chosen value by name of the gene; genes of skipped blocks may be missing.
+        """
+        stands_for: dict[str, str] = {}
+        nodes: list[Node] = []
+        for node in self.nodes:
+            if not all(values[gene] in allowed for gene, allowed in node.when):
+                stands_for[node.name] = ""
+                continue
+            inputs = [stands_for.get(name, name) for name in node.inputs]
+            inputs = [name for name in inputs if name]
+            if node.op == "add" and len(inputs) == 1:
+                stands_for[node.name] = inputs[0]
+                continue
+            numbers = {f: resolve(getattr(node, f), values) for f in CHOSEN}
+            nodes.append(replace(node, inputs=tuple(inputs), when=(), **numbers))
+        return Graph(tuple(nodes))
+
+    def sides(self, resolution: int) -> dict[str, int]:
+        """Height and width in pixels of every node's output, by its name."""
+        found: dict[str, int] = {}
+        for node in self.nodes:
+            if node.op == "image":
+                found[node.name] = resolution
+            elif node.op in ("pool", "linear"):
+                found[node.name] = 1
+            else:
+                found[node.name] = int(out_side(found[node.inputs[0]], node.stride))
+        return found
+
+    def row(self, node: Node, side: int, values: Mapping[str, Any] | None = None) -> LayerArray:
+        """A layer as hardware prices it.
+
+        Args:
+            node: One of ``layers``.
+            side: Height and width of its input.
+            values: Values of the genes it reads: numbers, or arrays that broadcast together.
+
+        Returns:
+            Array of :data:`apq.space.layer.LAYER_DTYPE` in the broadcast shape.
+        """
+        known = values or {}
+        weight, activation = (AS_PRICED[resolve(v, known)] for v in (node.weight, node.activation))
+        return layer_array(
+            op=node.op,
+            in_channels=resolve(self.in_channels(node), known),
+            out_channels=resolve(node.channels, known),
+            height=side,
+            width=side,
+            kernel=resolve(node.kernel, known),
+            stride=node.stride,
+            groups=resolve(node.groups, known),
+            weight_bits=weight,
+            activation_bits=activation,
+        )
+
+    def peak_bits(
+        self,
+        nodes: Sequence[Node],
+        sides: Mapping[str, int],
+        values: Mapping[str, Any],
+        handed_on: int,
+    ) -> NDArray[np.int64]:
+        """Largest number of activation bits alive while ``nodes`` run, one after the other.
+
+        Every node holds its inputs, its output, and what later ones of ``nodes`` read; a sum is
+        made in place. A tensor takes the activation bits of the layer that reads it, or, where
+        only a sum or a node outside does, ``handed_on`` bits per value, since its reader's bits are
+        another block's (ours).
+
+        Args:
+            nodes: A run of the graph's nodes, e.g. one block.
+            sides: From :meth:`sides`.
+            values: Values of the genes they read: numbers, or arrays that broadcast together.
+            handed_on: Bits per value of what the last node gives.
+        """
+        inside = {node.name for node in nodes}
+
+        def bits(name: str) -> Any:
+            readers = [n for n in self.readers[name] if n.name in inside and n.op in LAYERS]
+            width = BITS[resolve(readers[0].activation, values)] if readers else handed_on
+            return resolve(self.by_name[name].channels, values) * sides[name] ** 2 * width
+
+        peak: Any = 0
+        for i, node in enumerate(nodes):
+            if node.op == "add":
+                continue
+            later = {name for n in nodes[i + 1 :] for name in n.inputs}
+            earlier = {name for n in nodes[: i + 1] for name in (*n.inputs, n.name)}
+            alive = {node.name, *node.inputs, *(later & earlier)}
+            peak = np.maximum(peak, sum(bits(name) for name in sorted(alive)))
+        return np.asarray(peak)
+
+
+def resolve(value: Any, values: Mapping[str, Any]) -> Any:
+    """A number of a node: itself, or the value of the gene it names."""
+    return values[value] if isinstance(value, str) else value
+
+
+def depthwise(node: Node) -> bool:
+    """Whether a node is a convolution of every channel by itself."""
+    return node.groups != 1 and node.groups == node.channels
+
+
+def runs(nodes: Iterable[Node]) -> Iterator[tuple[Node, tuple[str, ...]]]:
+    """Every node, and the names of the outputs that nothing needs once it has run."""
+    listed = list(nodes)
+    last = {name: i for i, node in enumerate(listed) for name in (node.name, *node.inputs)}
+    for i, node in enumerate(listed):
+        gone = [n for n in dict.fromkeys(node.inputs) if last[n] == i]
+        yield node, tuple(gone)
+
+
+def walk(nodes: Iterable[Node], first: Any, apply: Callable[..., Any]) -> Any:
+    """Run nodes on a value, keeping no output longer than something needs it.
+
+    Args:
+        nodes: Nodes in order. Where the first is not the image, it reads one output of an earlier
+            node, which ``first`` is; so may others.
+        first: What the image, or that output, is.
+        apply: From a node and the values of its inputs to the value of its output.
+
+    Returns:
+        The value of the last node.
+    """
+    values: dict[str, Any] = {}
+    out = first
+    for node, gone in runs(nodes):
+        if node.op == "image":
+            values[node.name] = out
+            continue
+        out = apply(node, *(values.get(name, first) for name in node.inputs))
+        for name in gone:
+            values.pop(name, None)
+        values[node.name] = out
+    return out
