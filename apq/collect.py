@@ -26,7 +26,7 @@ from apq.quantize import finetune, quantize_subnet
 from apq.runtime.session import fast
 from apq.runtime.shared import SharedStart, answers_alone, choices
 from apq.samples import part_files, part_metadata, write_part
-from apq.space import Candidate, Genes
+from apq.space import Genes
 from apq.supernet.drawn import REFERENCES, draw
 from apq.supernet.evaluate import (
     EvalImages,
@@ -291,7 +291,7 @@ def _measure(
     shared = SharedStart(data)
     scores = np.empty((len(rows), 3))
     candidates = [space.build(row) for row in rows]
-    blocks = [choices(candidate) for candidate in candidates]
+    blocks = [choices(space.graph_of(candidate)) for candidate in candidates]
     order = sorted(range(len(rows)), key=blocks.__getitem__)  # equal beginnings come together
     upcoming = [*(blocks[index] for index in order[1:]), ()]
     for index, following in zip(order, upcoming, strict=True):
@@ -299,13 +299,13 @@ def _measure(
         candidate = candidates[index]
         subnet = job.supernet.network.subnet(candidate)
         if job.quantization is None:
-            score, loss = shared.measure(subnet, blocks[index], following)
+            score, loss = shared.measure(subnet, following)
         else:
             assert job.train is not None
             number = int(places[index])
             seed = int(np.random.SeedSequence([job.seed, number]).generate_state(1)[0])
             score, loss = measure_quantized(
-                subnet, candidate, space.fixed_layer_bits, data, job.train, job.flip,
+                subnet, data, job.train, job.flip,
                 (job.supernet.mean, job.supernet.std), job.quantization, seed,
             )  # fmt: skip
         scores[index] = score, loss, time.perf_counter() - began
@@ -320,8 +320,6 @@ FIRST_IMAGES = 250
 
 def measure_quantized(
     subnet: Subnet,
-    candidate: Candidate,
-    fixed_bits: tuple[int, int],
     data: EvalImages,
     train: tuple[NDArray[np.uint8], NDArray[np.int64]],
     flip: bool,
@@ -334,9 +332,8 @@ def measure_quantized(
     Batch norm is recalibrated before the ranges are fitted and again after the fine-tune.
     """
     recalibrate(subnet, data.calibration[:FIRST_IMAGES])
-    model = quantize_subnet(
-        subnet, candidate, fixed_bits, data.calibration[:RANGE_IMAGES], how.scheme
-    )
+    images = data.calibration[:RANGE_IMAGES]
+    model = quantize_subnet(subnet, subnet.graph, images, how.scheme)
     if how.finetune_steps:
         rng = np.random.default_rng(seed)
         pick = np.sort(rng.permutation(len(train[1]))[: how.finetune_steps * how.batch])

@@ -151,7 +151,9 @@ def main() -> None:
         )
 
     rows = plan(space, options.count, 0, quantized=False)
-    candidates = sorted([space.build(row) for row in rows], key=choices)
+    candidates = sorted(
+        [space.build(row) for row in rows], key=lambda c: choices(space.graph_of(c))
+    )
     data = EvalImages.of(images, supernet.mean, supernet.std, limit=2000)
     work = sum(macs_of(space, c) for c in candidates) * (len(data.labels) + len(data.calibration))
     floor = work / matrix_rate()
@@ -167,8 +169,8 @@ def main() -> None:
         spent["forward"] += seconds(lambda n=folded: accuracy(n, data.images, data.labels))[0]
     shared, total = SharedStart(data), 0.0
     for c, following in zip(candidates, [*candidates[1:], None], strict=True):
-        after = choices(following) if following else ()
-        total += seconds(lambda c=c, a=after: shared.measure(network.subnet(c), choices(c), a))[0]
+        after = choices(space.graph_of(following)) if following else ()
+        total += seconds(lambda c=c, a=after: shared.measure(network.subnet(c), a))[0]
     alone, n = sum(spent.values()), len(candidates)
     print(
         f"\nper sample, CPU seconds on one thread ({len(data.labels)} images, "

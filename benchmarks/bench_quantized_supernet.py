@@ -47,7 +47,7 @@ def quantized_logits(network: Supernet, x: Tensor, candidate: Candidate) -> Tens
     """Logits at the candidate's bits, ranges fitted to the batch; gradients reach the supernet."""
     plain = network.subnet(candidate)
     recalibrate(plain, x)
-    model = quantize_subnet(plain, candidate, network.space.fixed_layer_bits, x[:64]).train()
+    model = quantize_subnet(plain, plain.graph, x[:64]).train()
     names = {name.replace(".linear.", "."): name for name, _ in model.named_parameters()}
     live = {
         names[f"subnet.{name}"]: value

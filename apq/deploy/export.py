@@ -114,28 +114,27 @@ def _write_onnx(steps: Steps, path: Path, model: Model, form: str, int2: bool, b
 
 def _write_torch(steps: Steps, path: Path, told: dict[str, Any]) -> int:
     tensors: dict[str, Tensor] = {}
-    layers = []
-    grid = None
+    nodes = []
     for i, step in enumerate(steps):
-        layer = step.layer
+        layer, grid = step.layer, step.grid
         entry: dict[str, Any] = {
-            "name": step.name, "shape": weight_shape(layer), "stride": layer.stride,
-            "padding": layer.padding, "groups": layer.groups, "shortcut": step.shortcut,
-            "bits": 0, "input": None, "output": None, "regrid": False,
+            "name": step.name, "op": step.op, "inputs": step.inputs,
+            "grid": asdict(grid) if grid else None,
         }  # fmt: skip
+        if layer is not None:
+            entry |= {
+                "shape": weight_shape(layer), "stride": layer.stride, "padding": layer.padding,
+                "groups": layer.groups, "bits": 0, "input": None, "relu6": False,
+            }  # fmt: skip
         if isinstance(layer, FloatLayer):
             entry["relu6"] = layer.relu6
             tensors |= {f"{i}.weight": layer.weight, f"{i}.bias": layer.bias}
-        else:
+        elif layer is not None:
             known, held = _packed(layer)
             entry |= known
-            entry["regrid"] = (
-                grid is not None and step.name != "classifier" and not layer.rounding.holds(grid)
-            )
-            grid = layer.output or grid
             tensors |= {f"{i}.{name}": tensor for name, tensor in held.items()}
-        layers.append(entry)
-    save_tensors(path, tensors, told | {"layers": layers})
+        nodes.append(entry)
+    save_tensors(path, tensors, told | {"nodes": nodes})
     loader = path.with_name(path.name.removesuffix(".safetensors").replace(".", "_") + ".py")
     shutil.copyfile(Path(plain.__file__), loader)
     return sum(t.numel() * t.element_size() for t in tensors.values())
@@ -153,7 +152,7 @@ def _packed(layer: IntegerLayer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     told = {
         "bits": w.bits, "offset": offset * w.unit, "step": spacing * w.unit,
         "table": w.table is not None,
-        "input": asdict(layer.rounding), "output": asdict(output) if output else None,
+        "input": asdict(layer.rounding),
     }  # fmt: skip
     return told, tensors
 

@@ -214,7 +214,7 @@ def _split(
     return normalise(to_tensor(pixels), mean, std), torch.from_numpy(labels)
 
 
-def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -> nn.Module:
+def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -> Subnet:
     net = supernet.network.subnet(candidate).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(net, calibration)
     return net.eval()  # type: ignore[no-any-return]
@@ -234,7 +234,7 @@ def _start(
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _random(space: Space, candidate: Candidate, seed: int) -> nn.Module:
+def _random(space: Space, candidate: Candidate, seed: int) -> Subnet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Subnet(space, candidate)

@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 
 from apq.runtime.session import require_onnx
 from apq.space import Candidate, Layer, Space
-from apq.space.layer import to_layer
+from apq.space.graph import Node, walk
 
 Precision = Literal["fp32", "int8"]
 BITS: dict[str, int] = {"fp32": 32, "int8": 8}
 """The width every layer really runs at in each precision."""
+
+
+_Tensor = tuple[str, float]
+"""A tensor's name, and its step."""
 
 
 class _Graph:
@@ -31,6 +35,7 @@ class _Graph:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         kind = self.onnx.TensorProto.UINT8 if precision == "int8" else self.onnx.TensorProto.FLOAT
+        self.scale = 1.0
         self.input = self.onnx.helper.make_tensor_value_info("input", kind, shape)
         self.x = self._dequantize("input", 1 / 64, 128) if precision == "int8" else "input"
 
@@ -95,7 +100,11 @@ class _Graph:
         self.conv(mid, mid, layer.kernel, layer.stride, mid, relu=True)
         self.conv(mid, layer.out_channels, 1, 1, 1, relu=False)
         if layer.stride == 1 and layer.in_channels == layer.out_channels:
-            self.x = self._requantize(self.node("Add", [before, self.x]))
+            self.add(before, self.x)
+
+    def add(self, a: str, b: str) -> None:
+        """Sum of two tensors."""
+        self.x = self._requantize(self.node("Add", [a, b]))
 
     def linear(self, c: int, out: int) -> None:
         """Fully connected layer on (1, c)."""
@@ -149,20 +158,24 @@ def empty_model() -> bytes:
 
 def network_model(space: Space, candidate: Candidate, precision: Precision, seed: int = 0) -> bytes:
     """A whole network as it would be deployed, with random weights."""
-    fixed = space.fixed_layers
-    graph = _Graph((1, space.in_channels, space.resolution, space.resolution), precision, seed)
-    for name in ("stem", "first_dw", "first_pw"):
-        f = fixed[name]
-        relu = name != "first_pw"
-        graph.conv(f.in_channels, f.out_channels, f.kernel, f.stride, f.groups, relu)
-    for slot in space.slots:
-        stage = candidate.stages[slot.stage]
-        if slot.position < len(stage):
-            block = stage[slot.position]
-            row = space.whole_block(slot, block.kernel, block.width, 8, 8, 8, 8)
-            graph.block(to_layer(row[()]))
-    head = fixed["head"]
-    graph.conv(head.in_channels, head.out_channels, 1, 1, 1, relu=True)
-    graph.pool()
-    graph.linear(fixed["classifier"].in_channels, fixed["classifier"].out_channels)
+    chosen = space.graph_of(candidate)
+    side = space.resolution
+    graph = _Graph((1, space.in_channels, side, side), precision, seed)
+
+    def write(node: Node, *inputs: _Tensor) -> _Tensor:
+        graph.x, graph.scale = inputs[0]
+        if node.op == "conv":
+            cin, cout, kernel = chosen.in_channels(node), node.channels, node.kernel
+            graph.conv(
+                int(cin), int(cout), int(kernel), node.stride, int(node.groups), bool(node.act)
+            )
+        elif node.op == "linear":
+            graph.linear(int(chosen.in_channels(node)), int(node.channels))
+        elif node.op == "pool":
+            graph.pool()
+        else:
+            graph.add(inputs[0][0], inputs[1][0])
+        return graph.x, graph.scale
+
+    walk(chosen.nodes, (graph.x, graph.scale), write)
     return graph.serialize(2)

@@ -14,7 +14,7 @@ from apq.errors import ApqError, ModelError, SpaceError
 from apq.quantize import QuantizedSubnet, quantize_subnet
 from apq.space import Candidate, Space, files
 from apq.supernet import Subnet
-from apq.supernet.network import load_tensors, save_tensors, weights_hash
+from apq.supernet.network import Network, load_tensors, save_tensors, weights_hash
 
 FP32 = "fp32"
 """Where a scheme is asked for: leave the network in float."""
@@ -47,14 +47,14 @@ def build_network(
     space: Space,
     candidate: Candidate,
     scheme: str,
-    subnet: nn.Module | None = None,
+    subnet: Network | None = None,
     calibration: torch.Tensor | None = None,
 ) -> nn.Module:
     """A candidate's network under a scheme, ranges fitted if calibration images are given."""
     subnet = subnet if subnet is not None else Subnet(space, candidate)
     if scheme == FP32:
         return subnet
-    return quantize_subnet(subnet, candidate, space.fixed_layer_bits, calibration, scheme)
+    return quantize_subnet(subnet, space.graph_of(candidate), calibration, scheme)
 
 
 def save_model(path: Path, model: Model) -> None:

@@ -50,60 +50,78 @@ class Layer(nn.Module):
         self.register_buffer("bias", tensors["bias"].float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(n, in, h, w) -> (n, out, h', w')``."""
+        """``(n, in, h, w) -> (n, out, h', w')``, between integers of grids."""
         a, weight = self.about, self.get_buffer("weight")
         bias = self.get_buffer("bias").view(1, -1, 1, 1)
         y = nn.functional.conv2d(x, weight, None, a["stride"], a["padding"], 1, a["groups"])
         if not a["bits"]:
             y = y.add_(bias)
             return y.clamp_(0, 6) if a["relu6"] else y
-        scale, out = self.get_buffer("scale").view(1, -1, 1, 1), a["output"]
+        scale, out = self.get_buffer("scale").view(1, -1, 1, 1), a["grid"]
         y = y.mul_(scale).add_(bias) if a["table"] else y.add_(bias).mul_(scale)
         return y.round_().clamp_(out["low"], out["high"]) if out else y
 
 
-class Network(nn.Module):
-    """The layers in a row; shortcuts add a block's input to its output."""
+def holds(grid: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the other grid's integers mean the same on this one."""
+    signs = [g["bits"] == 1 and g["low"] < 0 for g in (grid, other)]
+    same = grid["scale"] == other["scale"] and signs[0] == signs[1]
+    return bool(same and grid["low"] <= other["low"] and other["high"] <= grid["high"])
 
-    def __init__(self, abouts: list[dict[str, Any]], tensors: list[dict[str, Tensor]]) -> None:
+
+def regrid(x: Tensor, grid: dict[str, Any] | None, to: dict[str, Any] | None) -> Tensor:
+    """Integers of one grid as integers of another."""
+    if not grid or not to or holds(to, grid):
+        return x
+    return to_grid(x * torch.tensor(grid["scale"]), to)
+
+
+class Network(nn.Module):
+    """The nodes in the order they run, each with the names of what it reads."""
+
+    def __init__(self, nodes: list[dict[str, Any]], tensors: list[dict[str, Tensor]]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(a, t) for a, t in zip(abouts, tensors, strict=True))
+        self.nodes = nodes
+        self.layers = nn.ModuleDict(
+            {str(i): Layer(a, t) for i, (a, t) in enumerate(zip(nodes, tensors, strict=True)) if t}
+        )
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images ``(n, channels, height, width)`` to logits ``(n, classes)``."""
-        grid: Any = None
-        kept = x
-        for layer in self.layers:
-            about: Any = layer.about
-            here = about["input"]
-            if about["name"] == "classifier" and here:
-                total = x.sum(dim=(2, 3), keepdim=True)
-                factor = torch.tensor(grid["scale"]) / (
-                    torch.tensor(here["scale"]) * x[0, 0].numel()
-                )
-                x = total.mul_(factor).round_().clamp_(here["low"], here["high"])
-            elif about["name"] == "classifier":
-                x = x.mean(dim=(2, 3), keepdim=True)
-            elif about["name"].endswith(".expand"):
-                kept = x
-            if here and not grid:
-                x = to_grid(x, here)
-            elif about["regrid"]:
-                x = to_grid(x * torch.tensor(grid["scale"]), here)
-            x, grid = layer(x), about["output"] or grid
-            if about["shortcut"]:
-                x = x + kept
-                x = x.clamp_(grid["low"], grid["high"]) if grid else x
+        values: dict[str, Tensor] = {}
+        grids = {node["name"]: node["grid"] for node in self.nodes}
+        for i, node in enumerate(self.nodes):
+            inputs = [values[name] for name in node["inputs"]]
+            here, to = [grids[name] for name in node["inputs"]], node["grid"]
+            if node["op"] == "image":
+                x = to_grid(x, to) if to else x
+            elif node["op"] == "pool":
+                x = pool(inputs[0], here[0], to)
+            elif node["op"] == "add":
+                parts = [regrid(y, grid, to) for y, grid in zip(inputs, here, strict=True)]
+                x = torch.stack(parts).sum(dim=0)
+                x = x.clamp_(to["low"], to["high"]) if to else x
+            else:
+                x = self.layers[str(i)](regrid(inputs[0], here[0], node["input"]))
+            values[node["name"]] = x
         return x.flatten(1)
+
+
+def pool(x: Tensor, grid: dict[str, Any] | None, to: dict[str, Any] | None) -> Tensor:
+    """Mean over height and width, ``(n, c, 1, 1)``; among integers an exact sum and one product."""
+    if not grid or not to:
+        return x.mean(dim=(2, 3), keepdim=True)
+    factor = torch.tensor(grid["scale"]) / (torch.tensor(to["scale"]) * x[0, 0].numel())
+    return x.sum(dim=(2, 3), keepdim=True).mul_(factor).round_().clamp_(to["low"], to["high"])
 
 
 def load(path: str | Path) -> tuple[Network, dict[str, Any]]:
     """The network in a file, and what the file says about it."""
     with safe_open(str(path), framework="pt") as file:
         about = {key: json.loads(value) for key, value in file.metadata().items()}
-        tensors: list[dict[str, Tensor]] = [{} for _ in about["layers"]]
+        tensors: list[dict[str, Tensor]] = [{} for _ in about["nodes"]]
         for key in file.keys():  # noqa: SIM118
             index, _, part = key.partition(".")
             tensors[int(index)][part] = file.get_tensor(key)
-    return Network(about["layers"], tensors).eval(), about
+    return Network(about["nodes"], tensors).eval(), about

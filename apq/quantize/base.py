@@ -8,7 +8,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from apq.errors import ApqError
-from apq.space import FORMATS, Candidate
+from apq.space import FORMATS
+from apq.space.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -143,31 +144,19 @@ class LayerBits:
     activation_scheme: str = ""
 
 
-def layer_plan(candidate: Candidate, fixed_bits: tuple[int, int]) -> tuple[LayerBits, ...]:
-    """Bits of every layer in the order they run, as HAQ and APQ assign them.
-
-    Stem, first block, head and classifier get ``fixed_bits`` (weights, activations); a block's two
-    1x1 convolutions share its pointwise bits.
-    """
-    weight, activation = fixed_bits
-    plan = [
-        LayerBits("stem", weight, None),
-        LayerBits("first.0", weight, activation),
-        LayerBits("first.1", weight, activation),
-    ]
-    for i, block in enumerate(block for stage in candidate.stages for block in stage):
-        pw_w, pw_a, dw_w, dw_a = (FORMATS[code] for code in block.bits.codes)
-        for part, w, a in (
-            ("expand", pw_w, pw_a),
-            ("depthwise", dw_w, dw_a),
-            ("project", pw_w, pw_a),
-        ):
-            plan.append(
-                LayerBits(
-                    f"blocks.{i}.{part}", w.bits, a.bits, signed=part == "expand", searched=True,
-                    weight_scheme=w.scheme, activation_scheme=a.scheme,
-                )
-            )  # fmt: skip
-    plan.append(LayerBits("head", weight, activation, signed=True))
-    plan.append(LayerBits("classifier", weight, activation))
-    return tuple(plan)
+def layer_plan(graph: Graph) -> tuple[LayerBits, ...]:
+    """Bits of every layer of a graph of plain numbers, in the order they run."""
+    return tuple(
+        LayerBits(
+            node.name,
+            FORMATS[int(node.weight)].bits,
+            None
+            if graph.by_name[node.inputs[0]].op == "image"
+            else FORMATS[int(node.activation)].bits,
+            signed=not graph.positive(node.inputs[0]),
+            searched=bool(node.block),
+            weight_scheme=FORMATS[int(node.weight)].scheme,
+            activation_scheme=FORMATS[int(node.activation)].scheme,
+        )
+        for node in graph.layers
+    )

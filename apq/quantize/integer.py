@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apq.quantize.base import Packed
+from apq.space.graph import walk
 
 EXACT = 2**24
 """Integers up to here have float32 representations of their own."""
@@ -176,37 +177,43 @@ def _spread(weight: Packed, rounding: Rounding, output: Rounding | None) -> Pack
 
 @dataclass(frozen=True)
 class Step(Generic[Layer]):
-    """One convolution of a network.
+    """One node of a network that is ready to run, batch norm folded.
 
     Attributes:
-        name: Path in the subnet, e.g. ``blocks.0.expand``. The classifier follows a global mean.
-        layer: What it computes.
-        shortcut: Whether the block's input (of its ``expand``) is added to the output; both are on
-            one grid.
+        name, op, inputs: As of :class:`apq.space.graph.Node`.
+        layer: The convolution (a linear layer is a 1x1 one); None for a node without weights.
+        grid: Whose integers the output holds; None: real numbers.
     """
 
     name: str
-    layer: Layer
-    shortcut: bool = False
+    op: str
+    inputs: tuple[str, ...] = ()
+    layer: Layer | None = None
+    grid: Rounding | None = None
 
 
 @torch.no_grad()
 def run(steps: Sequence[Step[IntegerLayer]], images: Tensor) -> Tensor:
     """Logits ``(n, classes)`` of normalised images ``(n, c, h, w)``."""
-    grid = steps[0].layer.rounding
-    x = kept = grid.codes(images)
-    for step in steps:
-        layer = step.layer
-        if step.name == "classifier":
-            x, grid = mean(x, grid, layer.rounding), layer.rounding
-        elif step.name.endswith(".expand"):
-            kept = x
-        x = layer.run(regrid(x, grid, layer.rounding))
-        if layer.output is not None:
-            grid = layer.output
-        if step.shortcut:
-            x = x.add_(kept).clamp_(grid.low, grid.high)
-    return x.flatten(1)
+    grids = {step.name: step.grid for step in steps}
+
+    def apply(step: Step[IntegerLayer], *inputs: Tensor) -> Tensor:
+        if step.layer is not None:
+            grid = grids[step.inputs[0]]
+            assert grid is not None
+            return step.layer.run(regrid(inputs[0], grid, step.layer.rounding))
+        here, to = [grids[name] for name in step.inputs], step.grid
+        assert to is not None
+        known = [grid for grid in here if grid is not None]
+        if step.op == "pool":
+            return mean(inputs[0], known[0], to)
+        parts = [regrid(x, grid, to) for x, grid in zip(inputs, known, strict=True)]
+        return sum(parts[1:], parts[0]).clamp(to.low, to.high)
+
+    grid = steps[0].grid
+    assert grid is not None
+    out: Tensor = walk(steps, grid.codes(images), apply)
+    return out.flatten(1)
 
 
 def mean(codes: Tensor, grid: Rounding, to: Rounding) -> Tensor:

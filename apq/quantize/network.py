@@ -15,8 +15,9 @@ from apq.errors import ApqError
 from apq.quantize.base import LayerBits, Scheme, layer_plan
 from apq.quantize.integer import IntegerLayer, Rounding, Step, fold_gain, integer_layer, run
 from apq.quantize.uniform import Uniform, UniformActivations
-from apq.space import Candidate
+from apq.space.graph import LAYERS, Graph, Node, walk
 from apq.supernet.depthwise import depthwise
+from apq.supernet.network import Network, attach, combine
 
 _SAMPLE = 2**16
 """Activations of one layer that a range is fitted to; more change the range by well under 1 %."""
@@ -120,27 +121,27 @@ class QuantizedSubnet(nn.Module):
     run it (:mod:`apq.quantize.integer`); no gradients there. The two differ by isolated roundings,
     and by the image, which only devices receive in 8 bits.
 
-    What runs from block to block, a *stream*, has 8 bits whatever the layers have: one grid for all
-    tensors that shortcuts add up, so that a device adds integers.
+    What no activation bounds, a *stream*, has 8 bits whatever the layers have: one grid for all
+    tensors that additions join (:attr:`apq.space.graph.Graph.streams`).
 
     Attributes:
         subnet: The network; its layers are :class:`QuantizedConv` and :class:`QuantizedLinear`.
-        candidate: What was built.
+        graph: The network's graph, formats included.
         plan: Bits per layer, in the order they run.
         scheme: How searched layers with plain widths are quantized; fixed ones are uniform.
         image: Grid of the input.
-        streams: Rounding of each stream; a block without shortcut begins a new one.
-        pooled: Rounding of what is averaged before the classifier.
+        streams: Rounding of each stream.
+        pooled: Rounding of what is averaged.
     """
 
     def __init__(
-        self, subnet: nn.Module, candidate: Candidate, plan: tuple[LayerBits, ...], scheme: Scheme,
-        image: ImageGrid, streams: list[nn.Module], pooled: nn.Module,
+        self, subnet: Network, graph: Graph, scheme: Scheme, image: ImageGrid,
+        streams: list[nn.Module], pooled: nn.Module,
     ) -> None:  # fmt: skip
         super().__init__()
         self.subnet = subnet
-        self.candidate = candidate
-        self.plan = plan
+        self.graph = graph
+        self.plan = layer_plan(graph)
         self.scheme = scheme
         self.image = image
         self.streams = nn.ModuleList(streams)
@@ -152,44 +153,49 @@ class QuantizedSubnet(nn.Module):
 
     def simulate(self, x: Tensor) -> Tensor:
         """Logits computed in float: what training sees."""
-        net: Any = self.subnet
-        streams = iter(self.streams)
-        stream = next(streams)
-        x = stream(net.first[1](net.first[0](net.stem(x))))
-        for block in net.blocks:
-            y = block.project(block.depthwise(block.expand(x)))
-            if block.shortcut:
-                x = stream(x + stream(y))
-            else:
-                stream = next(streams)
-                x = stream(y)
-        out: Tensor = net.classifier(self.pooled(net.head(x)).mean(dim=(2, 3)))
+        out: Tensor = walk(self.graph.nodes, x, self._simulate)
         return out
 
+    def _simulate(self, node: Node, *inputs: Tensor) -> Tensor:
+        if node.op == "pool":
+            return combine(node, self.pooled(inputs[0]))
+        if node.op in LAYERS:
+            out: Tensor = self.subnet.get_submodule(node.name)(*inputs)
+        else:
+            out = combine(node, *inputs)
+        stream = self.graph.streams.get(node.name)
+        return out if stream is None else self.streams[stream](out)
+
     def integer(self) -> list[Step[IntegerLayer]]:
-        """The layers as a device computes them, in the order they run."""
-        net: Any = self.subnet
-        streams = [stream.rounding() for stream in self.streams]  # type: ignore[operator]
-        number = 0
+        """The nodes as a device computes them, in the order they run."""
         steps: list[Step[IntegerLayer]] = []
-
-        def add(name: str, here: Rounding, after: Rounding | None, shortcut: bool = False) -> None:
-            part = net.get_submodule(name)
-            steps.append(Step(name, part.integer(_grid(part, here), after), shortcut))
-
-        first, second = (_grid(part) for part in net.first)
-        add("stem", self.image.rounding(), first)
-        add("first.0", first, second)
-        add("first.1", second, streams[0])
-        for i, block in enumerate(net.blocks):
-            inside = _grid(block.depthwise), _grid(block.project)
-            add(f"blocks.{i}.expand", streams[number], inside[0])
-            add(f"blocks.{i}.depthwise", inside[0], inside[1])
-            number += not block.shortcut
-            add(f"blocks.{i}.project", inside[1], streams[number], bool(block.shortcut))
-        add("head", streams[number], self.pooled.rounding())
-        add("classifier", _grid(net.classifier), None)
+        grids: dict[str, Rounding] = {}
+        for node in self.graph.nodes:
+            grid, layer = self._output_grid(node), None
+            if node.op in LAYERS:
+                part: Any = self.subnet.get_submodule(node.name)
+                here = grids[node.inputs[0]] if part.inputs is None else part.inputs.rounding()
+                layer = part.integer(here, grid)
+                grid = layer.output
+            if grid is not None:
+                grids[node.name] = grid
+            steps.append(Step(node.name, node.op, node.inputs, layer, grid))
         return steps
+
+    def _output_grid(self, node: Node) -> Rounding | None:
+        """Whose integers a node's output holds: its stream's, or those its reader wants."""
+        if node.op == "image":
+            return self.image.rounding()
+        if node.name in self.graph.streams:
+            stream: Any = self.streams[self.graph.streams[node.name]]
+            return stream.rounding()  # type: ignore[no-any-return]
+        readers = self.graph.readers[node.name]
+        if not readers:
+            return None
+        if readers[0].op == "pool":
+            return self.pooled.rounding()  # type: ignore[no-any-return]
+        part: Any = self.subnet.get_submodule(readers[0].name)
+        return part.inputs.rounding()  # type: ignore[no-any-return]
 
     def layers(self) -> Iterator[tuple[LayerBits, QuantizedConv | QuantizedLinear]]:
         """Plan and module of every layer, in the order they run."""
@@ -208,13 +214,6 @@ class QuantizedSubnet(nn.Module):
         return sizes
 
 
-def _grid(part: Any, otherwise: Rounding | None = None) -> Rounding:
-    """Grid a layer rounds its input to; ``otherwise`` if it takes the input as it comes."""
-    grid: Rounding | None = otherwise if part.inputs is None else part.inputs.rounding()
-    assert grid is not None
-    return grid
-
-
 def rules_for(layer: LayerBits, scheme: Scheme) -> tuple[Scheme, Scheme]:
     """The schemes of one layer's weights and input: those that the candidate names, or, for plain
     widths, ``scheme``; fixed layers stay uniform whatever the searched ones do."""
@@ -226,9 +225,8 @@ def rules_for(layer: LayerBits, scheme: Scheme) -> tuple[Scheme, Scheme]:
 
 
 def quantize_subnet(
-    subnet: nn.Module,
-    candidate: Candidate,
-    fixed_bits: tuple[int, int],
+    subnet: Network,
+    graph: Graph,
     calibration_images: Tensor | None,
     scheme: str | Scheme = "uniform",
 ) -> QuantizedSubnet:
@@ -238,10 +236,9 @@ def quantize_subnet(
     the calibration images. Recalibrate batch norm afterwards, and fine-tune: low bits need it.
 
     Args:
-        subnet: ``Subnet`` of the candidate; left as it is.
-        candidate: Gives the bits of the searched layers, and schemes where it names them.
-        fixed_bits: Bits of weights and activations of stem, first block, head and classifier
-            (uniform in every scheme; ``Space.fixed_layer_bits``); the image itself is not rounded.
+        subnet: ``Subnet`` of a candidate; left as it is.
+        graph: The candidate's graph (``Space.graph_of``), which says the formats; fixed layers are
+            uniform in every scheme. The image itself is not rounded in training.
         calibration_images: Normalised, ``(n, c, h, w)``; a hundred do. None leaves placeholder
             ranges, for a state dict to be loaded.
         scheme: What plain widths of the searched layers mean: a scheme, or its name (see
@@ -251,10 +248,9 @@ def quantize_subnet(
         ApqError: unknown scheme, bits it does not offer, or weights or images with NaN.
     """
     chosen = _scheme(scheme)
-    plan = layer_plan(candidate, fixed_bits)
     net = copy.deepcopy(subnet).eval()
-    samples = _samples(net, [layer.name for layer in plan], calibration_images)
-    for layer in plan:
+    samples = _samples(net, graph, calibration_images)
+    for layer in layer_plan(graph):
         part = net.get_submodule(layer.name)
         weight_rule, input_rule = rules_for(layer, chosen)
         inner: Any = part if isinstance(part, nn.Linear) else part.conv
@@ -271,26 +267,24 @@ def quantize_subnet(
         build: Callable[..., nn.Module] = (
             QuantizedLinear if isinstance(part, nn.Linear) else QuantizedConv
         )
-        parent, _, leaf = layer.name.rpartition(".")
-        setattr(net.get_submodule(parent), leaf, build(part, weights, inputs))
-    image = ImageGrid(samples["stem"])
+        attach(net, {layer.name: build(part, weights, inputs)})
+    first = next(node for node in graph.layers if graph.by_name[node.inputs[0]].op == "image")
     streams: list[nn.Module] = [
         UniformActivations(torch.cat(parts), 8, signed=True, narrow=False)
-        for parts in _stream_samples(net, samples)
+        for parts in _stream_samples(graph, samples)
     ]
     pooled = UniformActivations(samples["pool"], 8, signed=False)
-    return QuantizedSubnet(net, candidate, plan, chosen, image, streams, pooled)
+    return QuantizedSubnet(net, graph, chosen, ImageGrid(samples[first.name]), streams, pooled)
 
 
-def _stream_samples(net: Any, samples: dict[str, Tensor]) -> list[list[Tensor]]:
-    """What runs from block to block, by stream: the inputs of the layers that read it."""
-    streams: list[list[Tensor]] = [[]]
-    for i, block in enumerate(net.blocks):
-        streams[-1].append(samples[f"blocks.{i}.expand"])
-        if not block.shortcut:
-            streams.append([])
-    streams[-1].append(samples["head"])
-    return streams
+def _stream_samples(graph: Graph, samples: dict[str, Tensor]) -> list[list[Tensor]]:
+    """Samples of every stream: the inputs of the layers that read it."""
+    found: list[list[Tensor]] = [[] for _ in set(graph.streams.values())]
+    for node in graph.layers:
+        stream = graph.streams.get(node.inputs[0])
+        if stream is not None:
+            found[stream].append(samples[node.name])
+    return found
 
 
 def _scheme(scheme: str | Scheme) -> Scheme:
@@ -300,28 +294,26 @@ def _scheme(scheme: str | Scheme) -> Scheme:
 
 
 @torch.no_grad()
-def _samples(net: nn.Module, names: list[str], images: Tensor | None) -> dict[str, Tensor]:
-    """A sample of every named layer's input, with the extremes kept; ``pool``: of the head's
-    output."""
+def _samples(net: Network, graph: Graph, images: Tensor | None) -> dict[str, Tensor]:
+    """A sample of what every layer and mean over pixels reads, by name, with the extremes kept."""
+    reads = [node.name for node in graph.nodes if node.op in (*LAYERS, "pool")]
     if images is None:
-        return {name: torch.ones(1) for name in (*names, "pool")}
+        return {name: torch.ones(1) for name in reads}
     samples: dict[str, Tensor] = {}
 
-    def keep(name: str, x: Tensor) -> None:
-        flat = (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(-1)
-        if len(flat) > _SAMPLE:
-            seeded = torch.Generator().manual_seed(0)
-            picked = flat[torch.randint(len(flat), (_SAMPLE,), generator=seeded)]
-            flat = torch.cat([picked, flat.max()[None], flat.min()[None]])
-        samples[name] = flat
+    def run(node: Node, *inputs: Tensor) -> Tensor:
+        if node.name in reads:
+            samples[node.name] = _drawn(inputs[0])
+        return net.run(node, *inputs)
 
-    def before(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, args: keep(name, args[0])
-
-    handles = [net.get_submodule(n).register_forward_pre_hook(before(n)) for n in names]
-    head = net.get_submodule("head")
-    handles.append(head.register_forward_hook(lambda _, __, out: keep("pool", out)))
-    net(images)
-    for handle in handles:
-        handle.remove()
+    walk(graph.nodes, images, run)
     return samples
+
+
+def _drawn(x: Tensor) -> Tensor:
+    flat = (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(-1)
+    if len(flat) <= _SAMPLE:
+        return flat
+    seeded = torch.Generator().manual_seed(0)
+    picked = flat[torch.randint(len(flat), (_SAMPLE,), generator=seeded)]
+    return torch.cat([picked, flat.max()[None], flat.min()[None]])

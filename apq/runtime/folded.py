@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from apq.quantize import QuantizedSubnet
 from apq.quantize.integer import IntegerLayer, Step
+from apq.space.graph import LAYERS, Node
+from apq.supernet.network import Network
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,14 @@ Steps = Sequence[Step[IntegerLayer | FloatLayer]]
 
 @torch.no_grad()
 def fold(network: nn.Module) -> Steps:
-    """The convolutions of a subnet, quantized or float, in the order they run."""
+    """The nodes of a subnet, quantized or float, in the order they run."""
     if isinstance(network, QuantizedSubnet):
         return network.integer()
-    blocks = network.get_submodule("blocks")
-    assert isinstance(blocks, nn.ModuleList)
-    steps = [_step(network, name) for name in ("stem", "first.0", "first.1")]
-    for i, block in enumerate(blocks):
-        steps += [_step(network, f"blocks.{i}.{part}") for part in ("expand", "depthwise")]
-        steps.append(_step(network, f"blocks.{i}.project", bool(block.shortcut)))
-    return [*steps, _step(network, "head"), _step(network, "classifier")]
+    assert isinstance(network, Network)
+    return [
+        Step(node.name, node.op, node.inputs, _layer(network, node) if node.op in LAYERS else None)
+        for node in network.graph.nodes
+    ]
 
 
 def weight_shape(layer: IntegerLayer | FloatLayer) -> tuple[int, ...]:
@@ -47,17 +47,16 @@ def weight_shape(layer: IntegerLayer | FloatLayer) -> tuple[int, ...]:
     return tuple((weight if isinstance(weight, Tensor) else weight.codes).shape)
 
 
-def _step(subnet: nn.Module, name: str, shortcut: bool = False) -> Step[FloatLayer]:
-    part = subnet.get_submodule(name)
+def _layer(network: Network, node: Node) -> FloatLayer:
+    part = network.get_submodule(node.name)
     if isinstance(part, nn.Linear):
-        return Step(name, FloatLayer(part.weight.detach()[:, :, None, None], part.bias.detach()))
+        return FloatLayer(part.weight.detach()[:, :, None, None], part.bias.detach())
     conv, bn = part.conv, part.bn
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(bn, nn.BatchNorm2d)
     fused = nn.utils.fuse_conv_bn_eval(conv, bn)
     assert fused.bias is not None
-    layer = FloatLayer(
+    return FloatLayer(
         fused.weight.detach(), fused.bias.detach(), int(conv.stride[0]), int(conv.padding[0]),
-        conv.groups, isinstance(part.act, nn.ReLU6),
+        conv.groups, node.act == "relu6",
     )  # fmt: skip
-    return Step(name, layer, shortcut)

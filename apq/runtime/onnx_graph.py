@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from apq.errors import ApqError
 from apq.quantize import Packed
-from apq.quantize.integer import IntegerLayer, Rounding, mean_factor
+from apq.quantize.integer import IntegerLayer, Rounding, Step, mean_factor
 from apq.runtime.folded import FloatLayer, Steps, weight_shape
 from apq.runtime.session import require_onnx
+from apq.space.graph import walk
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +49,8 @@ def onnx_model(
     """Build an ONNX model.
 
     Args:
-        steps: From :func:`apq.runtime.folded.fold`, in the order they run.
+        steps: From :func:`apq.runtime.folded.fold`, in the order they run; or the last ones of
+            them, then the input is what the first of these reads.
         input_shape: ``(batch, channels, height, width)``, fixed.
         metadata: Written into the model's properties.
         form: One of ``FORMS``, see the module's head. Float networks look the same in all.
@@ -61,22 +63,24 @@ def onnx_model(
         ApqError: onnx is missing, or the form cannot express a layer.
     """
     require_onnx()
-    graph = _Float() if isinstance(steps[0].layer, FloatLayer) else _WRITERS[form](int2)
-    pixels = input_shape[2]
-    x = graph.image(steps[0].layer)
-    kept = x
-    for step in steps:
-        if step.name == "classifier":
-            x = graph.mean(x, step.layer, pixels * pixels)
-        elif step.name.endswith(".expand"):
-            kept = x
-        x = graph.layer(step.name, step.layer, x)
-        pixels = -(-pixels // step.layer.stride)
-        if step.shortcut:
-            x = graph.add(f"{step.name}.shortcut", kept, x)
+    layers = [step.layer for step in steps if step.layer is not None]
+    graph = _Float() if isinstance(layers[0], FloatLayer) else _WRITERS[form](int2)
+    sides = {"image": input_shape[2]}
+
+    def write(step: Step[IntegerLayer | FloatLayer], *inputs: _Tensor) -> _Tensor:
+        side = sides.get(step.inputs[0], input_shape[2])
+        sides[step.name] = side if step.layer is None else -(-side // step.layer.stride)
+        if step.layer is not None:
+            return graph.layer(step.name, step.layer, inputs[0])
+        if step.op == "pool":
+            sides[step.name] = 1
+            return graph.mean(step.name, inputs[0], step.grid, side * side)
+        return graph.add(step.name, inputs[0], inputs[1], step.grid)
+
+    x = walk(steps, graph.image(steps[0].grid), write)
     if graph.flat != "logits":
         graph.node("Flatten", [x.name], "flatten", output="logits")
-    model: onnx.ModelProto = graph.model(input_shape, weight_shape(steps[-1].layer)[0], metadata)
+    model: onnx.ModelProto = graph.model(input_shape, weight_shape(layers[-1])[0], metadata)
     return model
 
 
@@ -200,10 +204,10 @@ class _Float(_Graph):
         ends = [self.scalar("zero", 0.0), self.scalar("six", 6.0)]
         return self.node("Clip", [y, *ends], f"{name}.relu6")
 
-    def mean(self, x: _Tensor, layer: Any, pixels: int) -> _Tensor:
-        return _Tensor(self.node("GlobalAveragePool", [x.name], "pool"))
+    def mean(self, name: str, x: _Tensor, grid: Any, pixels: int) -> _Tensor:
+        return _Tensor(self.node("GlobalAveragePool", [x.name], name))
 
-    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
+    def add(self, name: str, a: _Tensor, b: _Tensor, grid: Any) -> _Tensor:
         return _Tensor(self.node("Add", [a.name, b.name], name))
 
 
@@ -236,8 +240,7 @@ class _Bytes(_Graph):
             )
         return name
 
-    def image(self, layer: Any) -> _Tensor:
-        grid = layer.rounding
+    def image(self, grid: Rounding) -> _Tensor:
         return self.quantize("image", "image", grid, self.scale(grid))
 
     def regrid(self, name: str, x: _Tensor, grid: Rounding) -> _Tensor:
@@ -311,18 +314,17 @@ class _Integer(_Bytes):
     def layer(self, name: str, layer: Any, x: _Tensor) -> _Tensor:
         return self.spelled_out(name, layer, self.regrid(name, x, layer.rounding))
 
-    def mean(self, x: _Tensor, layer: Any, pixels: int) -> _Tensor:
+    def mean(self, name: str, x: _Tensor, grid: Any, pixels: int) -> _Tensor:
         assert x.grid is not None
-        axes = self.constant("pool.axes", np.array([2, 3], dtype=np.int64))
-        total = self.node("ReduceSum", [self.counts(x), axes], "pool.sum", keepdims=1)
-        factor = float(mean_factor(x.grid, layer.rounding, pixels))
-        y = self.node("Mul", [total, self.scalar("pool.factor", factor)], "pool")
-        return self.quantize("pool", y, layer.rounding, self.scalar("one", 1.0))
+        axes = self.constant("axes.pixels", np.array([2, 3], dtype=np.int64))
+        total = self.node("ReduceSum", [self.counts(x), axes], f"{name}.sum", keepdims=1)
+        factor = float(mean_factor(x.grid, grid, pixels))
+        y = self.node("Mul", [total, self.scalar(f"{name}.factor", factor)], name)
+        return self.quantize(name, y, grid, self.scalar("one", 1.0))
 
-    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
-        assert b.grid is not None
+    def add(self, name: str, a: _Tensor, b: _Tensor, grid: Any) -> _Tensor:
         y = self.node("Add", [self.counts(a), self.counts(b)], name)
-        return self.quantize(name, y, b.grid, self.scalar("one", 1.0))
+        return self.quantize(name, y, grid, self.scalar("one", 1.0))
 
 
 class _Pairs(_Bytes):
@@ -371,14 +373,13 @@ class _Pairs(_Bytes):
         codes = self.constant(f"{name}.bias_codes", layer.bias.numpy().astype(np.int32))
         return self.node("DequantizeLinear", [codes, step], f"{name}.bias", axis=0)
 
-    def mean(self, x: _Tensor, layer: Any, pixels: int) -> _Tensor:
-        y = self.node("GlobalAveragePool", [self.real(x)], "pool")
-        return self.quantize("pool", y, layer.rounding, self.scale(layer.rounding))
+    def mean(self, name: str, x: _Tensor, grid: Any, pixels: int) -> _Tensor:
+        y = self.node("GlobalAveragePool", [self.real(x)], name)
+        return self.quantize(name, y, grid, self.scale(grid))
 
-    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
-        assert b.grid is not None
+    def add(self, name: str, a: _Tensor, b: _Tensor, grid: Any) -> _Tensor:
         y = self.node("Add", [self.real(a), self.real(b)], name)
-        return self.quantize(name, y, b.grid, self.scale(b.grid))
+        return self.quantize(name, y, grid, self.scale(grid))
 
 
 class _Qonnx(_Float):
@@ -409,8 +410,8 @@ class _Qonnx(_Float):
         )  # fmt: skip
         return _Tensor(y, grid)
 
-    def image(self, layer: Any) -> _Tensor:
-        return self.quant("image", _Tensor("image"), layer.rounding)
+    def image(self, grid: Rounding) -> _Tensor:
+        return self.quant("image", _Tensor("image"), grid)
 
     def layer(self, name: str, layer: Any, x: _Tensor) -> _Tensor:
         x = self.quant(f"{name}.input", x, layer.rounding)
@@ -423,13 +424,12 @@ class _Qonnx(_Float):
             y, grid = self.relu6(name, y), replace(grid, high=2**grid.bits - 1)
         return self.quant(name, _Tensor(y), grid)
 
-    def mean(self, x: _Tensor, layer: Any, pixels: int) -> _Tensor:
-        y = self.node("GlobalAveragePool", [x.name], "pool")
-        return self.quant("pool", _Tensor(y), layer.rounding)
+    def mean(self, name: str, x: _Tensor, grid: Any, pixels: int) -> _Tensor:
+        y = self.node("GlobalAveragePool", [x.name], name)
+        return self.quant(name, _Tensor(y), grid)
 
-    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
-        assert b.grid is not None
-        return self.quant(name, _Tensor(self.node("Add", [a.name, b.name], name)), b.grid)
+    def add(self, name: str, a: _Tensor, b: _Tensor, grid: Any) -> _Tensor:
+        return self.quant(name, _Tensor(self.node("Add", [a.name, b.name], name)), grid)
 
     def weight(self, layer: str, w: Packed) -> str:
         """A layer's rounded weights."""

@@ -12,24 +12,31 @@ from torch import Tensor, nn
 
 from apq.runtime.folded import fold as fold_steps
 from apq.runtime.session import fast
-from apq.space import Candidate
+from apq.space.graph import LAYERS, Graph
 from apq.supernet.evaluate import EvalImages, answers, batches, estimate, fold, recalibrate
 from apq.supernet.network import Subnet
 
 KEPT = 3
-"""Blocks whose answers are kept at most: they are all images' activations."""
+"""Pieces whose answers are kept at most: they are all images' activations."""
 
 
-def choices(candidate: Candidate) -> tuple[tuple[int, int, int], ...]:
-    """What decides each block of a candidate: its stage, kernel and width."""
-    return tuple((s, b.kernel, b.width) for s, stage in enumerate(candidate.stages) for b in stage)
+Choices = tuple[tuple[tuple[str, int, int], ...], ...]
+
+
+def choices(graph: Graph) -> Choices:
+    """What decides each piece of a candidate's float network: its layers, their channels and
+    kernels."""
+    return tuple(
+        tuple((n.name, int(n.channels), int(n.kernel)) for n in piece if n.op in LAYERS)
+        for piece in graph.pieces
+    )
 
 
 class SharedStart:
     """Accuracy of extracted fp32 subnets after recalibration, as
     :func:`apq.supernet.evaluate.measure` but faster.
 
-    The answers of the blocks a subnet has in common with the one measured next are kept: batch-norm
+    The answers of the pieces a subnet has in common with the one measured next are kept: batch-norm
     statistics and images go through them once. So measure subnets in an order that keeps equal
     beginnings together. What follows runs in onnxruntime where that is installed.
     """
@@ -38,21 +45,18 @@ class SharedStart:
         self._data = data
         self._kept: list[tuple[Hashable, EvalImages]] = []
 
-    def measure(
-        self, subnet: Subnet, blocks: Sequence[Hashable], following: Sequence[Hashable] = ()
-    ) -> tuple[float, float]:
+    def measure(self, subnet: Subnet, following: Choices = ()) -> tuple[float, float]:
         """Accuracy and loss of a subnet.
 
         Args:
             subnet: As cut out of the supernet.
-            blocks: What decides each of its blocks (:func:`choices`).
-            following: The same of the subnet that is measured next.
+            following: :func:`choices` of the subnet that is measured next.
         """
         subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        parts = subnet.parts()
-        known = _common([key for key, _ in self._kept], blocks)
+        parts, own = subnet.pieces(), choices(subnet.graph)
+        known = _common([key for key, _ in self._kept], own)
         del self._kept[known:]
-        for key, part in list(zip(blocks, parts, strict=False))[known : _common(blocks, following)]:
+        for key, part in list(zip(own, parts, strict=True))[known : _common(own, following)]:
             seen = self._seen
             calibration = recalibrate(part, seen.calibration)
             images = _answers(fold(part), seen.images)
@@ -60,10 +64,9 @@ class SharedStart:
         done, seen = len(self._kept), self._seen
         rest = nn.Sequential(*parts[done:])
         recalibrate(rest, seen.calibration)
-        steps = fold_steps(subnet.eval())
-        first = next(i for i, step in enumerate(steps) if step.name in _starts(done))
+        steps = fold_steps(subnet.eval())[sum(len(part.graph.nodes) for part in parts[:done]) :]
         folded = cache(lambda: fold(rest))  # only without onnxruntime
-        return estimate(fast(steps[first:], lambda x: folded()(x)), seen)
+        return estimate(fast(steps, lambda x: folded()(x)), seen)
 
     @property
     def _seen(self) -> EvalImages:
@@ -71,14 +74,9 @@ class SharedStart:
 
 
 def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """How many blocks two subnets begin with alike, at most KEPT."""
+    """How many pieces two subnets begin with alike, at most KEPT."""
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(a[:KEPT], b, strict=False))
     return sum(1 for _ in alike)
-
-
-def _starts(done: int) -> tuple[str, ...]:
-    """Name of the first layer after so many blocks."""
-    return (f"blocks.{done}.expand", "head") if done else ("stem",)
 
 
 def answers_alone(subnet: Subnet, data: EvalImages) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """A network as data: its nodes in the order they run, and the genes they read.
 
-A family (:mod:`apq.space.families`) writes the graph of a space once. Everything else interprets it:
-pricing reads layers off it, torch runs it elastic, cut out, fake-quantized or in integers, and the
-writers of files walk over it.
+A family (:mod:`apq.space.families`) writes the graph of a space once. Everything else interprets
+it: pricing reads layers off it, torch runs it elastic, cut out, fake-quantized or in integers, and
+the writers of files walk over it.
 
 A number of a node is either fixed or the name of the gene that chooses it. :meth:`Graph.at` puts
 a candidate's choices in; what is left are plain numbers and only the nodes that run.
@@ -10,10 +10,11 @@ a candidate's choices in; what is left are plain numbers and only the nodes that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,32 @@ class Graph:
         """Channels of a node's first input."""
         return self.by_name[node.inputs[0]].channels
 
+    def positive(self, name: str) -> bool:
+        """Whether a node's output can have no negative values."""
+        node = self.by_name[name]
+        if node.op in ("add", "pool"):
+            return all(self.positive(other) for other in node.inputs)
+        return bool(node.act)
+
+    @cached_property
+    def streams(self) -> dict[str, int]:
+        """Which of the tensors that no activation bounds share one grid of integers.
+
+        What an addition joins shares one, so that a device adds integers. By name of the node that
+        gives the tensor, numbered in the order the nodes run.
+        """
+        leader: dict[str, str] = {}
+        for node in self.nodes:
+            if node.op == "conv" and not node.act:
+                leader[node.name] = node.name
+            elif node.op == "add":
+                joined = {leader.setdefault(name, name) for name in node.inputs}
+                first = next(name for name in leader.values() if name in joined)
+                leader[node.name] = node.name
+                leader |= {n: first for n, old in leader.items() if old in joined | {node.name}}
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(leader.values()))}
+        return {name: numbers[first] for name, first in leader.items()}
+
     def at(self, values: Mapping[str, int]) -> Graph:
         """The graph of one candidate, with numbers in place of genes.
 
@@ -117,6 +144,17 @@ class Graph:
             numbers = {f: resolve(getattr(node, f), values) for f in CHOSEN}
             nodes.append(replace(node, inputs=tuple(inputs), when=(), **numbers))
         return Graph(tuple(nodes))
+
+    @cached_property
+    def pieces(self) -> tuple[tuple[Node, ...], ...]:
+        """The nodes in as many runs as there are blocks, and one more, each of which reads one
+        output of the run before. The first has what comes before the second block, the last what
+        comes after the last one."""
+        at = {node.block: i for i, node in reversed(list(enumerate(self.nodes))) if node.block}
+        starts = sorted(at.values())[1:]
+        end = 1 + max((i for i, node in enumerate(self.nodes) if node.block), default=-1)
+        bounds = [0, *starts, end, len(self.nodes)]
+        return tuple(self.nodes[a:b] for a, b in itertools.pairwise(bounds) if a < b)
 
     def sides(self, resolution: int) -> dict[str, int]:
         """Height and width in pixels of every node's output, by its name."""
@@ -204,35 +242,37 @@ def depthwise(node: Node) -> bool:
     return node.groups != 1 and node.groups == node.channels
 
 
-def runs(nodes: Iterable[Node]) -> Iterator[tuple[Node, tuple[str, ...]]]:
-    """Every node, and the names of the outputs that nothing needs once it has run."""
-    listed = list(nodes)
-    last = {name: i for i, node in enumerate(listed) for name in (node.name, *node.inputs)}
-    for i, node in enumerate(listed):
-        gone = [n for n in dict.fromkeys(node.inputs) if last[n] == i]
-        yield node, tuple(gone)
+class Runnable(Protocol):
+    """What :func:`walk` needs to know of a node, or of something made from one."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def op(self) -> str: ...  # noqa: D102
+    @property
+    def inputs(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
-def walk(nodes: Iterable[Node], first: Any, apply: Callable[..., Any]) -> Any:
+def walk(nodes: Sequence[Runnable], first: Any, apply: Callable[..., Any]) -> Any:
     """Run nodes on a value, keeping no output longer than something needs it.
 
     Args:
-        nodes: Nodes in order. Where the first is not the image, it reads one output of an earlier
-            node, which ``first`` is; so may others.
+        nodes: Nodes in order. Where the first is not the image, it and others may read one output
+            of an earlier node, which ``first`` is.
         first: What the image, or that output, is.
         apply: From a node and the values of its inputs to the value of its output.
 
     Returns:
         The value of the last node.
     """
+    last = {name: i for i, node in enumerate(nodes) for name in node.inputs}
     values: dict[str, Any] = {}
     out = first
-    for node, gone in runs(nodes):
-        if node.op == "image":
-            values[node.name] = out
-            continue
-        out = apply(node, *(values.get(name, first) for name in node.inputs))
-        for name in gone:
-            values.pop(name, None)
+    for i, node in enumerate(nodes):
+        if node.op != "image":
+            out = apply(node, *(values.get(name, first) for name in node.inputs))
+        for name in node.inputs:
+            if last[name] == i:
+                values.pop(name, None)
         values[node.name] = out
     return out

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from apq.supernet.depthwise import depthwise
 
 
 class ConvBN(nn.Module):
@@ -52,80 +51,35 @@ def slice_norm(x: Tensor, bn: nn.BatchNorm2d, channels: int) -> Tensor:
     return F.batch_norm(x, mean[:channels], var[:channels], weight, bias, False, 0.0, bn.eps)
 
 
-class ElasticBlock(nn.Module):
-    """Inverted residual whose kernel and hidden width are chosen per forward pass.
-
-    Width n uses the first n hidden channels. A smaller kernel is the centre of the next larger one,
-    passed through a learned matrix shared by all channels (OFA, arXiv:1908.09791, section 3.3;
-    matrices start as identity).
-    """
-
-    def __init__(
-        self, cin: int, cout: int, stride: int, kernels: tuple[int, ...], widest: int
-    ) -> None:
-        super().__init__()
-        self.kernels = kernels
-        self.shortcut = stride == 1 and cin == cout
-        self.stride = stride
-        self.expand = ConvBN(cin, widest)
-        self.depthwise = ConvBN(widest, widest, max(kernels), stride, widest)
-        self.project = ConvBN(widest, cout, act=False)
-        self.transforms = nn.ParameterDict(
-            {
-                f"{big}to{small}": nn.Parameter(torch.eye(small * small))
-                for small, big in itertools.pairwise(kernels)
-            }
-        )
-
-    def depthwise_weight(self, kernel: int, width: int) -> Tensor:
-        """Depthwise weights ``(width, 1, kernel, kernel)`` after the chain of transforms."""
-        weight = self.depthwise.conv.weight[:width]
-        steps = zip(reversed(self.kernels[:-1]), reversed(self.kernels[1:]), strict=True)
-        for small, big in steps:
-            if small < kernel:
-                break
-            edge = (big - small) // 2
-            centre = weight[:, :, edge : edge + small, edge : edge + small].reshape(width, -1)
-            matrix = self.transforms[f"{big}to{small}"]
-            weight = F.linear(centre, matrix).reshape(width, 1, small, small)
-        return weight
-
-    def slices(self, kernel: int, width: int) -> dict[str, Tensor]:
-        """The weights and statistics of a plain block of that kernel and width, by its names."""
-        found = {
-            "expand.conv.weight": self.expand.conv.weight[:width],
-            "depthwise.conv.weight": self.depthwise_weight(kernel, width),
-            "project.conv.weight": self.project.conv.weight[:, :width],
+def transforms(kernels: Sequence[int]) -> nn.ParameterDict:
+    """Learned matrices from each kernel size to the next smaller one, the identity at first."""
+    return nn.ParameterDict(
+        {
+            f"{big}to{small}": nn.Parameter(torch.eye(small * small))
+            for small, big in itertools.pairwise(kernels)
         }
-        for name, count in (("expand", width), ("depthwise", width), ("project", None)):
-            norm = getattr(self, name).bn.state_dict(prefix=f"{name}.bn.", keep_vars=True)
-            found |= {key: value[:count] if value.dim() else value for key, value in norm.items()}
-        return found
+    )
 
-    def forward(self, x: Tensor, kernel: int, width: int) -> Tensor:
-        """Run with the given kernel size and hidden width."""
-        y = F.conv2d(x, self.expand.conv.weight[:width])
-        y = F.relu6(slice_norm(y, self.expand.bn, width))
-        weight = self.depthwise_weight(kernel, width)
-        y = depthwise(y, weight, self.stride)
-        y = F.relu6(slice_norm(y, self.depthwise.bn, width))
-        y = F.conv2d(y, self.project.conv.weight[:, :width])
-        y = slice_norm(y, self.project.bn, y.shape[1])
-        return x + y if self.shortcut else y
 
-    @torch.no_grad()
-    def sort_channels(self) -> None:
-        """Reorder hidden channels by falling L1 norm of their project weights.
+def shrink(
+    weight: Tensor, kernel: int, kernels: Sequence[int], matrices: nn.ParameterDict
+) -> Tensor:
+    """Depthwise weights of a smaller kernel, ``(width, 1, kernel, kernel)``.
 
-        The largest block computes the same function afterwards; prefixes now hold what matters
-        most (OFA; APQ section 3.1).
-        """
-        importance = self.project.conv.weight.abs().sum(dim=(0, 2, 3))
-        order = torch.argsort(importance, descending=True, stable=True)
-        self.project.conv.weight.copy_(self.project.conv.weight[:, order])
-        for part in (self.expand, self.depthwise):
-            tensors = (part.conv.weight, part.bn.weight, part.bn.bias,
-                       part.bn.running_mean, part.bn.running_var)  # fmt: skip
-            for tensor in tensors:
-                assert tensor is not None
-                tensor.copy_(tensor[order])
+    A smaller kernel is the centre of the next larger one, passed through a learned matrix shared by
+    all channels (OFA, arXiv:1908.09791, section 3.3).
+
+    Args:
+        weight: Those of the largest kernel, ``(width, 1, k, k)``.
+        kernel: Size to cut out.
+        kernels: All sizes, ascending.
+        matrices: From :func:`transforms`.
+    """
+    steps = zip(reversed(kernels[:-1]), reversed(kernels[1:]), strict=True)
+    for small, big in steps:
+        if small < kernel:
+            break
+        edge = (big - small) // 2
+        centre = weight[:, :, edge : edge + small, edge : edge + small].reshape(len(weight), -1)
+        weight = F.linear(centre, matrices[f"{big}to{small}"]).reshape(-1, 1, small, small)
+    return weight

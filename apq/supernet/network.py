@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,140 +18,166 @@ from torch import Tensor, nn
 from apq import __version__
 from apq.errors import ModelError, SpaceError
 from apq.files import whole
-from apq.space import Candidate, Slot, Space
-from apq.supernet.elastic import ConvBN, ElasticBlock, slice_norm
+from apq.space import Candidate, Space
+from apq.space.graph import LAYERS, Graph, Node, walk
+from apq.space.graph import depthwise as is_depthwise
+from apq.supernet.depthwise import depthwise
+from apq.supernet.elastic import ConvBN, shrink, slice_norm, transforms
 
 
-def _fixed_parts(space: Space) -> tuple[ConvBN, nn.ModuleList, ConvBN, nn.Linear]:
-    """Stem, first block (depthwise, pointwise), head and classifier."""
-    stem = ConvBN(space.in_channels, space.stem_channels, 3, space.stem_stride)
-    first = nn.ModuleList(
-        [
-            ConvBN(space.stem_channels, space.stem_channels, 3, 1, space.stem_channels),
-            ConvBN(space.stem_channels, space.first_channels, act=False),
-        ]
-    )
-    head = ConvBN(space.slots[-1].out_channels, space.head_channels)
-    return stem, first, head, nn.Linear(space.head_channels, space.classes)
+class Network(nn.Module):
+    """A graph of plain numbers, or a run of its nodes, with the modules that hold their weights.
 
+    The modules' paths are the nodes' names. Takes what the first node reads, gives what the last
+    one does; a whole network takes normalised images ``(n, c, h, w)`` and gives logits
+    ``(n, classes)``.
+    """
 
-class InvertedResidual(nn.Module):
-    """A plain block: expand, depthwise, project, and the input added where shapes allow."""
-
-    def __init__(self, slot: Slot, kernel: int, width: int) -> None:
+    def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.expand = ConvBN(slot.in_channels, width)
-        self.depthwise = ConvBN(width, width, kernel, slot.stride, width)
-        self.project = ConvBN(width, slot.out_channels, act=False)
-        self.shortcut = slot.shortcut
+        self.graph = graph
+        attach(self, modules)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shapes ``(n, in_channels, h, w) -> (n, out_channels, h / stride, w / stride)``."""
-        y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return x + y if self.shortcut else y
+        """Run the nodes in order."""
+        out: Tensor = walk(self.graph.nodes, x, self.run)
+        return out
+
+    def run(self, node: Node, *inputs: Tensor) -> Tensor:
+        """Run one node."""
+        if node.op in LAYERS:
+            out: Tensor = self.get_submodule(node.name)(*inputs)
+            return out
+        return combine(node, *inputs)
+
+    def pieces(self) -> list[Network]:
+        """The network as :attr:`apq.space.graph.Graph.pieces`; run in turn they are it. They share
+        this network's modules. Many subnets begin with the same pieces."""
+        return [self._part(nodes) for nodes in self.graph.pieces]
+
+    def _part(self, nodes: Sequence[Node]) -> Network:
+        names = [node.name for node in nodes if node.op in LAYERS]
+        return Network(Graph(tuple(nodes)), {name: self.get_submodule(name) for name in names})
 
 
-class _Pool(nn.Module):
-    """Mean over the pixels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
-
-
-class Subnet(nn.Module):
-    """One candidate as an ordinary network: ``stem``, ``first``, ``blocks``, ``head``,
-    ``classifier``. Takes normalised images ``(n, c, h, w)``, gives logits ``(n, classes)``."""
+class Subnet(Network):
+    """One candidate as an ordinary network."""
 
     def __init__(self, space: Space, candidate: Candidate) -> None:
-        super().__init__()
         space.genes([candidate])  # refuses a candidate of another space
-        self.stem, self.first, self.head, self.classifier = _fixed_parts(space)
-        self.blocks = nn.ModuleList()
-        for slot in space.slots:
-            stage = candidate.stages[slot.stage]
-            if slot.position < len(stage):
-                block = stage[slot.position]
-                self.blocks.append(InvertedResidual(slot, block.kernel, block.width))
+        graph = space.graph_of(candidate)
+        super().__init__(graph, build_modules(graph))
 
-    def parts(self) -> list[nn.Sequential]:
-        """The network in as many pieces as it has blocks, and one more; run in turn they are it.
 
-        The first holds stem and first block, the last head and classifier, one block each the rest.
-        Many subnets begin with the same pieces.
-        """
-        first, *others = self.blocks
-        start = nn.Sequential(self.stem, *self.first, first)
-        end = nn.Sequential(self.head, _Pool(), self.classifier)
-        return [start, *(nn.Sequential(block) for block in others), end]
+def build_modules(graph: Graph) -> dict[str, nn.Module]:
+    """A module with new weights for every layer of a graph of plain numbers, fixed layers first."""
+    found: dict[str, nn.Module] = {}
+    for node in sorted(graph.layers, key=lambda node: bool(node.block)):
+        cin, cout = int(graph.in_channels(node)), int(node.channels)
+        if node.op == "linear":
+            found[node.name] = nn.Linear(cin, cout)
+        else:
+            found[node.name] = ConvBN(
+                cin, cout, int(node.kernel), node.stride, int(node.groups), node.act == "relu6"
+            )
+    return found
 
-    def features(self, x: Tensor) -> Tensor:
-        """Pooled features before the classifier, shape ``(n, head_channels)``."""
-        x = self.stem(x)
-        for part in (*self.first, *self.blocks, self.head):
-            x = part(x)
-        return x.mean(dim=(2, 3))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, shape ``(n, classes)``."""
-        out: Tensor = self.classifier(self.features(x))
-        return out
+def attach(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """Put modules at dotted paths below ``root``."""
+    for path, module in modules.items():
+        *parents, leaf = path.split(".")
+        at = root
+        for name in parents:
+            if not hasattr(at, name):
+                at.add_module(name, nn.Module())
+            at = at.get_submodule(name)
+        at.add_module(leaf, module)
+
+
+def combine(node: Node, *inputs: Tensor) -> Tensor:
+    """What a node without weights computes."""
+    if node.op == "add":
+        return sum(inputs[1:], inputs[0])
+    assert node.op == "pool", node.op
+    return inputs[0].mean(dim=(2, 3))
 
 
 class Supernet(nn.Module):
     """All candidates of a space in one set of weights.
 
-    ``forward(x, candidate)`` runs a candidate in place; :meth:`subnet` cuts it out.
+    ``forward(x, candidate)`` runs a candidate in place; :meth:`subnet` cuts it out. A layer of n
+    channels uses the first n; a smaller kernel is cut from the next larger one
+    (:func:`apq.supernet.elastic.shrink`).
     """
 
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.space = space
-        self.stem, self.first, self.head, self.classifier = _fixed_parts(space)
-        self.blocks = nn.ModuleList(
-            ElasticBlock(s.in_channels, s.out_channels, s.stride, s.choices[0], max(s.choices[1]))
-            for s in space.slots
-        )
+        choices = {axis.name: axis.choices for axis in space.axes}
+        largest = space.graph.at({name: max(values) for name, values in choices.items()})
+        attach(self, build_modules(largest))
+        self._kernels = {
+            node.name: choices[node.kernel]
+            for node in space.graph.layers
+            if isinstance(node.kernel, str)
+        }
+        attach(self, {_matrices(name): transforms(k) for name, k in self._kernels.items()})
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, x: Tensor, candidate: Candidate) -> Tensor:
         """Logits of ``candidate``, shape ``(n, classes)``; its bits are not applied."""
-        for part in (self.stem, *self.first):
-            x = self._fixed(part, x)
-        for slot, block in zip(self.space.slots, self.blocks, strict=True):
-            stage = candidate.stages[slot.stage]
-            if slot.position < len(stage):
-                choice = stage[slot.position]
-                x = block(x, choice.kernel, choice.width)
-        x = self._fixed(self.head, x)
-        out: Tensor = self.classifier(x.mean(dim=(2, 3)))
+        out: Tensor = walk(self.space.graph_of(candidate).nodes, x, self._run)
         return out
 
-    @staticmethod
-    def _fixed(part: nn.Module, x: Tensor) -> Tensor:
-        assert isinstance(part, ConvBN)
-        y = part.conv(x)
-        out: Tensor = part.act(slice_norm(y, part.bn, y.shape[1]))
+    def _run(self, node: Node, *inputs: Tensor) -> Tensor:
+        if node.op not in LAYERS:
+            return combine(node, *inputs)
+        (x,) = inputs
+        module, weight = self.get_submodule(node.name), self.weight(node, x.shape[1])
+        if isinstance(module, nn.Linear):
+            return F.linear(x, weight, module.bias)
+        assert isinstance(module, ConvBN)
+        if is_depthwise(node):
+            y = depthwise(x, weight, node.stride)
+        else:
+            y = F.conv2d(x, weight, None, node.stride, weight.shape[-1] // 2, 1, int(node.groups))
+        out: Tensor = module.act(slice_norm(y, module.bn, len(weight)))
         return out
+
+    def weight(self, node: Node, in_channels: int) -> Tensor:
+        """The weights of one layer of a candidate: a slice, through which gradients reach the
+        supernet."""
+        module = self.get_submodule(node.name)
+        if isinstance(module, nn.Linear):
+            return module.weight[:, :in_channels]
+        assert isinstance(module, ConvBN)
+        inside = in_channels // int(node.groups)
+        weight = module.conv.weight[: int(node.channels), :inside]
+        if node.name not in self._kernels:
+            return weight
+        matrices = self.get_submodule(_matrices(node.name))
+        assert isinstance(matrices, nn.ParameterDict)
+        return shrink(weight, int(node.kernel), self._kernels[node.name], matrices)
 
     def slices(self, candidate: Candidate) -> dict[str, Tensor]:
         """The supernet's own weights and statistics by their names in :class:`Subnet`.
 
         Slices, not copies: gradients reach the supernet.
         """
+        graph = self.space.graph_of(candidate)
         found: dict[str, Tensor] = {}
-        for name in ("stem", "first", "head", "classifier"):
-            found |= getattr(self, name).state_dict(prefix=f"{name}.", keep_vars=True)
-        number = 0
-        for slot, block in zip(self.space.slots, self.blocks, strict=True):
-            stage = candidate.stages[slot.stage]
-            if slot.position < len(stage):
-                assert isinstance(block, ElasticBlock)
-                choice = stage[slot.position]
-                weights = block.slices(choice.kernel, choice.width)
-                found |= {f"blocks.{number}.{k}": v for k, v in weights.items()}
-                number += 1
+        for node in graph.layers:
+            module = self.get_submodule(node.name)
+            weight = self.weight(node, int(graph.in_channels(node)))
+            if isinstance(module, nn.Linear):
+                found |= {f"{node.name}.weight": weight, f"{node.name}.bias": module.bias}
+                continue
+            found[f"{node.name}.conv.weight"] = weight
+            norm = module.get_submodule("bn").state_dict(prefix=f"{node.name}.bn.", keep_vars=True)
+            found |= {k: v[: int(node.channels)] if v.dim() else v for k, v in norm.items()}
         return found
 
     @torch.no_grad()
@@ -163,11 +191,42 @@ class Supernet(nn.Module):
         net.train(self.training)
         return net
 
+    @torch.no_grad()
     def sort_channels(self) -> None:
-        """Order hidden channels of every block by importance (see ElasticBlock)."""
-        for block in self.blocks:
-            assert isinstance(block, ElasticBlock)
-            block.sort_channels()
+        """Reorder the channels that a gene chooses from by falling L1 norm of what reads them.
+
+        The largest network computes the same function afterwards; prefixes now hold what matters
+        most (OFA; APQ section 3.1).
+        """
+        graph = self.space.graph
+        for gene in dict.fromkeys(node.channels for node in graph.layers):
+            if not isinstance(gene, str):
+                continue
+            readers = [n for n in graph.layers if graph.in_channels(n) == gene]
+            weights = [self._stored(n) for n in readers if not is_depthwise(n)]
+            importance = sum(w.abs().transpose(0, 1).flatten(1).sum(1) for w in weights)
+            assert isinstance(importance, Tensor)
+            order = torch.argsort(importance, descending=True, stable=True)
+            for weight in weights:
+                weight.copy_(weight[:, order])
+            for node in graph.layers:
+                if node.channels == gene:
+                    state = self.get_submodule(node.name).state_dict()
+                    for tensor in state.values():
+                        if tensor.dim():
+                            tensor.copy_(tensor[order])
+
+    def _stored(self, node: Node) -> Tensor:
+        module = self.get_submodule(node.name)
+        weight = (
+            module.weight if isinstance(module, nn.Linear) else module.get_parameter("conv.weight")
+        )
+        return weight
+
+
+def _matrices(name: str) -> str:
+    """Path of the kernel transforms of a layer: beside it, in its block."""
+    return f"{name.rpartition('.')[0]}.transforms"
 
 
 def largest(space: Space) -> Candidate:

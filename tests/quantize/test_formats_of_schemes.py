@@ -70,7 +70,7 @@ def test_a_candidates_formats_pick_the_scheme_of_every_layer_and_its_size():
     torch.manual_seed(0)
     images = torch.randn(16, 1, 8, 8)
     subnet = Subnet(space, candidate)
-    model = quantize_subnet(subnet, candidate, space.fixed_layer_bits, images, "haq")
+    model = quantize_subnet(subnet, subnet.graph, images, "haq")
     blocks = [block for stage in candidate.stages for block in stage]
     for layer, part in model.layers():
         if not layer.searched:
@@ -93,12 +93,12 @@ def test_a_candidates_formats_pick_the_scheme_of_every_layer_and_its_size():
 
 def test_plain_widths_mean_what_the_scheme_asked_for_says():
     space, candidate = named_candidate()
-    plan = layer_plan(candidate, (8, 8))
+    plan = layer_plan(space.graph_of(candidate))
     assert {layer.weight_scheme for layer in plan if layer.searched} == {
         "", "binary", "modified-binary", "ternary", "exponent", "flightnn", "codebook", "mantissa"
     }  # fmt: skip
     assert {layer.activation_scheme for layer in plan} == {"", "mantissa"}
     widths = replace(space, bits=BitChoices())
-    plain = layer_plan(widths.build(widths.cardinalities - 1), (8, 8))
+    plain = layer_plan(widths.graph_of(widths.build(widths.cardinalities - 1)))
     assert {(x.weight_scheme, x.activation_scheme) for x in plain} == {("", "")}
     assert choice_of(plain[3].weight) == 8

@@ -47,9 +47,7 @@ def test_quantized_networks_give_the_same_bits(space, data, supernet, scheme):
             continue
         net = supernet.subnet(candidate)
         recalibrate(net, data.calibration)
-        model = quantize_subnet(
-            net, candidate, space.fixed_layer_bits, data.calibration[:64], scheme
-        ).eval()
+        model = quantize_subnet(net, net.graph, data.calibration[:64], scheme).eval()
         images = data.images[: BATCH + 7]  # the last batch is not full
         found = fast(model.integer(), model)(images)
         assert found.unique().numel() > 10
@@ -64,12 +62,12 @@ def test_sharing_the_first_blocks_changes_no_figure(space, data, supernet, order
     rows[8:, :5] = rows[4:8, :5]
     candidates = [space.build(row) for row in space.repair(rows)]
     if ordered:
-        candidates.sort(key=choices)
-    blocks = [choices(c) for c in candidates]
+        candidates.sort(key=lambda c: choices(space.graph_of(c)))
+    blocks = [choices(space.graph_of(c)) for c in candidates]
     shared = SharedStart(data)
     kept = set()
-    for c, own, following in zip(candidates, blocks, [*blocks[1:], ()], strict=True):
-        accuracy, loss = shared.measure(supernet.subnet(c), own, following)
+    for c, following in zip(candidates, [*blocks[1:], ()], strict=True):
+        accuracy, loss = shared.measure(supernet.subnet(c), following)
         expected, expected_loss = measure(supernet.subnet(c), data)
         assert accuracy == pytest.approx(expected, abs=1.5 / len(data.labels))  # a tie may fall
         assert loss == pytest.approx(expected_loss, abs=1e-4)

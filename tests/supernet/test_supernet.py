@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,22 +54,29 @@ def test_sorting_channels_keeps_the_largest_and_orders_the_rest():
         network.sort_channels()
         torch.testing.assert_close(network(x, largest(space)), before, atol=1e-5, rtol=0)
         assert not torch.allclose(network(x, smallest(space)), small, atol=1e-3)
-    for block in network.blocks:
-        norms = block.project.conv.weight.abs().sum((0, 2, 3))
+    for slot in space.slots:
+        weight = network.get_parameter(f"blocks.{slot.index}.project.conv.weight")
+        norms = weight.abs().sum((0, 2, 3))
         assert bool((norms[:-1] >= norms[1:]).all())
 
 
 def test_smaller_kernels_go_through_the_chain_of_learned_transforms():
     space = SPACES["cifar10"]
-    block = lively(Supernet(space)).blocks[0]
+    network = lively(Supernet(space))
+    block = network.get_submodule("blocks.0")
+    node = space.graph.by_name["blocks.0.depthwise"]
     full = block.depthwise.conv.weight.detach()
     m75, m53 = block.transforms["7to5"].detach(), block.transforms["5to3"].detach()
     five = (full[:, 0, 1:6, 1:6].reshape(-1, 25) @ m75.T).reshape(-1, 5, 5)
     three = (five[:, 1:4, 1:4].reshape(-1, 9) @ m53.T).reshape(-1, 3, 3)
+
+    def cut(kernel: int, width: int) -> torch.Tensor:
+        return network.weight(replace(node, kernel=kernel, channels=width, groups=width), width)
+
     with torch.no_grad():
-        torch.testing.assert_close(block.depthwise_weight(7, 96), full)
-        torch.testing.assert_close(block.depthwise_weight(5, 40)[:, 0], five[:40])
-        torch.testing.assert_close(block.depthwise_weight(3, 96)[:, 0], three)
+        torch.testing.assert_close(cut(7, 96), full)
+        torch.testing.assert_close(cut(5, 40)[:, 0], five[:40])
+        torch.testing.assert_close(cut(3, 96)[:, 0], three)
 
 
 def layers_that_run(net: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:

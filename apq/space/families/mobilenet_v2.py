@@ -17,7 +17,7 @@ def mobilenet_v2(space: Space) -> Graph:
     convolution, the mean over all pixels, a linear classifier."""
     weight, activation = space.fixed_layer_bits
 
-    def fixed(name: str, op: str, x: str, channels: int, act: str = "", **more: int) -> Node:
+    def fixed(name: str, op: str, x: str, channels: int, act: str = "", **more: Any) -> Node:
         return Node(name, op, (x,), channels, act=act, weight=weight, activation=activation, **more)
 
     stem = space.stem_channels
@@ -45,8 +45,8 @@ def _block(space: Space, slot: Slot, x: str) -> list[Node]:
     depths = space.stages[slot.stage].depth
     longer = tuple(d for d in depths if d > slot.position)
     when = () if longer == depths else ((f"depth_{slot.stage}", longer),)
-    pointwise = {"weight": f"{block}_pw_w_bits", "activation": f"{block}_pw_a_bits"}
-    depthwise = {"weight": f"{block}_dw_w_bits", "activation": f"{block}_dw_a_bits"}
+    pointwise: dict[str, Any] = {"weight": f"{block}_pw_w_bits", "activation": f"{block}_pw_a_bits"}
+    depthwise: dict[str, Any] = {"weight": f"{block}_dw_w_bits", "activation": f"{block}_dw_a_bits"}
     nodes = [
         Node(f"{path}.expand", "conv", (x,), width, act="relu6", **pointwise),
         Node(f"{path}.depthwise", "conv", (f"{path}.expand",), width, kernel, slot.stride, width,
