@@ -5,10 +5,11 @@ Command modules import the library inside their functions, so ``apq --help`` loa
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from apq import __version__
@@ -37,14 +38,21 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ApqError as error:
-            err.print(f"[bold red]error:[/bold red] {escape(str(error))}", markup=True)
+            show_error(str(error))
             raise typer.Exit(1) from error
         except OSError as error:
-            err.print(f"[bold red]error:[/bold red] {escape(str(error))}", markup=True)
+            where = f"{error.filename}: " if error.filename else ""
+            show_error(f"{where}{error.strerror or error}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
             err.print("interrupted; what was finished is saved, the same command continues")
             raise typer.Exit(130) from None
+
+
+def show_error(text: str) -> None:
+    """Print what went wrong."""
+    err.print("error: ", style="bold red", end="")
+    err.print(text)
 
 
 app = typer.Typer(
@@ -88,5 +96,8 @@ app.add_typer(lut, name="lut")
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What a terminal cannot show is replaced, never refused."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from apq.cli.common import OnProgress, err, live_line, note_other_images
+from apq.cli.common import OnProgress, err, images_for, live_line
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -58,15 +58,13 @@ def improve(
     seed: int,
 ) -> tuple[Path, list[Round]]:
     """Run the loop of :func:`apq.iterate.iterate`; the predictor's file and what rounds found."""
-    from apq.images import load_images
     from apq.iterate import iterate
     from apq.supernet import load_supernet
 
     if images is None or supernet is None:
         raise typer.BadParameter("--iterations measures candidates: pass --supernet and --images")
     loaded = load_supernet(supernet, space)
-    found = load_images(images, space.resolution, space.in_channels, space.classes)
-    note_other_images(loaded.metadata, found)
+    found = images_for(images, space, loaded.metadata, str(supernet), other=False)
     with _stages() as tell:
         predictor, turns = iterate(
             problem, loaded, found, samples, quantized, out / "iterations.json",

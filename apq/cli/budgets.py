@@ -50,7 +50,7 @@ Fix = Annotated[
     typer.Option(help="Fix genes: b03_kernel=3, bits=8, depth=max, architecture=best.json."),
 ]
 Caution = Annotated[float, typer.Option(help="k in accuracy = mean - k x spread.")]
-Seed = Annotated[int, typer.Option(help="Decides everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides everything random.")]
 WithMargin = Annotated[
     bool,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apq.cli.asking import more_samples
-from apq.cli.common import err, live_line, next_step, note_other_images, out, print_json
+from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
 
 
 def collect(
@@ -38,6 +38,7 @@ def collect(
         str,
         typer.Option(help="Scheme of plain widths; 'haq' chooses ranges by the paper's KL rule."),
     ] = "uniform",
+    other_images: OtherImages = False,
     validation_images: Annotated[
         int | None,
         typer.Option(
@@ -70,7 +71,9 @@ def collect(
             help="Table or cost model of the front (default: lut/bitfusion-apq-SPACE.csv)."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides which candidates are evaluated.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Decides which candidates are evaluated.")
+    ] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -89,15 +92,12 @@ def collect(
     """
     from apq.collect import Quantization
     from apq.collect import collect as run
-    from apq.images import load_images
     from apq.samples import by_choice, read_samples
     from apq.supernet import load_supernet
 
     loaded = load_supernet(supernet)
     space = loaded.network.space
-    found = load_images(images, space.resolution, space.in_channels, space.classes)
-    err.print(found.describe())
-    note_other_images(loaded.metadata, found)
+    found = images_for(images, space, loaded.metadata, str(supernet), other_images)
     how = Quantization(scheme, finetune_steps, lr=finetune_lr) if quantized else None
     if acquire is not None:
         if not quantized:

@@ -7,13 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 
-out = Console(highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from apq.images import ImageSet
+    from apq.space import Space
+
+# Paths and names may hold square brackets, so nothing that is printed is read as markup.
+out = Console(highlight=False, soft_wrap=True, markup=False)
 """Results, on standard output."""
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 """Progress and errors, on standard error, so that ``--json`` output stays clean."""
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
@@ -38,11 +44,11 @@ def live_line(what: str) -> Iterator[OnProgress]:
         yield _log_lines(what)
         return
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TextColumn("[bold]{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", style="bold", markup=False),
         TimeRemainingColumn(),
         console=err,
         refresh_per_second=4,
@@ -103,16 +109,49 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def note_other_images(trained_on: Mapping[str, Any], images: Any) -> None:
-    """Say so if a supernet was trained on another image set (or another copy) than this one."""
-    if trained_on.get("images") not in (None, images.digest()):
-        err.print(
-            f"[yellow]note:[/yellow] the supernet was trained on another copy of "
-            f"{trained_on.get('image_set', 'its images')}; if the splits differ, images it learned "
-            "from may be counted as unseen"
-        )
+OtherImages = Annotated[
+    bool,
+    typer.Option(help="Use these images although the weights were made with others."),
+]
+
+
+def images_for(
+    source: str | None, space: Space, made_of: Mapping[str, Any], what: str, other: bool
+) -> ImageSet:
+    """The images of a command that goes on with something made before.
+
+    Args:
+        source: What the user gave; None means the images ``what`` was made with, where they can be
+            found again (digits only).
+        space: Says size, channels and classes.
+        made_of: Metadata of what was made before.
+        what: What to call it in messages.
+        other: Whether another image set than its own is meant.
+
+    Raises:
+        ApqError: no images are given, or they are others than ``what`` was made with.
+    """
+    from apq.errors import ImagesError
+    from apq.images import load_images, require_same_images
+
+    told = made_of.get("images")
+    name = told.get("name") if isinstance(told, Mapping) else made_of.get("image_set")
+    if source is None and name != "digits":
+        raise ImagesError(f"give --images: {what} was made with the images {name or '(unnamed)'}")
+    found = load_images(source or "digits", space.resolution, space.in_channels, space.classes)
+    err.print(found.describe())
+    if not other:
+        require_same_images(made_of, found, what)
+    return found
+
+
+def warn(text: str) -> None:
+    """A remark that a user should not miss."""
+    err.print("note: ", style="yellow", end="")
+    err.print(text)
 
 
 def next_step(command: str) -> None:
     """The last line of a command: what a user would do now."""
-    err.print(f"[dim]next:[/dim] {command}")
+    err.print("next: ", style="dim", end="")
+    err.print(command)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import err, live_line, next_step, note_other_images, out, print_json
+from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
 
 
 def finetune(
@@ -18,9 +18,13 @@ def finetune(
         Path, typer.Option(help="Supernet to start from; its largest subnet teaches.")
     ] = Path("data/cifar10/supernet.safetensors"),
     images: Annotated[
-        str,
-        typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
-    ] = "digits",
+        str | None,
+        typer.Option(
+            help="'digits', a Parquet file or folder, or a class-per-folder directory; default: those "
+            "the supernet was made with, if they are digits."
+        ),
+    ] = None,
+    other_images: OtherImages = False,
     out_path: Annotated[
         Path | None, typer.Option("--out", help="Model file; default: beside the candidate.")
     ] = None,
@@ -45,7 +49,10 @@ def finetune(
             help="Weight bits of stem, first block, head and classifier; default: as the space says.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides order, augmentation and random starts.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**32 - 1, help="Decides order, augmentation and random starts."),
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train the winner under its bits, then measure it once on the test images.
@@ -62,15 +69,12 @@ def finetune(
 
     from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
     from apq.deploy.model import read_candidate, size_bytes
-    from apq.images import load_images
     from apq.supernet import load_supernet
 
     chosen = read_candidate(candidate)
     loaded = load_supernet(supernet)
     space = loaded.network.space
-    found = load_images(images, space.resolution, space.in_channels, space.classes)
-    err.print(found.describe())
-    note_other_images(loaded.metadata, found)
+    found = images_for(images, space, loaded.metadata, str(supernet), other_images)
     path = out_path or candidate.with_name("model.safetensors")
     recipe = FinetuneRecipe(
         scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch,

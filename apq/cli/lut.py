@@ -152,7 +152,9 @@ def import_table(
 def show(
     file: Annotated[Path, typer.Argument(help="A table (.csv or .parquet).")],
     space: Annotated[str, typer.Option(help="Check coverage of this space.")] = "",
-    seed: Annotated[int, typer.Option(help="Decides the random candidates.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Decides the random candidates.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Show what a table covers, its ranges, what dominates, and where more costs less."""
@@ -338,7 +340,9 @@ def calibrate(
     fit_on: Annotated[int, typer.Option(min=2, help="Networks used for the fit.")] = 10,
     limit: Annotated[float, typer.Option(min=0, help="Largest held-out error allowed.")] = 0.10,
     force: Annotated[bool, typer.Option("--force", help="Write it whatever the error.")] = False,
-    seed: Annotated[int, typer.Option(help="Decides which networks are used for the fit.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Decides which networks are used for the fit.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Correct a table with measured whole networks: constant + slope x sum of rows."""
@@ -407,7 +411,9 @@ def measure(
     ] = False,
     device: Annotated[str, typer.Option(help="Name of the device.")] = "",
     source: Annotated[str, typer.Option(help="Where it ran, in one line.")] = "",
-    seed: Annotated[int, typer.Option(help="Decides networks and weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Decides networks and weights.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Time whole blocks on a real runtime and correct their sums with whole networks.

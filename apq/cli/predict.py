@@ -20,7 +20,7 @@ def predict(
     out_path: Annotated[
         Path, typer.Option("--out", help="Where to write the scored rows (.parquet or .csv).")
     ] = Path("predictions.parquet"),
-    seed: Annotated[int, typer.Option(help="Of the bootstrap interval.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the bootstrap interval.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score candidates with a predictor; if they carry measurements, say how well it did.

@@ -20,7 +20,9 @@ def quickstart(
         float | None,
         typer.Option(help="Latency budget; default: a quarter of the largest network's at 8 bits."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of every stage; another seed, another --out.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of every stage; another seed, another --out.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the whole chain on scikit-learn's digits: minutes on a laptop, real at every step.

@@ -38,7 +38,9 @@ def train_predictor(
     compare: Annotated[
         bool, typer.Option(help="Also train the alternatives and judge all on held-out samples.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Decides weights, splits and order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Decides weights, splits and order.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Train an accuracy predictor on samples, and say how far it can be trusted.

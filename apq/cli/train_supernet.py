@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apq.cli.common import err, live_line, next_step, out, print_json
+from apq.cli.common import err, live_line, next_step, out, print_json, warn
 
 
 def train_supernet(
@@ -46,7 +47,10 @@ def train_supernet(
         list[Path] | None,
         typer.Option(help="Supernet to start from; several: the mean of their weights."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides weights, batches and sampled subnets.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**32 - 1, help="Decides weights, batches and sampled subnets."),
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train one weight-shared supernet that holds every candidate of a space.
@@ -68,8 +72,12 @@ def train_supernet(
     from apq.supernet.training import train_supernet as train
 
     chosen = load_space(space)
-    found = load_images(images, chosen.resolution, chosen.in_channels, chosen.classes)
+    found = load_images(images, chosen.resolution, chosen.in_channels)
     err.print(found.describe())
+    if len(found.classes) != chosen.classes:
+        warn(f"the network gets {len(found.classes)} classes, as the images have "
+             f"({chosen.classes} in the space {space})")  # fmt: skip
+        chosen = replace(chosen, classes=len(found.classes))
     if not epochs and not start:
         raise typer.BadParameter("--epochs 0 trains nothing: it needs --start")
     names = tuple(name.strip() for name in phases.split(","))

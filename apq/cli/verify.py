@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import err, live_line, next_step, out, print_json
+from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
 
 
 def verify(
@@ -18,9 +18,13 @@ def verify(
         Path | None, typer.Option(help="Exported file; default: the .onnx beside the model.")
     ] = None,
     images: Annotated[
-        str,
-        typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
-    ] = "digits",
+        str | None,
+        typer.Option(
+            help="'digits', a Parquet file or folder, or a class-per-folder directory; default: those "
+            "the model was made with, if they are digits."
+        ),
+    ] = None,
+    other_images: OtherImages = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use so many test images (default: all).")
     ] = None,
@@ -48,7 +52,6 @@ def verify(
     from apq.deploy.verify import verify as run
     from apq.errors import ApqError
     from apq.hardware import load_cost_model, price_space
-    from apq.images import load_images
 
     wrong = [o for o in option or [] if "=" not in o]
     if wrong:
@@ -62,8 +65,7 @@ def verify(
         priced = {metric: float(values[0]) for metric, values in costs.items()}
         if "latency_ms" not in priced:
             raise ApqError(f"{lut} has no latency_ms, only {', '.join(priced)}")
-    found = load_images(images, space.resolution, space.in_channels, space.classes)
-    err.print(found.describe())
+    found = images_for(images, space, loaded.metadata, str(model), other_images)
     options = dict(o.split("=", 1) for o in option or [])
     with live_line("verify") as report:
         result = run(loaded, path, found, limit, options, report)

@@ -119,11 +119,24 @@ def test_samples_of_the_wrong_kind_and_other_images_are_noticed(folder, supernet
     assert swapped.exit_code == 1
     assert "quantized ones to --quantized-samples" in swapped.output
     words = ("--supernet", supernet, "--images", "digits", "--count", 1, "--validation-images", 9)
-    other = CliRunner().invoke(
-        app, [str(w) for w in ("collect", *words, "--out", folder / "other")]
-    )
-    assert other.exit_code == 0
-    assert "trained on another copy of images" in other.output
+    command = [str(w) for w in ("collect", *words, "--out", folder / "other")]
+    other = CliRunner().invoke(app, command)
+    assert other.exit_code == 1
+    assert "was made with the images images" in other.output
+    assert "these are digits" in other.output
+    meant = CliRunner().invoke(app, [*command, "--other-images"])
+    assert meant.exit_code == 0
+
+
+def test_commands_that_go_on_know_their_images(folder, supernet, best):
+    words = ["finetune", "--candidate", str(best), "--supernet", str(supernet), "--epochs", "1"]
+    unsaid = CliRunner().invoke(app, words)
+    assert unsaid.exit_code == 1
+    assert "give --images" in unsaid.output
+    wrong = CliRunner().invoke(app, [*words, "--images", "digits"])
+    assert wrong.exit_code == 1
+    assert "--other-images" in wrong.output
+    assert not best.with_name("model.safetensors").exists()
 
 
 def test_the_winner_is_tuned_and_tested(folder, supernet, best):

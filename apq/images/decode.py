@@ -1,0 +1,117 @@
+"""Decode pictures of any kind to 8 bits per channel, or refuse them in words."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.errors import ImagesError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Pixels = NDArray[np.uint8]
+
+MOST_BYTES = 32 * 2**30
+"""Decoded images of one part that are held in memory at most."""
+BACKGROUND = (255, 255, 255, 255)
+"""What transparent pixels are laid over: white."""
+
+
+def decode_all(
+    items: Sequence[bytes | Path], names: Iterable[str], side: int, channels: int
+) -> Pixels:
+    """Decode pictures in threads (Pillow releases the interpreter lock while decoding).
+
+    Args:
+        items: Encoded pictures, or paths of files that hold one.
+        names: What to call each in messages.
+        side: Height and width to give them, in pixels; others are resized (bilinear).
+        channels: 1 (grey) or 3 (RGB).
+
+    Returns:
+        Shape ``(len(items), side, side, channels)``.
+
+    Raises:
+        ImagesError: one cannot be decoded, or all together would not fit into memory.
+    """
+    size = len(items) * side * side * channels
+    if size > MOST_BYTES:
+        raise ImagesError(
+            f"{len(items):,} images of {side} x {side} x {channels} take {size / 2**30:.0f} GiB in "
+            f"memory, the limit is {MOST_BYTES / 2**30:.0f}. Use fewer, or a smaller resolution."
+        )
+    out = np.empty((len(items), side, side, channels), dtype=np.uint8)
+
+    def one(job: tuple[int, bytes | Path, str]) -> None:
+        out[job[0]] = decode(job[1], job[2], side, channels)
+
+    from PIL import Image
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=4) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        list(pool.map(one, zip(range(len(items)), items, names, strict=False), chunksize=256))
+    return out
+
+
+def decode(data: bytes | Path, where: str, side: int, channels: int) -> Pixels:
+    """One picture, ``(side, side, channels)``; upright, its first frame, without transparency.
+
+    Raises:
+        ImagesError: it cannot be decoded, has a range of values that is not known, or has more
+            pixels than Pillow's limit.
+    """
+    from PIL import Image
+
+    if isinstance(data, Path) and not data.is_file():
+        raise ImagesError(f"{where} is not a file that can be read")
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+            image = _flat(_upright(file), "RGB" if channels == 3 else "L", where)
+            if image.size != (side, side):
+                image = image.resize((side, side), Image.Resampling.BILINEAR)
+            return np.asarray(image, dtype=np.uint8).reshape(side, side, channels)
+    except ImagesError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImagesError(f"{where} is too large to decode: {error}") from error
+    except Exception as error:  # decoders raise whatever damaged data leads them to
+        why = str(error) or type(error).__name__
+        raise ImagesError(f"{where} is not an image that can be decoded: {why}") from error
+
+
+def _upright(image: Picture) -> Picture:
+    """Turned as its EXIF orientation says; EXIF data that cannot be read says nothing."""
+    from PIL import ImageOps
+
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image) or image
+    except Exception:  # a broken tag raises whatever its bytes lead to
+        return image
+
+
+def _flat(image: Picture, mode: str, where: str) -> Picture:
+    """In 8 bits per channel, transparent pixels laid over ``BACKGROUND``."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        high = np.asarray(image).astype(np.uint16) >> 8
+        image = Image.fromarray(high.astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        kind = "whole numbers" if image.mode == "I" else "fractions"
+        raise ImagesError(
+            f"{where} holds 32-bit {kind}, whose black and white are not known. Convert it to 8 or "
+            "16 bits per channel."
+        )
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        above = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", above.size, BACKGROUND), above)
+    return image if image.mode == mode else image.convert(mode)

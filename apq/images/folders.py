@@ -1,0 +1,93 @@
+"""Image sets in folders: one folder per class, optionally below ``train``, ``val`` and ``test``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from apq.errors import ImagesError
+from apq.images.decode import Pixels, decode_all
+from apq.images.labels import Named
+from apq.images.parts import clutter, part_of
+
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm",
+    ".pgm", ".pbm", ".pnm", ".avif",
+)  # fmt: skip
+"""Endings of file names that are taken for pictures, in any case."""
+
+
+def find_parts(path: Path) -> dict[str, Path]:
+    """The folders whose sub-folders are classes, by part.
+
+    Raises:
+        ImagesError: there are none, or a part for training is missing.
+    """
+    inside = _folders(path)
+    named = {d: part_of(d.name) for d in inside if part_of(d.name) and _folders(d)}
+    parts = {part: d for d, part in reversed(named.items()) if part}
+    if len(parts) < len(named):
+        raise ImagesError(f"{path} holds several folders of one part: {_names(list(named))}")
+    if "train" in parts:
+        return parts
+    if parts:
+        raise ImagesError(f"{path} has a folder {_names(list(named))} but none named 'train'")
+    if not inside:
+        raise ImagesError(f"{path} holds neither Parquet files nor one folder per class")
+    return {"train": path}
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(d for d in path.iterdir() if d.is_dir() and not clutter(d.name))
+
+
+def _names(folders: list[Path]) -> str:
+    return ", ".join(sorted(d.name for d in folders))
+
+
+def read_part(root: Path, side: int, channels: int) -> tuple[Pixels, Named, Counter[str]]:
+    """Images ``(n, side, side, channels)`` and labels below ``root``, and how many files were
+    skipped, by the ending of their names.
+
+    Raises:
+        ImagesError: a class folder holds no picture, or a picture cannot be decoded.
+    """
+    names, files, labels = [], [], []
+    skipped: Counter[str] = Counter()
+    for number, folder in enumerate(_folders(root)):
+        found, left = _pictures(folder)
+        skipped += left
+        if not found:
+            raise ImagesError(
+                f"no images ({', '.join(SUFFIXES)}) in the class folder {folder}. Remove it, or "
+                "give it some."
+            )
+        names.append(folder.name)
+        files += found
+        labels += [number] * len(found)
+    skipped += Counter(
+        f.suffix.lower() or f.name for f in root.iterdir() if f.is_file() and not clutter(f.name)
+    )
+    pixels = decode_all(files, (str(f) for f in files), side, channels)
+    named = Named(str(root), np.array(labels, dtype=np.int64), tuple(names), True)
+    return pixels, named, skipped
+
+
+def _pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Pictures in a folder and its sub-folders (links to folders are not followed)."""
+    found: list[Path] = []
+    skipped: Counter[str] = Counter()
+    for where, inside, files in os.walk(folder):
+        inside[:] = sorted(name for name in inside if not clutter(name))
+        for name in files:
+            suffix = Path(name).suffix.lower()
+            if clutter(name):
+                continue
+            if suffix in SUFFIXES:
+                found.append(Path(where) / name)
+            else:
+                skipped[suffix or name] += 1
+    return sorted(found), skipped

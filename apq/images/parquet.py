@@ -1,0 +1,164 @@
+"""Image sets in Parquet: the Hugging Face layout, and what is near it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apq.errors import ImagesError
+from apq.images.decode import Pixels, decode_all
+from apq.images.labels import Named, read_labels
+from apq.images.parts import clutter, part_of
+
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+
+
+def find_files(path: Path) -> list[Path]:
+    """The Parquet files of a set: the file itself, those in a folder, or those in its sub-folders,
+    as repositories of data sets have them (``data/train-00000-of-00001.parquet``,
+    ``default/train/0000.parquet``).
+
+    Raises:
+        ImagesError: the sub-folders hold several sets.
+    """
+    if path.is_file():
+        return [path]
+    here = sorted(f for f in path.glob("*.parquet") if not clutter(f.name))
+    if here:
+        return here
+    below = [
+        f for f in sorted(path.glob("*/**/*.parquet"))
+        if not any(clutter(part) for part in f.relative_to(path).parts)
+    ]  # fmt: skip
+    sets = {_set_of(f, path) for f in below}
+    if len(sets) > 1:
+        names = ", ".join(str(path / name) for name in sorted(sets)[:5])
+        raise ImagesError(f"{path} holds several sets of Parquet files; name one of them: {names}")
+    return below
+
+
+def _set_of(file: Path, path: Path) -> str:
+    folders = file.relative_to(path).parts[:-1]
+    return "/".join(name for name in folders if part_of(name) is None)
+
+
+def file_part(file: Path, path: Path) -> str:
+    """Which part a file belongs to: by its own name, then by its folder's."""
+    names = [file.stem] if file == path else [file.stem, *file.relative_to(path).parts[-2::-1]]
+    return next(filter(None, map(part_of, names)), "train")
+
+
+def read_file(file: Path, side: int, channels: int) -> tuple[Pixels, Named]:
+    """Images ``(n, side, side, channels)`` and labels of one file.
+
+    Raises:
+        ImagesError: unreadable, no such columns, or a row without a picture or a label.
+    """
+    try:
+        opened = pq.ParquetFile(file, page_checksum_verification=True)
+        schema = opened.schema_arrow
+        declared = _declared(schema.metadata)
+        image, label = _image_column(schema, file), _label_column(schema, declared, file)
+        table = opened.read(columns=[image, label])
+    except (pa.ArrowException, OSError) as error:
+        raise ImagesError(f"{file} is not a readable Parquet file: {error}") from error
+    if table.num_rows == 0:
+        raise ImagesError(f"{file} has no rows")
+    named = read_labels(table[label], declared.get(label, ()), str(file))
+    pictures = [
+        _picture(value, file, image, row) for row, value in enumerate(table[image].to_pylist())
+    ]
+    where = (f"{file} row {row}" for row in range(len(pictures)))
+    return decode_all(pictures, where, side, channels), named
+
+
+def _picture(value: Any, file: Path, column: str, row: int) -> bytes | Path:
+    """What to decode of a cell: its bytes, or a file below the Parquet file's folder."""
+    path = value
+    if isinstance(value, dict):
+        value, path = value.get("bytes"), value.get("path")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(path, str) or not path:
+        raise ImagesError(f"{file}: {column}.bytes is missing in row {row}")
+    folder = file.parent.resolve()
+    found = (folder / path).resolve()
+    if not found.is_relative_to(folder):
+        raise ImagesError(f"{file} row {row}: the picture {path!r} lies outside {file.parent}")
+    if not found.is_file():
+        raise ImagesError(
+            f"{file} row {row}: there is no picture {path!r} below {file.parent}, and the row "
+            "holds no bytes"
+        )
+    return found
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _image_column(schema: pa.Schema, file: Path) -> str:
+    """Name of the column with pictures: a struct with ``bytes``, or bytes, or texts of paths."""
+
+    def encoded(kind: pa.DataType) -> bool:
+        if not pa.types.is_struct(kind):
+            return False
+        at = kind.get_field_index("bytes")
+        return at >= 0 and (
+            _is_binary(kind.field(at).type) or pa.types.is_null(kind.field(at).type)
+        )
+
+    kinds = {field.name: field.type for field in schema}
+    structs = [name for name, kind in kinds.items() if encoded(kind)]
+    blobs = [name for name, kind in kinds.items() if _is_binary(kind)]
+    paths = [n for n in ("image", "img") if n in kinds and pa.types.is_string(kinds[n])]
+    for found in (structs, blobs, paths):
+        if "image" in found or len(found) == 1:
+            return "image" if "image" in found else found[0]
+        if found:
+            raise ImagesError(
+                f"{file} has several columns of pictures ({', '.join(found)}); name one 'image'"
+            )
+    raise ImagesError(_wanted(schema, file))
+
+
+def _label_column(schema: pa.Schema, declared: dict[str, tuple[str, ...]], file: Path) -> str:
+    if "label" in schema.names:
+        return "label"
+    for found in (
+        [name for name in declared if name in schema.names],
+        [name for name in LABEL_NAMES if name in schema.names],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ImagesError(
+                f"{file} has several columns of labels ({', '.join(found)}); name one 'label'"
+            )
+    raise ImagesError(_wanted(schema, file))
+
+
+def _wanted(schema: pa.Schema, file: Path) -> str:
+    return (
+        f"{file} must have columns 'image' (struct with 'bytes', or bytes) and 'label'; it has "
+        f"{', '.join(sorted(schema.names))}"
+    )
+
+
+def _declared(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+    """Class names by column from the schema metadata Hugging Face writes."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            str(column): tuple(str(name) for name in about["names"])
+            for column, about in features.items()
+            if isinstance(about, dict) and isinstance(about.get("names"), Sequence)
+            and not isinstance(about["names"], str)
+        }  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
