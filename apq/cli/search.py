@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -186,8 +187,9 @@ def _words(budget: Mapping[str, float]) -> str:
 
 
 def folder_name(budget: Mapping[str, float]) -> str:
-    """Sub-folder of one budget among several."""
-    return "-".join(f"{metric}-{value:g}" for metric, value in budget.items())
+    """Sub-folder of one budget among several; what a table calls its device is made harmless."""
+    text = "-".join(f"{metric}-{value:.12g}" for metric, value in budget.items())
+    return re.sub(r"[^\w.@+-]+", "_", text)
 
 
 def show(result: Result, folder: Path) -> None:

@@ -27,3 +27,6 @@ ALGORITHMS: dict[str, Engine] = {
     "milp": _lazy("milp", "milp"),
     "random": _lazy("random_search", "random_search"),
 }
+
+STORED = ("nsga2",)
+"""Algorithms that keep what they found in an Optuna storage, and continue from it."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.search.problem import GAINS, Floats, Problem, Scored, join
+from apq.search.region import within
 from apq.space import Candidate, Genes, Space
 
 
@@ -38,9 +39,7 @@ class Archive:
 
     def add_feasible(self, batch: Scored, limits: Mapping[str, float]) -> None:
         """Take in the rows of a batch that keep the limits."""
-        ok = np.ones(len(batch.genes), dtype=bool)
-        for metric, limit in limits.items():
-            ok &= batch.costs[metric] <= limit
+        ok = np.broadcast_to(within(batch.costs, limits), len(batch.genes))
         if ok.any():
             self.add(batch if ok.all() else batch[ok])
 

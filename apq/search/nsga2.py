@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
+import re
 import time
 import uuid
 import zlib
@@ -28,7 +30,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import NSGAIISampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from apq.errors import ApqError
@@ -95,7 +97,7 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
     study = _study(problem, sampler, storage)
     parameters = Parameters(problem.priced.space, packed="://" in (storage or ""))
     worker = uuid.uuid4().hex[:8]
-    stored = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    stored = _stored(study)
     generation = 1 + max((t.user_attrs["generation"] for t in stored), default=-1)
     kept = Kept(study, worker, len(problem.priced.space.axes))
     generation = max(generation, 1 + kept.generation)
@@ -146,7 +148,7 @@ def nsga2(record: Record, seed: int, seeds: Genes, storage: str | None = None) -
         number += len(new)
         generation += 1
     if storage is not None:  # what other processes found meanwhile
-        stored = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        stored = _stored(study)
         record.take(_scored(problem, parameters, stored))
 
 
@@ -369,22 +371,65 @@ def _study(problem: Problem, sampler: GenerationSampler, storage: str | None) ->
     return study
 
 
+def _stored(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials that searches of apq added.
+
+    Raises:
+        ApqError: the study holds others.
+    """
+    trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    for trial in trials:
+        if not {"generation", "worker", "candidates"} <= trial.user_attrs.keys():
+            raise ApqError(
+                f"trial {trial.number} of study {study.study_name!r} was not added by apq search; "
+                "give another --storage"
+            )
+    return trials
+
+
 def _open(storage: str | None) -> BaseStorage | None:
     if storage is None:
         return None
     try:
         if "://" not in storage:
-            Path(storage).parent.mkdir(parents=True, exist_ok=True)
-            # a killed process leaves its lock behind; others hold it for milliseconds only
-            lock = JournalFileSymlinkLock(storage, grace_period=5)
-            return JournalStorage(JournalFileBackend(storage, lock_obj=lock))
+            return _journal(Path(storage))
         return _database(storage)
     except Exception as error:  # drivers raise their own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        secret = re.search(r"://[^:/@]*:([^@]*)@", storage)
+        for told in filter(None, secret.groups() if secret else ()):
+            storage, reason = storage.replace(f":{told}@", ":***@"), reason.replace(told, "***")
         raise ApqError(
             f"cannot open the storage {storage!r}: {reason}. Use a journal file (runs/study.log), "
             "sqlite:///runs/study.db, or postgresql+psycopg2://user@host/base with its driver"
-        ) from error
+        ) from (None if secret else error)
+
+
+def _journal(path: Path) -> JournalStorage:
+    """A journal file. What a killed process or a full disk left of its last line is cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a killed process leaves its lock behind; others hold it for milliseconds only
+    lock = _lock(path)
+    lock.acquire()
+    try:
+        if path.exists():
+            with path.open("rb+") as file:
+                data = file.read()
+                file.truncate(data.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _lock(path: Path) -> JournalFileSymlinkLock | JournalFileOpenLock:
+    """A lock by a symbolic link, or, on file systems that have none, by a file of its own."""
+    probe = path.with_name(f".{path.name}.{os.getpid()}.link")
+    try:
+        probe.symlink_to(path.name)
+    except OSError:
+        return JournalFileOpenLock(str(path), grace_period=5)
+    probe.unlink()
+    return JournalFileSymlinkLock(str(path), grace_period=5)
 
 
 def _database(url: str, tries: int = 6) -> RDBStorage:

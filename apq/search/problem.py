@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from apq.errors import ApqError, BudgetError, choose
 from apq.hardware.pricing import PricedSpace
-from apq.search.region import Region, everything
+from apq.search.region import SLACK, Region, everything, within
 from apq.space import Genes
 
 GAINS = ("accuracy", "score")
@@ -150,10 +150,8 @@ class Problem:
 
     def feasible(self, genes: Genes) -> NDArray[np.bool_]:
         """Which rows keep every limit, shape ``(n,)``."""
-        ok = np.ones(len(genes), dtype=bool)
-        for metric, cost in self.priced.costs(genes, self.limits).items():
-            ok &= cost <= self.limits[metric]
-        return ok
+        ok = within(self.priced.costs(genes, self.limits), self.limits)
+        return np.broadcast_to(ok, len(genes)).copy()
 
     def evaluate(self, genes: Genes) -> Scored:
         """Predict and price rows.
@@ -297,25 +295,27 @@ def check_limits(region: Region, limits: Mapping[str, float]) -> None:
     for metric, limit in limits.items():
         choose(metric, region.priced.metrics, "cost")
         low, high = region.extreme(metric)[0], region.extreme(metric, largest=True)[0]
-        reach = f"reachable with these choices: {_up(low)} … {high:.4g}"
+        reach = f"reachable with these choices: {rounded_up(low)} … {rounded_up(high)}"
         if not math.isfinite(limit) or limit <= 0:
             raise BudgetError(f"{metric} must be a positive number, got {limit}; {reach}")
-        if low > limit:
+        if not within({metric: np.array([low])}, {metric: limit}).all():
             raise BudgetError(
                 f"no candidate of space {region.space.name!r} has {metric} <= {limit:g}; {reach}"
             )
     if len(limits) > 1:
         rows = np.concatenate([region.extreme(metric)[1] for metric in limits])
         costs = region.priced.costs(rows, limits)
-        if not np.all([costs[m] <= limits[m] for m in limits], axis=0).any():
+        if not within(costs, limits).any():
             from apq.search.program import check_together
 
             check_together(region, limits)
 
 
-def _up(value: float) -> str:
+def rounded_up(value: float) -> str:
     """Four digits, rounded up so that the printed limit can be met."""
     if value <= 0:
         return f"{value:g}"
     unit = 10.0 ** (math.floor(math.log10(value)) - 3)
-    return f"{math.ceil(value / unit - 1e-9) * unit:.4g}"
+    text = f"{math.ceil(value / unit) * unit:.4g}"
+    shorter = f"{value:.4g}"
+    return shorter if value <= float(shorter) * (1 + SLACK) else text

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from apq.errors import BudgetError
 from apq.search.front import nondominated
-from apq.search.region import Region
+from apq.search.region import Region, within
 from apq.space import Genes, Space
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ def minimise(
         if row is None:
             return None
         costs = region.priced.costs(row, limits)
-        if all(costs[m][0] <= limits[m] for m in limits):
+        if within(costs, limits).all():
             return row
         shrink -= 2e-6  # the solver's own tolerance let it slip over a limit
     return None
@@ -196,9 +196,11 @@ def check_together(region: Region, limits: Mapping[str, float]) -> None:
         BudgetError: each limit can be met alone, but not all together; says what is the smallest
             reachable value of each while the others hold.
     """
+    from apq.search.problem import rounded_up
+
     first = next(iter(limits))
     row = cheapest_within(region, first, limits)
-    if row is not None and region.priced.costs(row, [first])[first][0] <= limits[first]:
+    if row is not None and within(region.priced.costs(row, [first]), {first: limits[first]}).all():
         return
     lines = []
     for metric in limits:
@@ -207,7 +209,7 @@ def check_together(region: Region, limits: Mapping[str, float]) -> None:
             lines.append(f"the limits other than {metric} already exclude each other")
         else:
             reached = region.priced.costs(row, [metric])[metric][0]
-            lines.append(f"{metric} can reach {reached:.4g} while the others hold")
+            lines.append(f"{metric} can reach {rounded_up(float(reached))} while the others hold")
     wanted = ", ".join(f"{m} <= {v:g}" for m, v in limits.items())
     raise BudgetError(
         f"no candidate of space {region.space.name!r} has {wanted} together; " + "; ".join(lines)

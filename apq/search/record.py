@@ -108,6 +108,11 @@ class Record:
         """Take candidates within the limits into the archive, without counting them."""
         self.archive.add_feasible(batch, self.problem.limits)
 
+    def finish(self) -> None:
+        """End the curve with what was found, also where nothing was left to score."""
+        if not self.curve or self.curve[-1].candidates < self.done:
+            self._point()
+
     def _point(self) -> None:
         best = self.archive.best
         if best is None:

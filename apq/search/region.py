@@ -19,6 +19,25 @@ from apq.space.files import read_candidate
 
 Rows = NDArray[np.int64]
 
+SLACK = 1e-12
+"""A cost may exceed its limit by this share: equal sums, added up in another order, differ by less
+than that, and no table has so many digits."""
+
+
+def within(
+    costs: Mapping[str, NDArray[np.float64]], limits: Mapping[str, float]
+) -> NDArray[np.bool_] | np.bool_:
+    """Which candidates keep every limit, ``(n,)``.
+
+    Args:
+        costs: At least the limited ones, each ``(n,)``.
+        limits: Largest value per cost.
+    """
+    ok: NDArray[np.bool_] | np.bool_ = np.True_
+    for metric, limit in limits.items():
+        ok = ok & (costs[metric] <= limit * (1 + SLACK))
+    return ok
+
 
 @dataclass(frozen=True, eq=False)
 class Region:

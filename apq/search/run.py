@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,15 +65,20 @@ class EvaluationLog:
     """Writes everything scored to Parquet while the search runs, so memory stays flat.
 
     A context manager whose instance is a search's ``on_batch``; the file gets its name when the
-    search has ended well.
+    search has ended well. One that ``goes_on`` with a stored search keeps the rows that are there.
     """
 
-    def __init__(self, path: Path, problem: Problem, algorithm: str, seed: int) -> None:
+    def __init__(
+        self, path: Path, problem: Problem, algorithm: str, seed: int, goes_on: bool = False
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.space = path, problem.priced.space
-        self._partial = path.with_name(path.name + ".partial")
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._schema = _schema(self.space, problem.metrics, _metadata(problem, algorithm, seed))
-        self._writer = pq.ParquetWriter(self._partial, self._schema)
+        earlier = _same_search(path, self._schema) if goes_on else None
+        self._writer = pq.ParquetWriter(self._partial, self._schema, write_page_checksum=True)
+        if earlier is not None:
+            self._writer.write_table(earlier)
         self._held: list[Scored] = []
 
     def __call__(self, batch: Scored) -> None:
@@ -112,6 +118,15 @@ class EvaluationLog:
             self._partial.unlink(missing_ok=True)
 
 
+def _same_search(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """Rows of an earlier part of the same search, if the file is of it."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException):
+        return None
+    return table if table.schema.equals(schema, check_metadata=True) else None
+
+
 def run_search(
     folder: Path,
     problem: Problem,
@@ -130,7 +145,8 @@ def run_search(
         earlier: Results for other budgets; their fronts are where this search starts.
     """
     seeds = np.concatenate([r.front.genes for r in earlier]) if earlier else None
-    with EvaluationLog(folder / "evaluations.parquet", problem, algorithm, seed) as log:
+    goes_on = storage is not None
+    with EvaluationLog(folder / "evaluations.parquet", problem, algorithm, seed, goes_on) as log:
         result = search(
             problem, algorithm, candidates, seed, storage, seeds, on_progress, on_batch=log
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq.errors import choose
-from apq.search import ALGORITHMS
+from apq.errors import ApqError, choose
+from apq.search import ALGORITHMS, STORED
 from apq.search.front import Front, Reference, front_of
 from apq.search.problem import GAINS, Problem
 from apq.search.record import OnBatch, OnProgress, Point, Record
@@ -68,12 +68,18 @@ def search(
         on_batch: Receives everything scored, batch by batch.
 
     Raises:
-        ApqError: unknown algorithm, unusable storage.
+        ApqError: unknown algorithm, unusable storage, or a storage that the algorithm ignores.
     """
     engine = ALGORITHMS[choose(algorithm, ALGORITHMS, "algorithm")]
+    if storage is not None and algorithm not in STORED:
+        raise ApqError(
+            f"{algorithm} keeps nothing in a storage: leave out --storage, or search with "
+            f"{', '.join(STORED)}"
+        )
     record = Record(problem, candidates, on_progress, on_batch)
     start = problem.anchors[:0] if seeds is None else _feasible(problem, seeds, seed)
     engine(record, seed, start, storage)
+    record.finish()
     assert record.archive.best is not None
     front = front_of(problem, record.archive.best)
     chosen = choose_row(problem, front)
