@@ -89,6 +89,9 @@ def search(
     supernet: Annotated[Path | None, typer.Option(help="What rounds are measured with.")] = None,
     images: Annotated[str | None, typer.Option(help="As for apq collect.")] = None,
     seed: Seed = 0,
+    baselines: Annotated[
+        bool, typer.Option(help="Search as hard with one number format everywhere, beside it.")
+    ] = True,
     picture: Annotated[bool, typer.Option(help="Draw the front, against random search.")] = True,
     json: Annotated[
         bool, typer.Option("--json", help="Print the chosen candidate as JSON.")
@@ -152,7 +155,7 @@ def search(
         folder = out_path if len(budgets) == 1 else out_path / folder_name(budget)
         with live_line(f"{algorithm} {_words(budget)}") as report:
             result = run_search(
-                folder, problem, algorithm, candidates, seed, storage, results, on_progress=report
+                folder, problem, algorithm, candidates, seed, storage, results, report, baselines
             )
         results.append(result)
         if picture:
@@ -222,6 +225,16 @@ def show(result: Result, folder: Path) -> None:
         + ", ".join(f"{metric} {cost[row]:.4g}" for metric, cost in front.costs.items())
     )
     _explain(result)
+    if result.baselines:
+        out.print(f"tried as hard, {result.candidates:,} candidates each:")
+    for name, found in result.baselines.items():
+        if found is None:
+            out.print(f"  {name:<22}no network within the budget")
+            continue
+        best = found.front.accuracy[found.chosen]
+        costs = ", ".join(f"{m} {found.front.costs[m][found.chosen]:.4g}" for m in problem.metrics)
+        spread = found.front.spread[found.chosen]
+        out.print(f"  {name:<22}{best:.2%} ± {spread:.2%} predicted; {costs}")
     if "surrogate_optimum" in result.notes:
         notes = result.notes
         out.print(
@@ -255,9 +268,9 @@ def _explain(result: Result) -> None:
 
 
 def _draw(folder: Path, result: Result, candidates: int) -> None:
-    """The front beside random search and uniform bitwidths, over its first cost."""
+    """The front beside random search and searches with uniform bitwidths, over its first cost."""
     from apq.report.picture import Cloud, draw_front
-    from apq.search.baselines import random_cloud, uniform_bits
+    from apq.search.baselines import random_cloud
 
     problem, front = result.problem, result.front
     if not problem.metrics:
@@ -271,8 +284,9 @@ def _draw(folder: Path, result: Result, candidates: int) -> None:
         result.chosen,
         [Cloud("random search", random.costs[metric], random.accuracy)],
         [
-            Cloud(f"{bits} bits everywhere", s.costs[metric], s.accuracy)
-            for bits, s in uniform_bits(problem).items()
+            Cloud(f"{name}, searched", found.front.costs[metric], found.front.accuracy)
+            for name, found in result.baselines.items()
+            if found is not None
         ],
         problem.limits.get(metric),
     )

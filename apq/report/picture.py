@@ -40,7 +40,7 @@ def draw_front(
         front: The Pareto set.
         chosen: Its row to be built; marked.
         clouds: What else was scored, drawn as dots (e.g. random search).
-        baselines: Named single networks, drawn as crosses.
+        baselines: Fronts of other searches, drawn as crosses.
         limit: The budget; a vertical line.
     """
     import matplotlib
@@ -59,14 +59,14 @@ def draw_front(
         axes.step(front.cost, front.accuracy, where="post", color="C0", lw=1)
         axes.plot(front.cost, front.accuracy, "o", ms=3, color="C0", label=front.name)
         for color, cloud in zip(("C1", "C3", "C4", "C5", "C6"), baselines, strict=False):
-            axes.plot(cloud.cost, cloud.accuracy, "x", ms=6, color=color, label=cloud.name)
+            axes.plot(cloud.cost, cloud.accuracy, "x", ms=3, color=color, label=cloud.name)
         x, y = front.cost[chosen], front.accuracy[chosen]
         label = f"chosen: {y:.2%} at {x:.4g}"
         axes.plot(x, y, "*", ms=14, color="C2", mec="k", mew=0.5, label=label)
         if limit is not None:
             axes.axvline(limit, color="0.2", lw=1, ls="--")
             across = axes.get_xaxis_transform()
-            axes.text(limit, 0.015, f" budget {limit:g}", fontsize=8, transform=across)
+            axes.text(limit, 0.015, f"budget {limit:g} ", fontsize=8, ha="right", transform=across)
         costs = np.concatenate([cloud.cost for cloud in (front, *clouds, *baselines)])
         if costs.max() > 3 * costs.min() > 0:
             axes.set_xscale("log")
@@ -77,7 +77,7 @@ def draw_front(
         axes.set_xlabel(metric)
         axes.set_ylabel("predicted accuracy")
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8, loc="lower right")
+        axes.legend(fontsize=8, loc="upper left")  # above a front there is nothing
         metadata = {"Date": None} if path.suffix == ".svg" else None
         with whole(path) as partial:
             figure.savefig(partial, dpi=150, metadata=metadata)

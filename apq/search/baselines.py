@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from apq.errors import ApqError, BudgetError
 from apq.search.problem import Problem, Scored, join
-from apq.search.record import CHUNK
+from apq.search.record import CHUNK, OnProgress
+from apq.search.search import Result, search
 from apq.space import BIT_ATTRIBUTES, Choice
 from apq.space.formats import ordered
 
 
-def uniform_bits(problem: Problem, most: int = 64, seed: int = 0) -> dict[Choice, Scored]:
-    """Networks with one format everywhere, scored; per width (or format) that all axes offer.
+def uniform_bits(
+    problem: Problem,
+    algorithm: str,
+    candidates: int,
+    seed: int,
+    on_progress: OnProgress | None = None,
+) -> dict[Choice, Result | None]:
+    """What the same search finds with one number format everywhere, by format.
 
-    Per format ``most`` architectures from the smallest to the largest: share t of the choices
-    of every axis, plus a little noise. Limits are ignored, as for any reference network.
+    Tried as hard as the joint result: same algorithm, candidates, seed and budgets, every other
+    gene free. None: no such network keeps the budgets. Formats that not every layer offers, or
+    that the problem fixes otherwise, are left out; so is everything if its bits are all fixed.
     """
     space, region = problem.priced.space, problem.region
-    rng = np.random.default_rng(seed)
     bit_axes = [i for i, axis in enumerate(space.axes) if axis.attribute in BIT_ATTRIBUTES]
-    common = set.intersection(*(set(space.axes[i].labels) for i in bit_axes))
-    top = np.array([max(a) for a in region.allowed])
-    share = np.linspace(0, 1, most)[:, None] + rng.normal(0, 0.1, (most, len(top)))
-    rows = np.rint(np.clip(share, 0, 1) * top).astype(np.int16)
-    out: dict[Choice, Scored] = {}
+    if all(len(region.allowed[i]) == 1 for i in bit_axes):
+        return {}
+    common = set.intersection(
+        *({space.axes[i].labels[c] for c in region.allowed[i]} for i in bit_axes)
+    )
+    found: dict[Choice, Result | None] = {}
     for bits in ordered(common):
-        genes = rows.copy()
-        for i in bit_axes:
-            genes[:, i] = space.axes[i].labels.index(bits)
-        genes = space.canonical(genes)
-        genes = genes[region.contains(genes)]
-        if len(genes):
-            out[bits] = problem.evaluate(genes)
-    return out
+        try:
+            fixed = replace(problem, fix=(*problem.fix, f"bits={bits}"))
+        except BudgetError:
+            found[bits] = None
+            continue
+        except ApqError:  # the space excludes blocks of this format
+            continue
+        found[bits] = search(fixed, algorithm, candidates, seed, on_progress=on_progress)
+    return found
 
 
 def random_cloud(problem: Problem, count: int, seed: int = 0) -> Scored:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from apq import __version__
 from apq.files import whole
+from apq.search.baselines import uniform_bits
 from apq.search.explain import explain
 from apq.search.front import Front
 from apq.search.problem import Problem, Scored
@@ -136,6 +137,7 @@ def run_search(
     storage: str | None = None,
     earlier: Sequence[Result] = (),
     on_progress: OnProgress | None = None,
+    baselines: bool = False,
 ) -> Result:
     """Search and write a run's folder: ``evaluations.parquet``, ``front.parquet``, ``best.json``.
 
@@ -143,6 +145,7 @@ def run_search(
         folder: Created if missing; files of the same names are replaced.
         problem, algorithm, candidates, seed, storage, on_progress: As in :func:`search`.
         earlier: Results for other budgets; their fronts are where this search starts.
+        baselines: Whether to search as hard with one number format everywhere.
     """
     seeds = np.concatenate([r.front.genes for r in earlier]) if earlier else None
     goes_on = storage is not None
@@ -150,6 +153,10 @@ def run_search(
         result = search(
             problem, algorithm, candidates, seed, storage, seeds, on_progress, on_batch=log
         )
+    if baselines:
+        uniform = uniform_bits(problem, algorithm, candidates, seed, on_progress)
+        named = {f"{bits} bits everywhere": found for bits, found in uniform.items()}
+        result = replace(result, baselines=named)
     write_run(folder, result)
     return result
 
@@ -183,6 +190,7 @@ def describe(result: Result) -> dict[str, Any]:
         },
         "costs": {metric: float(cost[row]) for metric, cost in front.costs.items()},
         "limits": dict(problem.limits),
+        "baselines": {name: _figures(found) for name, found in result.baselines.items()},
         "blocks": explain(problem, front, row),
         "search": {
             "algorithm": result.algorithm,
@@ -204,6 +212,20 @@ def describe(result: Result) -> dict[str, Any]:
         "space": front.space.to_dict(),
         "devices": list(problem.priced.sources),
         "made_from": {"space": front.space.fingerprint, **problem.made_from},
+    }
+
+
+def _figures(found: Result | None) -> dict[str, Any] | None:
+    """A baseline's chosen candidate in numbers."""
+    if found is None:
+        return None
+    front, row = found.front, found.chosen
+    return {
+        "accuracy": float(front.accuracy[row]),
+        "accuracy_spread": float(front.spread[row]),
+        "costs": {metric: float(cost[row]) for metric, cost in front.costs.items()},
+        "candidates": found.candidates,
+        "candidate": front.candidate(row).to_dict(),
     }
 
 

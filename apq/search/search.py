@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class Result:
         algorithm, seed: How it was searched.
         scoring_seconds: Time spent in predicting and pricing, s.
         notes: What the algorithm has to say, e.g. the fidelity of a surrogate.
+        baselines: By name what was tried as hard (:mod:`apq.search.baselines`); None: nothing of
+            the kind keeps the budgets.
     """
 
     problem: Problem
@@ -43,6 +45,7 @@ class Result:
     seed: int
     scoring_seconds: float
     notes: Mapping[str, float]
+    baselines: Mapping[str, Result | None] = field(default_factory=dict)
 
 
 def search(

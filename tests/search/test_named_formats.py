@@ -18,7 +18,7 @@ from apq.search.nsga2 import Parameters
 from apq.search.problem import Problem
 from apq.search.region import everything
 from apq.search.search import search
-from apq.space import BitChoices
+from apq.space import BitChoices, Bits
 
 WEIGHTS = (4, "ternary", "po2-4")
 
@@ -64,9 +64,13 @@ def test_genes_are_fixed_by_name(priced):
 def test_uniform_networks_are_of_formats_that_all_axes_offer(priced):
     space = replace(priced.space, bits=BitChoices(*[(4, "mantissa-4", 8)] * 4), exclude=())
     problem = Problem(price_space(space), FormulaAccuracy(space), ("accuracy", "bitops_g"))
-    assert list(uniform_bits(problem)) == ["mantissa-4", 4, 8]
+    found = uniform_bits(problem, "nsga2", 60, seed=0)
+    assert list(found) == ["mantissa-4", 4, 8]
+    for bits, result in found.items():
+        row = result.front.candidate(result.chosen)
+        assert {b.bits for stage in row.stages for b in stage} == {Bits(bits, bits, bits, bits)}
     mixed = Problem(priced, FormulaAccuracy(priced.space), ("accuracy", "energy_mj"))
-    assert uniform_bits(mixed) == {}
+    assert uniform_bits(mixed, "nsga2", 60, seed=0) == {}
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from apq.errors import ApqError, BudgetError
 from apq.hardware.pricing import price_space
-from apq.search.problem import Forgiving, Problem
+from apq.search.problem import Forgiving, Problem, rounded_up
 from apq.search.region import count, everything
 from apq.space import PRESETS
 
@@ -174,3 +175,38 @@ def test_forgiving_factor_matches_the_reference(shared):
         assert forgiving.factor(np.array([case["trial"]]))[0] == pytest.approx(
             1 + case["delta"], rel=1e-9
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1e-12, 1e12))
+def test_a_printed_limit_can_be_met(value):
+    printed = float(rounded_up(value))
+    assert printed >= value * (1 - 1e-12)
+    assert printed <= value * 1.0011
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["macs_m", "bitops_g", "size_mb"]))
+def test_the_exact_minimum_is_feasible_however_it_is_added_up(tiny_priced, seed, metric):
+
+    def nobody(genes):
+        raise AssertionError("limits are checked without the predictor")
+
+    rng = np.random.default_rng(seed)
+    tables = {m: tuple(t * rng.random(t.shape) for t in ts) for m, ts in tiny_priced.tables.items()}
+    priced = replace(tiny_priced, tables=tables)
+    value, row = everything(priced).extreme(metric)
+    active = priced.space.active(row)[0]
+    index = priced.combinations(row)[0]
+    terms = [t.ravel()[i] for t, i, a in zip(tables[metric], index, active, strict=True) if a]
+    for order in (terms, terms[::-1], sorted(terms)):
+        exact = priced.fixed[metric] + sum(order)
+        problem = Problem(priced, nobody, limits={metric: exact})
+        assert problem.feasible(row).all()
+    with pytest.raises(BudgetError) as refused:
+        Problem(priced, nobody, limits={metric: value / 2})
+    low, high = (float(word) for word in str(refused.value).split("choices: ")[1].split(" … "))
+    for printed in (low, high):
+        Problem(priced, nobody, limits={metric: printed})
+    costs = priced.costs(priced.space.every_candidate(), [metric])[metric]
+    assert high >= costs.max() * (1 - 1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,10 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
+import pyarrow.parquet as pq
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from apq.errors import ApqError
 from apq.search.problem import Problem
+from apq.search.run import run_search
 from apq.search.search import search
 
 WORKER = """
@@ -259,3 +265,69 @@ def test_journal_parameters_are_the_choices(tmp_path):
 def test_an_unusable_storage_is_explained(storage):
     with pytest.raises(ApqError, match="cannot open the storage"):
         search(big_problem(), "nsga2", 50, storage=storage)
+
+
+def test_a_finished_search_runs_again_and_keeps_its_files(storage, tmp_path):
+    folder = tmp_path / "run"
+    first = run_search(folder, big_problem(), "nsga2", 300, seed=0, storage=storage)
+    evaluated = pq.read_table(folder / "evaluations.parquet")
+    again = run_search(folder, big_problem(), "nsga2", 300, seed=0, storage=storage)
+    assert np.array_equal(again.front.genes, first.front.genes)
+    assert pq.read_table(folder / "evaluations.parquet").equals(evaluated)
+    told = json.loads((folder / "best.json").read_text())
+    assert told["search"]["hypervolume"] == pytest.approx(first.curve[-1].hypervolume)
+    longer = run_search(folder, big_problem(), "nsga2", 500, seed=0, storage=storage)
+    rows = pq.read_table(folder / "evaluations.parquet")
+    assert rows.num_rows == evaluated.num_rows + longer.candidates - first.candidates
+    other = run_search(tmp_path / "other", big_problem(), "random", 50)  # keeps nothing of these
+    assert pq.read_table(tmp_path / "other/evaluations.parquet").num_rows == other.candidates
+
+
+@pytest.mark.parametrize("algorithm", ["random", "evolution", "milp"])
+def test_a_storage_that_would_be_ignored_is_refused(algorithm, tmp_path):
+    with pytest.raises(ApqError, match=f"{algorithm} keeps nothing in a storage.*nsga2"):
+        search(big_problem(), algorithm, 50, storage=str(tmp_path / "study.log"))
+    assert not (tmp_path / "study.log").exists()
+
+
+@pytest.mark.parametrize("rest", [b'{"op_code": 4, "worker', b"\xff\xfe", b"{"])
+def test_a_journal_cut_short_is_read_to_its_last_whole_line(rest, tmp_path):
+    storage = tmp_path / "study.log"
+    first = search(big_problem(), "nsga2", 300, storage=str(storage))
+    with storage.open("ab") as file:
+        file.write(rest)
+    again = search(big_problem(), "nsga2", 400, storage=str(storage))
+    assert again.candidates == 400
+    assert storage.read_bytes().endswith(b"\n")
+    for value in first.front.values:
+        assert np.any(np.all(again.front.values <= value + 1e-12, axis=1))
+
+
+def test_file_systems_without_links_have_another_lock(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    monkeypatch.setattr("os.symlink", refuse)
+    storage = str(tmp_path / "study.log")
+    assert search(big_problem(), "nsga2", 100, storage=storage).candidates == 100
+    assert search(big_problem(), "nsga2", 150, storage=storage).candidates == 150
+
+
+def test_a_password_is_never_shown():
+    with pytest.raises(ApqError, match=r"ann:\*\*\*@") as caught:
+        search(big_problem(), "nsga2", 50, storage="postgresql+psycopg2://ann:hush@localhost:1/no")
+    assert "hush" not in str(caught.value)
+    assert caught.value.__cause__ is None  # a driver's own error may repeat the address
+
+
+def test_trials_of_others_are_refused_in_words(tmp_path):
+    storage = str(tmp_path / "study.log")
+    search(big_problem(), "nsga2", 100, storage=storage)
+    opened = JournalStorage(JournalFileBackend(storage))
+    (name,) = optuna.get_all_study_names(opened)
+    optuna.load_study(study_name=name, storage=opened).add_trial(
+        optuna.create_trial(values=[0.0, 1.0])
+    )
+    with pytest.raises(ApqError, match="was not added by apq search"):
+        search(big_problem(), "nsga2", 150, storage=storage)
