@@ -1,10 +1,9 @@
 """Predicted beside measured: chosen candidates under the protocol of the quantized samples.
 
     apq search --latency-ms 0.5 --out runs/search
-    apq search --latency-ms 0.5 --fix bits=8 --out runs/at8
-    python benchmarks/bench_predicted_measured.py --images CIFAR runs/search runs/at8
+    python benchmarks/bench_predicted_measured.py --images CIFAR runs/search
 
-Every candidate is quantized, fine-tuned for as many steps as the shipped samples were, and measured
+Every candidate, that of a run and those of its baselines, is quantized, fine-tuned for as many steps as the shipped samples were, and measured
 on the same validation images, with several seeds. The test images are not used.
 """
 
@@ -43,19 +42,22 @@ def main() -> None:
     )
     for run in options.runs:
         best = json.loads((run / "best.json").read_text())
-        candidate = Candidate.from_dict(best["candidate"])
-        scores = [
-            measure_quantized(
-                supernet.network.subnet(candidate), candidate, space.fixed_layer_bits, data,
-                images.splits["train"], images.flip, (supernet.mean, supernet.std), how, seed,
-            )[0]
-            for seed in range(options.seeds)
-        ]  # fmt: skip
-        predicted = best["predicted"]
-        print(
-            f"{run.name:<16} predicted {predicted['accuracy']:.2%} ± {predicted['accuracy_spread']:.2%}   "
-            f"measured {np.mean(scores):.2%} ({min(scores):.2%} … {max(scores):.2%})"
-        )
+        rows = {run.name: best["predicted"] | {"candidate": best["candidate"]}}
+        rows |= {f"  {name}": found for name, found in best["baselines"].items() if found}
+        for name, found in rows.items():
+            candidate = Candidate.from_dict(found["candidate"])
+            scores = [
+                measure_quantized(
+                    supernet.network.subnet(candidate), data, images.splits["train"], images.flip,
+                    (supernet.mean, supernet.std), how, seed,
+                )[0]
+                for seed in range(options.seeds)
+            ]  # fmt: skip
+            print(
+                f"{name:<22} predicted {found['accuracy']:.2%} ± {found['accuracy_spread']:.2%}   "
+                f"measured {np.mean(scores):.2%} ({min(scores):.2%} … {max(scores):.2%})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

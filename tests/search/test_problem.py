@@ -201,12 +201,12 @@ def test_the_exact_minimum_is_feasible_however_it_is_added_up(tiny_priced, seed,
     terms = [t.ravel()[i] for t, i, a in zip(tables[metric], index, active, strict=True) if a]
     for order in (terms, terms[::-1], sorted(terms)):
         exact = priced.fixed[metric] + sum(order)
-        problem = Problem(priced, nobody, limits={metric: exact})
+        problem = Problem(priced, nobody, ("accuracy", metric), limits={metric: exact})
         assert problem.feasible(row).all()
     with pytest.raises(BudgetError) as refused:
-        Problem(priced, nobody, limits={metric: value / 2})
+        Problem(priced, nobody, ("accuracy", metric), limits={metric: value / 2})
     low, high = (float(word) for word in str(refused.value).split("choices: ")[1].split(" … "))
     for printed in (low, high):
-        Problem(priced, nobody, limits={metric: printed})
+        Problem(priced, nobody, ("accuracy", metric), limits={metric: printed})
     costs = priced.costs(priced.space.every_candidate(), [metric])[metric]
     assert high >= costs.max() * (1 - 1e-12)
