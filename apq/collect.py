@@ -28,12 +28,7 @@ from apq.runtime.shared import SharedStart, answers_alone, choices
 from apq.samples import part_files, part_metadata, write_part
 from apq.space import Genes
 from apq.supernet.drawn import REFERENCES, draw
-from apq.supernet.evaluate import (
-    EvalImages,
-    estimate,
-    recalibrate,
-    to_tensor,
-)
+from apq.supernet.evaluate import EvalImages, estimate, recalibrate, require_converged, to_tensor
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet, SupernetFile
 from apq.workers import spread
@@ -308,6 +303,7 @@ def _measure(
                 subnet, data, job.train, job.flip,
                 (job.supernet.mean, job.supernet.std), job.quantization, seed,
             )  # fmt: skip
+        require_converged(loss, f"candidate {candidate} of the supernet")
         scores[index] = score, loss, time.perf_counter() - began
     return scores
 

@@ -113,7 +113,7 @@ def write_part(
     table = pa.table({name: columns[name] for name in described.names}, schema=described)
     try:
         with whole(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     except OSError as error:
         raise SamplesError(
             f"cannot write {path}: {error.strerror or error}. Parts written so far are intact; "
@@ -233,7 +233,7 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
 
     Raises:
         SamplesError: nothing there, a truncated part, missing columns, parts that do not belong
-            together, accuracies that are missing or outside 0..1.
+            together, accuracies that are missing or outside 0..1, losses that are not finite.
         SpaceError: samples of another space; the message shows both.
     """
     path = Path(path)
@@ -260,7 +260,7 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
                     )
                 )
         try:
-            table = pq.read_table(file)
+            table = pq.read_table(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise SamplesError(
                 f"{file} is damaged ({error}). Delete it and collect again."
@@ -280,5 +280,12 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
         raise SamplesError(
             f"{path}: row {i} has accuracy {values[i]}, must be a fraction in 0..1 "
             f"({int(wrong.sum())} such row(s))"
+        )
+    losses = frame["loss"].to_numpy(np.float64)
+    if not np.isfinite(losses).all():
+        i = int(np.flatnonzero(~np.isfinite(losses))[0])
+        raise SamplesError(
+            f"{path}: row {i} has loss {losses[i]}: the network it was measured on diverged. Train "
+            "the supernet again with a lower learning rate, and collect anew."
         )
     return Samples(own, frame, first)

@@ -68,9 +68,7 @@ class Truth:
         torch.set_num_threads(1)
         candidate = self.space.build(row)
         subnet = self.supernet.network.subnet(candidate)
-        accuracy, _ = measure_quantized(
-            subnet, candidate, self.space.fixed_layer_bits, *self.fixed, sum(key[0]) + key[1]
-        )
+        accuracy, _ = measure_quantized(subnet, *self.fixed, sum(key[0]) + key[1])
         return key, accuracy
 
 

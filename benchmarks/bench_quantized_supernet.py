@@ -109,7 +109,7 @@ def main() -> None:
         began = time.process_time()
         found = [
             measure_quantized(
-                supernet.network.subnet(c), c, space.fixed_layer_bits, data,
+                supernet.network.subnet(c), data,
                 images.splits["train"], images.flip, (supernet.mean, supernet.std),
                 Quantization(**how), seed,
             )[0]

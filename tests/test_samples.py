@@ -128,3 +128,26 @@ def test_accuracy_by_choice_is_the_mean_over_the_samples_that_chose_it(tiny_spac
     for _, rows in table.groupby("attribute"):
         assert rows["share"].sum() == pytest.approx(1)
         assert (rows["accuracy"] * rows["share"]).sum() == pytest.approx(accuracy.mean())
+
+
+def test_samples_of_a_diverged_network_and_damaged_pages_are_refused(tmp_path, tiny_space):
+    genes = tiny_space.sample(20, np.random.default_rng(0))
+    measured = {
+        "accuracy": np.linspace(0.1, 0.9, 20), "loss": np.full(20, 1.0), "scheme": ["none"] * 20,
+        "finetune_steps": [0] * 20, "images": [100] * 20, "seed": [0] * 20, "seconds": [1.0] * 20,
+    }  # fmt: skip
+    path = tmp_path / "part-000000-000020.parquet"
+    write_part(path, tiny_space, genes, measured, "fp32", {})
+    good, kept = path.read_bytes(), read_samples(path).frame
+    found = 0
+    for place in range(4, len(good) // 2, 17):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        try:
+            pd.testing.assert_frame_equal(read_samples(path).frame, kept)
+        except SamplesError:
+            found += 1
+    assert found > 10
+    measured["loss"][7] = np.nan
+    write_part(path, tiny_space, genes, measured, "fp32", {})
+    with pytest.raises(SamplesError, match="row 7 has loss nan"):
+        read_samples(path)

@@ -168,7 +168,8 @@ def search(
         rounds = {"iterations": as_data(turns)} if turns else {}
         print_json((figures[0] if len(figures) == 1 else {"runs": figures}) | rounds)
     where = out_path if len(budgets) == 1 else out_path / folder_name(budgets[-1])
-    next_step(f"open {where / 'report.html'}, then apq finetune --candidate {where / 'best.json'}")
+    first = f"open {where / 'report.html'}, then " if picture else ""
+    next_step(f"{first}apq finetune --candidate {where / 'best.json'}")
 
 
 def _forgiving(text: str | None) -> Any:

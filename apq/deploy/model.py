@@ -14,7 +14,13 @@ from apq.errors import ApqError, ModelError, SpaceError
 from apq.quantize import QuantizedSubnet, quantize_subnet
 from apq.space import Candidate, Space, files
 from apq.supernet import Subnet
-from apq.supernet.network import Network, load_tensors, save_tensors, weights_hash
+from apq.supernet.network import (
+    Network,
+    load_tensors,
+    require_hash,
+    save_tensors,
+    weights_hash,
+)
 
 FP32 = "fp32"
 """Where a scheme is asked for: leave the network in float."""
@@ -94,6 +100,7 @@ def load_model(path: Path | str) -> Model:
     tensors, metadata = load_tensors(path, "model")
     if metadata.get("kind") != "model":
         raise ModelError(f"{path} holds {metadata.get('kind', 'something else')}, not a model")
+    require_hash(path, tensors, metadata)
     try:
         space = Space.from_dict(metadata["space"])
         candidate = Candidate.from_dict(metadata["candidate"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,9 +25,9 @@ class Columns:
     """What the columns of a foreign table mean.
 
     Attributes:
-        target: The measured accuracy (or anything else that is to be predicted).
+        target: The measured accuracy.
         choices: Patterns, one per kind of choice (``"ks_*"``); a pattern's columns, in the
-            table's order, hold numbers, 0 where a choice is absent.
+            order of their numbers, hold numbers, 0 where a choice is absent.
         costs: Columns of positive numbers whose logarithm is used (MACs, parameters).
         unit: Factor from the target's unit to fractions, e.g. 0.01 for percent.
         group: Column that is equal for repeats of one candidate; empty: rows are compared.
@@ -177,7 +178,64 @@ def read_table(path: Path | str, columns: Columns, *, target: bool = True) -> pd
         raise SamplesError(
             f"{path} has no column {', '.join(missing)}. It has: {', '.join(frame.columns[:20])}"
         )
+    if not len(frame):
+        raise SamplesError(f"{path} has no rows")
+    numeric = [*columns.costs, *([columns.target] if target else [])]
+    numeric += [c for p in columns.choices for c in in_order(frame.columns, p)]
+    frame = frame.assign(**{name: _numbers(frame[name], path) for name in dict.fromkeys(numeric)})
+    if target:
+        _check_accuracies(frame[columns.target], columns.unit, path)
     return frame
+
+
+def in_order(names: Iterable[str], pattern: str) -> list[str]:
+    """The names that match a pattern, in the natural order of their numbers: ``ks_2`` before
+    ``ks_10``, wherever they stand in a table."""
+
+    def key(name: str) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", name)
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+    return sorted((name for name in names if fnmatchcase(name, pattern)), key=key)
+
+
+def _numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
+    """A column as finite numbers.
+
+    Raises:
+        SamplesError: a cell holds none; names row, column and value.
+    """
+    plain = pd.to_numeric(column.astype(str).str.strip(), errors="coerce")
+    if column.dtype == bool:
+        plain = column.astype(float)
+    wrong = np.flatnonzero(~np.isfinite(plain.to_numpy(dtype=float)))
+    if len(wrong):
+        row, value = int(wrong[0]), column.iloc[wrong[0]]
+        raise SamplesError(
+            f"{path}: column {column.name!r} has {value!r} in row {row}, which is no finite number "
+            f"({len(wrong)} such rows). Write plain numbers as in 0.713 or 460e6, and number words."
+        )
+    return plain
+
+
+def _check_accuracies(column: pd.Series[Any], unit: float, path: Path) -> None:
+    """Refuse what is no accuracy.
+
+    Raises:
+        SamplesError: a value times ``unit`` is not above 0 and at most 1.
+    """
+    values = column.to_numpy(dtype=float) * unit
+    wrong = np.flatnonzero((values <= 0) | (values > 1))
+    if not len(wrong):
+        return
+    row = int(wrong[0])
+    why = "0 and less usually mark a failed run: leave such rows out"
+    if values[row] > 1:
+        why = "if these are per cent, say unit = 0.01 in the TOML file of --columns"
+    raise SamplesError(
+        f"{path}: column {column.name!r} has {column.iloc[row]:g} in row {row} (times the unit "
+        f"{unit:g}), and accuracies lie between 0 and 1; {why}"
+    )
 
 
 class TableFeatures:
@@ -233,8 +291,7 @@ class TableFeatures:
         values = {
             c: sorted(float(v) for v in frame[c].unique())
             for p in columns.choices  # kind by kind, so that a kind's columns stay together
-            for c in frame.columns
-            if fnmatchcase(c, p)
+            for c in in_order(frame.columns, p)
         }
         return cls(columns, values, smooth=smooth)
 

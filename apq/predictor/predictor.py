@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from apq.predictor.features import Features, Groups, Inputs, SpaceFeatures, one_
 from apq.predictor.kernel import Kernel
 from apq.predictor.network import Network
 from apq.space import Space
+from apq.supernet.network import weights_hash
 
 Array = NDArray[np.float64]
 
@@ -180,11 +182,19 @@ class Predictor:
         }
         if isinstance(self.features, SpaceFeatures):
             about["fingerprint"] = self.features.space.fingerprint
+        about = json.loads(json.dumps(about))  # as it will be read back
+        about["hash"] = content_hash(about, tensors)
         try:
             with whole(path) as temporary:
                 save_file(tensors, temporary, metadata={"apq-predictor": json.dumps(about)})
         except (OSError, SafetensorError) as error:
             raise ModelError(f"cannot write {path}: {error}") from error
+
+
+def content_hash(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Hash of a predictor's file, its own ``hash`` aside, 16 hex digits."""
+    text = json.dumps({k: v for k, v in about.items() if k != "hash"}, sort_keys=True)
+    return hashlib.sha256((text + weights_hash(dict(tensors))).encode()).hexdigest()[:16]
 
 
 def kernel_columns(
@@ -237,6 +247,11 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
                 f"{path} has format {about['format']} (apq {about['apq']}); this apq {__version__} "
                 f"reads {FORMAT}. "
                 + ("Upgrade apq." if newer else "Train it again: apq train-predictor.")
+            )
+        if about.get("hash", "") != content_hash(about, tensors):
+            raise ModelError(
+                f"{path} is damaged: its content does not have the hash stored with it. Train it "
+                "again (apq train-predictor), or take another copy."
             )
         features = features_from_dict(about["features"])
         if space is not None:

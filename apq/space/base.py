@@ -722,6 +722,10 @@ def _flat(space: Space) -> dict[str, object]:
     return flat
 
 
+MOST_STAGES, MOST_CHANNELS, MOST_WIDTHS = 64, 65_536, 4_096
+"""What a space may have at most; counted before anything is listed."""
+
+
 def _check(space: Space) -> None:
     """Refuse numbers that contradict themselves."""
 
@@ -744,18 +748,31 @@ def _check(space: Space) -> None:
             known = allowed(activations=True)
             need(FORMATS[code_of(choice)].activations, f"bits.{name}", choice,
                  f"a format of activations: {known} ({choice!r} is one of weights)")  # fmt: skip
+    before = space.first_channels
+    need(len(space.stages) <= MOST_STAGES, "stages", len(space.stages), f"at most {MOST_STAGES}")
     for s, stage in enumerate(space.stages):
         where = f"stages[{s}]"
         need(1 <= stage.channels <= 65536, f"{where}.channels", stage.channels, "1..65536")
         need(1 <= stage.stride <= 8, f"{where}.stride", stage.stride, "1..8")
         for field in ("depth", "kernel", "expand"):
             values = getattr(stage, field)
-            ok = values and min(values) > 0 and tuple(sorted(set(values))) == tuple(values)
-            need(bool(ok), f"{where}.{field}", list(values), "ascending and positive")
+            ok = values and all(map(math.isfinite, values)) and min(values) > 0
+            ok = ok and tuple(sorted(set(values))) == tuple(values)
+            need(bool(ok), f"{where}.{field}", list(values), "ascending, positive and finite")
         need(max(stage.depth) <= 64, f"{where}.depth", list(stage.depth), "at most 64")
         odd = all(k % 2 == 1 and k <= 31 for k in stage.kernel)
         need(odd, f"{where}.kernel", list(stage.kernel), "odd sizes up to 31")
         need(stage.width_step >= 0, f"{where}.width_step", stage.width_step, "0 or more")
+        for channels in dict.fromkeys((before, stage.channels)[: max(stage.depth)]):
+            low, high = stage.expand[0] * channels, stage.expand[-1] * channels
+            what = f"{where}.expand x {channels} input channels"
+            need(round(low) >= 1, what, f"{low:g} … {high:g}", "at least 1 hidden channel")
+            need(high <= MOST_CHANNELS, what, f"{low:g} … {high:g}",
+                 f"at most {MOST_CHANNELS} hidden channels")  # fmt: skip
+            many = (high - low) / stage.width_step + 1 if stage.width_step else len(stage.expand)
+            need(many <= MOST_WIDTHS, f"{what} in steps of {stage.width_step}",
+                 f"{many:.0f} widths", f"at most {MOST_WIDTHS} widths")  # fmt: skip
+        before = stage.channels
     for slot in space.slots:
         widths = slot.choices[1]
         need(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from apq.errors import ModelError
 from apq.images import ImageSet
 from apq.supernet.elastic import ConvBN
 
@@ -128,6 +129,24 @@ def answers(
         right.append(logits.argmax(1) == labels[part])
         loss.append(F.cross_entropy(logits, labels[part], reduction="none"))
     return torch.cat(right).double(), torch.cat(loss).double()
+
+
+DIVERGED = 1e4
+"""Cross-entropy, in nats, from which weights count as diverged: the largest probability a working
+network gives a wrong class leaves it hundreds of times below."""
+
+
+def require_converged(loss: float, what: str) -> None:
+    """Refuse weights that are no longer of use.
+
+    Raises:
+        ModelError: the loss is not finite, or beyond ``DIVERGED``.
+    """
+    if not loss < DIVERGED:
+        raise ModelError(
+            f"{what} has a validation loss of {loss:.3g}: its training diverged. Train again with "
+            "a lower learning rate (--lr)."
+        )
 
 
 def accuracy(

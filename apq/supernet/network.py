@@ -299,6 +299,20 @@ def load_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, metadata
 
 
+def require_hash(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Compare weights with the hash that was stored with them.
+
+    Raises:
+        ModelError: they are others: a bit flipped on disk or on the way.
+    """
+    told, found = metadata.get("hash"), weights_hash(dict(tensors))
+    if told != found:
+        raise ModelError(
+            f"{path} is damaged: its weights have the hash {found}, {told} was stored with them. "
+            "Make it again, or take another copy."
+        )
+
+
 def save_supernet(path: Path, network: Supernet, metadata: dict[str, Any]) -> None:
     """Write weights and what made them; ``metadata`` must hold ``mean`` and ``std``."""
     state = dict(network.state_dict())
@@ -334,6 +348,7 @@ def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
         raise ModelError(f"{path} carries a space this version cannot read: {error}") from error
     if space is not None:
         space.require_same(own, "the command's space", str(path))
+    require_hash(path, tensors, metadata)
     network = Supernet(own)
     try:
         network.load_state_dict(tensors)

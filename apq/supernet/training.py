@@ -20,7 +20,14 @@ from apq.images import ImageSet
 from apq.space import Candidate, Space
 from apq.supernet.augment import augment, cutmix
 from apq.supernet.checkpoint import load_checkpoint, save_checkpoint
-from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
+from apq.supernet.evaluate import (
+    EvalImages,
+    accuracy,
+    normalise,
+    recalibrate,
+    require_converged,
+    to_tensor,
+)
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import (
     Supernet,
@@ -161,7 +168,7 @@ def train_supernet(
         whether hidden channels have been sorted (they are sorted once in a supernet's life).
 
     Raises:
-        ModelError: the loss is no longer finite, or the checkpoint belongs to another training.
+        ModelError: the training diverged, or the checkpoint belongs to another training.
         SpaceError: weights of ``start_from`` do not fit the space.
         ApqError: a phase is unknown.
     """
@@ -330,7 +337,8 @@ def _finish(network: Supernet, images: ImageSet) -> dict[str, float]:
     ):  # fmt: skip
         subnet = network.subnet(candidate)
         recalibrate(subnet, data.calibration)
-        scores[name] = accuracy(subnet, data.images, data.labels)[0]
+        scores[name], loss = accuracy(subnet, data.images, data.labels)
+        require_converged(loss, f"the {name} subnet")
         if name == "largest":
             _copy_statistics(network, subnet)
     network.eval()

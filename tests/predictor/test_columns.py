@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from apq.cli import app
 from apq.errors import ApqError, SamplesError
 from apq.predictor import COLUMNS, load_columns, load_predictor, read_table, train_on_table
-from apq.predictor.columns import TableFeatures, columns_from_dict, stage_counts
+from apq.predictor.columns import Columns, TableFeatures, columns_from_dict, stage_counts
 from apq.predictor.metrics import pairwise_accuracy
 from apq.predictor.training import PRESETS, data_of, learn, rescaled
 from apq.space import load_space
@@ -234,3 +234,70 @@ def test_transfer_between_two_schedules_keeps_what_the_cheap_one_knew(shared):
     transfer, plain, scratch_only = np.mean(figures, axis=0)
     assert transfer > plain - 0.005
     assert transfer > scratch_only + 0.02
+
+
+def small_table(**columns) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({f"ks_{i}": rng.choice([3, 5, 7], 40) for i in range(1, 13)})
+    frame["top1"] = 70 + frame.sum(axis=1) / 20 + rng.normal(0, 0.05, 40)
+    return frame.assign(**columns)
+
+
+SMALL = Columns("top1", ("ks_*",), unit=0.01)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("top1", "71,3", r"top1.*'71,3' in row 3"), ("top1", "71.3%", r"'71\.3%' in row 3"),
+        ("top1", "", "row 3"), ("top1", None, "row 3"), ("top1", "inf", "no finite number"),
+        ("top1", 0.0, "failed run"), ("top1", -1.0, "has -1 in row 3"),
+        ("top1", 7100.0, "7100 in row 3"),
+        ("ks_2", "conv7x7", r"ks_2.*'conv7x7' in row 3"), ("ks_2", None, "row 3"),
+        ("ks_2", "460M", "plain numbers"),
+    ],
+)  # fmt: skip
+def test_cells_that_are_no_numbers_are_named(tmp_path, column, value, message):
+    frame = small_table().astype({column: object})
+    frame.loc[3, column] = value
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(SamplesError, match=message):
+        read_table(tmp_path / "table.csv", SMALL)
+
+
+def test_per_cent_is_not_taken_for_fractions(tmp_path):
+    small_table().to_parquet(tmp_path / "table.parquet")
+    with pytest.raises(SamplesError, match=r"row 0 .*say unit = 0\.01"):
+        read_table(tmp_path / "table.parquet", replace(SMALL, unit=1.0))
+
+
+@pytest.mark.parametrize("text", [" 5 ", "5.0", "5e0", "+5"])
+def test_numbers_written_as_text_are_numbers(tmp_path, text):
+    frame = small_table(ks_2=[text] * 40)
+    frame.to_parquet(tmp_path / "table.parquet")
+    assert (read_table(tmp_path / "table.parquet", SMALL)["ks_2"] == 5).all()
+
+
+def test_the_order_of_a_table_s_columns_does_not_matter(tmp_path):
+    frame = small_table()
+    seen = []
+    for names in (list(frame), sorted(frame), sorted(frame, reverse=True)):
+        frame[names].to_csv(tmp_path / "table.csv", index=False)
+        table = read_table(tmp_path / "table.csv", SMALL)
+        features = TableFeatures.of(table, SMALL)
+        assert list(features.values) == [f"ks_{i}" for i in range(1, 13)]
+        seen.append(features.inputs(table))
+    for other in seen[1:]:
+        assert np.array_equal(other.arch_hot, seen[0].arch_hot)
+        assert np.array_equal(other.arch, seen[0].arch)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"ks_1,top1\n", b'"ks_1,top1\n3,70\n', b"\0\0\0", "ks_1,top1\n3,70\n".encode("utf-16"),
+     b"\xff\xfe\xfa", b"ks_1;top1\n3;70\n"],
+)  # fmt: skip
+def test_files_that_are_no_tables_are_refused_in_words(tmp_path, data):
+    (tmp_path / "table.csv").write_bytes(data)
+    with pytest.raises(SamplesError, match=r"table\.csv"):
+        read_table(tmp_path / "table.csv", SMALL)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,3 +245,14 @@ def test_the_warp_goes_there_and_back(log):
     np.testing.assert_allclose(back, accuracy)
     step = warp.to_accuracy(target + 1e-3, np.zeros(50))[0] - back
     np.testing.assert_allclose(slope, step, rtol=1e-2)
+
+
+def test_a_flipped_bit_of_the_shipped_predictor_is_noticed(tmp_path):
+    data = (Path(__file__).parents[2] / "data/cifar10/predictor.safetensors").read_bytes()
+    path = tmp_path / "predictor.safetensors"
+    path.write_bytes(data)
+    assert load_predictor(path).report
+    for place in np.random.default_rng(0).integers(8, len(data), 12):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(ApqError):
+            load_predictor(path)

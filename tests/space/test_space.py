@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -242,3 +243,24 @@ def test_candidates_are_read_from_files(tiny_space, tmp_path):
         read_candidate(tmp_path / "absent.json")
     with pytest.raises(SpaceError, match="cannot read"):
         read_candidate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"expand": (0.05, 2.0)}, r"expand x 8 input channels = 0\.4 … 16 .*at least 1"),
+        ({"expand": (1.0, float("inf"))}, "expand.*finite"),
+        ({"expand": (1.0, float("nan"))}, "expand.*finite"),
+        ({"expand": (1.0, 1e9)}, "at most 65536 hidden channels"),
+        ({"expand": (1.0, 8000.0), "width_step": 1}, "63993 widths must be at most 4096"),
+        ({"kernel": (3, 10**6 + 1)}, "odd sizes up to 31"),
+        ({"depth": (1, 10**6)}, "at most 64"),
+        ({"channels": 10**9}, r"1\.\.65536"),
+    ],
+)
+def test_what_would_eat_the_machine_is_refused_by_counting(tiny_space, change, message):
+    stages = (replace(tiny_space.stages[0], **change), *tiny_space.stages[1:])
+    with pytest.raises(SpaceError, match=message):
+        replace(tiny_space, stages=stages)
+    with pytest.raises(SpaceError, match="stages = 1000000 must be at most 64"):
+        replace(tiny_space, stages=tiny_space.stages[:1] * 10**6)

@@ -142,3 +142,16 @@ def test_files_are_checked(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ModelError, match="not a readable supernet"):
         load_supernet(path)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    network = lively(Supernet(SPACES["digits"]))
+    path = tmp_path / "supernet.safetensors"
+    save_supernet(path, network, {"mean": (0.5,), "std": (0.25,)})
+    data = bytearray(path.read_bytes())
+    for place in np.random.default_rng(0).integers(len(data) // 2, len(data), 20):
+        flipped = data.copy()
+        flipped[place] ^= 1 << int(place) % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ModelError, match="is damaged: its weights have the hash"):
+            load_supernet(path)
