@@ -109,7 +109,8 @@ def _write_onnx(steps: Steps, path: Path, model: Model, form: str, int2: bool, b
             partial.write_bytes(built.SerializeToString())
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error}") from error
-    return sum(len(t.raw_data) for t in built.graph.initializer)
+    weights = (t for t in built.graph.initializer if not t.name.startswith("zeros"))
+    return sum(len(t.raw_data) for t in weights)
 
 
 def _write_torch(steps: Steps, path: Path, told: dict[str, Any]) -> int:

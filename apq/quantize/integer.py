@@ -122,6 +122,20 @@ class IntegerLayer:
         values = self.weight.values().abs().flatten(1).sum(dim=1).max()
         return float(values) * max(-self.rounding.low, self.rounding.high)
 
+    @property
+    def may_saturate(self) -> bool:
+        """Whether a sum of two products of bytes could leave 16 bits.
+
+        x86 processors without VNNI add pairs of products of unsigned activations and signed weights
+        in 16 bits, and saturate. Convolutions of single channels are computed otherwise.
+        """
+        if self.groups > 1 or self.weight.table is not None:
+            return False
+        codes = self.weight.values().flatten(1)
+        pairs = [codes.mul(sign).clamp_min(0).topk(min(2, codes.shape[1])) for sign in (1, -1)]
+        most = max(float(pair.values.sum(dim=1).max()) for pair in pairs)
+        return most * (self.rounding.zero + self.rounding.high) > 2**15 - 1
+
     def run(self, codes: Tensor) -> Tensor:
         """``(n, in, h, w) -> (n, out, h', w')``, integers in float; real if there is no output
         grid."""
@@ -155,7 +169,7 @@ def integer_layer(
     if relu6 and output is not None:
         output = replace(output, high=min(output.high, round(6 / output.scale)))
     if weight.table is None:
-        weight = _spread(weight, rounding, output)
+        weight = _spread(weight, rounding, output, 127 if groups > 1 else 64)
         needed = bias.abs() / (EXACT / 2 * rounding.scale)
         if bool((weight.scale < needed).any()):
             scale = torch.maximum(weight.scale, needed)
@@ -167,10 +181,11 @@ def integer_layer(
     return IntegerLayer(weight, bias, rounding, output, stride, padding, groups)
 
 
-def _spread(weight: Packed, rounding: Rounding, output: Rounding | None) -> Packed:
-    """Let codes count in larger units, as large as a byte allows, if the bias needs finer ones."""
+def _spread(weight: Packed, rounding: Rounding, output: Rounding | None, most: int) -> Packed:
+    """Let codes count in larger units, the largest being at most ``most``, if the bias needs finer
+    ones. Two products with weights of up to 64 cannot saturate 16 bits."""
     top = max(1, int(weight.codes.abs().max()))
-    unit = 2 ** int(math.log2(127 // top))
+    unit = 2 ** int(math.log2(max(1, most // top)))
     coarse = output is not None and bool((weight.scale * rounding.scale).max() > output.scale / 16)
     return replace(weight, unit=unit, scale=weight.scale / unit) if coarse else weight
 

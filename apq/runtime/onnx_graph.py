@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 QONNX_DOMAIN = "qonnx.custom_op.general"
 COMPUTING = ("Conv", "Gemm", "Add", "GlobalAveragePool", "ReduceSum", "Flatten")
 FORMS = ("qdq", "integer", "qonnx")
+ZERO = 128
+"""The byte that stands for a weight of 0."""
 
 
 def onnx_model(
@@ -334,7 +336,7 @@ class _Pairs(_Bytes):
         x = self.regrid(name, x, layer.rounding)
         if layer.weight.table is not None:
             return self.spelled_out(name, layer, x)
-        inputs = [self.weights(name, layer.weight), self.biases(name, layer)]
+        inputs = [self.weights(name, layer), self.biases(name, layer)]
         if layer.output is None:  # the classifier: runtimes fuse a Gemm with real output
             flat = self.node("Flatten", [x.name], f"{name}.input")
             y = self.node("Gemm", [self.real(_Tensor(flat, x.grid)), *inputs], name,
@@ -344,25 +346,39 @@ class _Pairs(_Bytes):
         y = self.conv(name, [self.real(x), *inputs], layer)
         return self.quantize(name, y, layer.output, self.scale(layer.output))
 
-    def weights(self, name: str, w: Packed) -> str:
-        """Real weights. Integer kernels take 8 bits, so fewer are widened first, which runtimes do
-        once, when they load the file."""
+    def weights(self, name: str, layer: IntegerLayer) -> str:
+        """Real weights, from signed bytes, or, where sums of these could saturate, from unsigned
+        ones around 128.
+
+        On x86 processors without VNNI, onnxruntime's kernels for signed weights add pairs of
+        products in 16 bits; those for unsigned ones are exact on every processor, and slower on
+        those with VNNI. Fewer bits are widened first, which runtimes do once, when they load the
+        file.
+        """
         from onnx import TensorProto
 
+        w, zero = layer.weight, ZERO if layer.may_saturate else 0
+        byte, to = (np.uint8, TensorProto.UINT8) if zero else (np.int8, TensorProto.INT8)
         kind, values = self._kind(w), w.codes.numpy()
         if name == "classifier":
             values = values.reshape(values.shape[:2])
-        codes = self.constant(f"{name}.weight_codes", values, kind)
-        if w.unit > 1:
-            wide = self.node("Cast", [codes], f"{name}.weight_wide", to=TensorProto.INT32)
-            unit = self.constant(f"units{w.unit}", np.array(w.unit, dtype=np.int32))
-            codes = self.node("Mul", [wide, unit], f"{name}.weight_spread")
-        if kind != TensorProto.INT8 or w.unit > 1:
-            codes = self.node("Cast", [codes], f"{name}.weight_bytes", to=TensorProto.INT8)
+        if kind == TensorProto.INT8:
+            raised = values.astype(np.int16) * w.unit + zero
+            codes = self.constant(f"{name}.weight_codes", raised.astype(byte))
+        else:
+            codes = self.constant(f"{name}.weight_codes", values, kind)
+            steps = [("Mul", "units", w.unit)] if w.unit > 1 else []
+            steps += [("Add", "middle", zero)] if zero else []
+            if steps:
+                codes = self.node("Cast", [codes], f"{name}.weight_wide", to=TensorProto.INT32)
+            for op, what, number in steps:
+                other = self.constant(f"{what}{number}", np.array(number, dtype=np.int32))
+                codes = self.node(op, [codes, other], f"{name}.weight_{op.lower()}")
+            codes = self.node("Cast", [codes], f"{name}.weight_bytes", to=to)
         inputs = [codes, self.constant(f"{name}.weight_scale", w.scale.numpy())]
-        if name == "classifier":  # onnxruntime's 8-bit Gemm for older processors wants zero points
-            zeros = np.zeros(len(values), dtype=np.int8)
-            inputs.append(self.constant(f"{name}.weight_zero", zeros))
+        if zero or name == "classifier":  # the 8-bit Gemm for older processors wants zero points
+            zeros = np.full(len(values), zero, dtype=byte)
+            inputs.append(self.constant(f"zeros{zero}.{len(values)}", zeros))
         return self.node("DequantizeLinear", inputs, f"{name}.weight", axis=0)
 
     def biases(self, name: str, layer: IntegerLayer) -> str:

@@ -15,8 +15,6 @@ from apq.errors import ModelError
 from apq.runtime.folded import Steps
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-EXACT = {"session.x64quantprecision": "1"}
-"""Keeps x86 processors without VNNI from saturating sums of integer kernels."""
 BATCH = 50
 """Images onnxruntime gets at once: enough to be busy, few enough for the caches."""
 
@@ -101,7 +99,7 @@ def fast(steps: Steps, otherwise: Callable[[Tensor], Tensor]) -> Callable[[Tenso
         if shape not in runners:
             c, h, w = shape[1:]
             built = onnx_model(steps, (shape[0], c, h, w), {}).SerializeToString()
-            runners[shape], _ = open_session(built, EXACT, torch.get_num_threads())
+            runners[shape], _ = open_session(built, {}, torch.get_num_threads())
         return torch.from_numpy(runners[shape](x.contiguous().numpy()))
 
     return run

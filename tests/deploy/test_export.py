@@ -89,7 +89,7 @@ def test_no_optimisation_of_the_runtime_changes_a_bit(model, digits, tmp_path, l
 def test_the_kernels_of_older_processors_agree(model, digits, tmp_path):
     path = tmp_path / "model.onnx"
     export(model, path)
-    result = verify(model, path, digits, options={"session.x64quantprecision": "1"})
+    result = verify(model, path, digits)
     assert result.max_difference < 1e-5
 
 
@@ -312,3 +312,40 @@ def test_every_scheme_can_be_exported(name, tiny_space, tiny_supernet, digits, t
     save_model(saved, model)
     x = normalise(to_tensor(digits.splits["test"][0][:9]), digits.mean, digits.std)
     assert torch.equal(load_model(saved).network(x), network(x))
+
+
+def saturating(codes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Sums of products as x86 processors without VNNI add them: neighbouring pairs in 16 bits,
+    which saturate, then in 32 bits. ``codes`` (out, n) signed, ``pixels`` (n,) unsigned."""
+    products = codes.astype(np.int64) * pixels
+    pairs = products[:, 0::2] + np.pad(products[:, 1::2], ((0, 0), (0, products.shape[1] % 2)))
+    return np.clip(pairs, -(2**15), 2**15 - 1).sum(axis=1)
+
+
+def test_no_processor_saturates_the_sums_of_an_exported_file(model, tmp_path):
+    """Unsigned weights, which have kernels that add in 32 bits, wherever signed ones could."""
+    path = tmp_path / "model.onnx"
+    export(model, path)
+    graph = onnx.load(path).graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    kinds = {t.name: t.data_type for t in graph.initializer}
+    rng, unsigned, wrong = np.random.default_rng(0), 0, 0
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm"):
+            continue
+        layer = next(s.layer for s in fold(model.network) if s.name == node.name)
+        weight = made_by[node.input[1]]
+        zero = weight.input[2] if len(weight.input) > 2 else ""
+        signed = kinds.get(zero) != onnx.TensorProto.UINT8
+        unsigned += not signed
+        if layer.groups > 1:
+            continue
+        codes = layer.weight.values().flatten(1).numpy().astype(np.int64)
+        order = np.sort(codes, axis=1)  # puts the largest of one sign side by side
+        for row in (order, order[:, ::-1], rng.permuted(codes, axis=1)):
+            pixels = np.full(row.shape[1], layer.rounding.zero + layer.rounding.high)
+            exact = np.array_equal(saturating(row, pixels), row @ pixels)
+            assert exact or not signed, node.name
+            wrong += not exact
+    assert unsigned > 0  # the network has layers of 8 bits, ...
+    assert wrong > 0  # ... which signed bytes would not compute
