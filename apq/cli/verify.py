@@ -30,7 +30,7 @@ def verify(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="onnxruntime session option, e.g. session.x64quantprecision=1."),
+        typer.Option(help="onnxruntime session option, e.g. session.disable_quant_qdq=1."),
     ] = None,
     lut: Annotated[
         str | None,
@@ -102,6 +102,6 @@ def _table(path: Path, result: object, priced_ms: float | None) -> None:
     )
     if r.differing and path.suffix == ".onnx":
         out.print(
-            "x86 processors without VNNI saturate sums; --option session.x64quantprecision=1 "
-            "makes onnxruntime exact there, and slower"
+            "this runtime does not fuse or rounds differently: apq export --format onnx-integer "
+            "writes a file that computes the same everywhere, and slower"
         )

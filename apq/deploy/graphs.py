@@ -1,8 +1,7 @@
 """ONNX graphs of layers, blocks and whole networks, with random weights: for timing only.
 
-``fp32`` is plain float; ``int8`` is what runtimes execute as 8-bit: unsigned 8-bit
-weights (per channel) and activations, quantize/dequantize pairs that the runtime fuses. Needs
-``apq[onnx]``.
+``fp32`` is plain float; ``int8`` is what runtimes execute as 8-bit: per-channel int8 weights,
+uint8 activations, quantize/dequantize pairs that the runtime fuses. Needs ``apq[onnx]``.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.runtime.onnx_graph import ZERO
 from apq.runtime.session import require_onnx
 from apq.space import Candidate, Layer, Space
 from apq.space.graph import Node, walk
@@ -71,10 +69,10 @@ class _Graph:
             fan_in = float(np.prod(shape[1:]))
             weight = self.rng.standard_normal(shape, dtype=np.float32) / np.float32(fan_in**0.5)
             return [self.constant(weight), self.constant(np.zeros(shape[0], dtype=np.float32))]
-        codes = self.rng.integers(-127, 128, shape, dtype=np.int16) + ZERO
+        codes = self.rng.integers(-127, 128, shape, dtype=np.int8)
         scale = np.full(shape[0], 1 / 127, dtype=np.float32)
-        zero = self.constant(np.full(shape[0], ZERO, dtype=np.uint8))
-        names = [self.constant(codes.astype(np.uint8)), self.constant(scale), zero]
+        zero = self.constant(np.zeros(shape[0], dtype=np.int8))
+        names = [self.constant(codes), self.constant(scale), zero]
         bias_scale = scale * np.float32(self.scale)
         biases = [self.constant(np.zeros(shape[0], np.int32)), self.constant(bias_scale)]
         return [

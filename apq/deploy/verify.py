@@ -67,9 +67,7 @@ def verify(
         file: Result of :func:`apq.deploy.export.export`, any format.
         images: Image set; its test split is used.
         limit: Use the first so many test images (default: all).
-        options: Session options for onnxruntime, e.g. ``{"session.x64quantprecision": "1"}``: x86
-            processors without VNNI instructions add products in 16 bits, and saturate, unless told
-            so (slower).
+        options: Session options for onnxruntime, e.g. ``{"session.disable_quant_qdq": "1"}``.
         on_progress: Called per batch with images done and the largest difference so far.
 
     Raises:
