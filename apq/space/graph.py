@@ -64,12 +64,6 @@ class Node:
     when: tuple[tuple[str, tuple[int, ...]], ...] = ()
     block: str = ""
 
-    @property
-    def genes(self) -> tuple[str, ...]:
-        """Names of the genes its numbers come from."""
-        values = (getattr(self, field) for field in CHOSEN)
-        return tuple(dict.fromkeys(v for v in values if isinstance(v, str)))
-
 
 @dataclass(frozen=True)
 class Graph:
