@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 from search_peers import FixedPredictor, optuna_per_gene, pymoo_nsga2, released
 
-from apq.errors import BudgetError
+from apq.errors import ApqError, BudgetError
 from apq.hardware.importing import import_apq_json
 from apq.hardware.pricing import price_space
 from apq.search import ALGORITHMS
 from apq.search.front import Reference, reference
+from apq.search.options import Options
 from apq.search.problem import Problem
 from apq.search.search import search
 from apq.space import PRESETS
@@ -100,13 +101,20 @@ def quality(priced, accuracy, folder, seeds, peer):
             )
         problem = Problem(priced, accuracy, ("accuracy",), {metric: limit})
         for name, candidates, count in (
-            ("evolution", 50_000, seeds), ("nsga2", 50_000, seeds), ("milp", 20_000, 3), ("random", 50_000, 1),
+            ("evolution", 50_000, seeds), ("nsga2", 50_000, seeds), ("paper", 50_100, seeds),
+            ("milp", 20_000, 3), ("random", 50_000, 1),
         ):  # fmt: skip
             scores, times = [], []
             for seed in range(count):
-                result, seconds, _ = timed(search, problem, name, candidates, seed)
+                try:
+                    result, seconds, _ = timed(search, problem, name, candidates, seed)
+                except ApqError as error:
+                    print(f"    {name:<40} {error}")
+                    break
                 scores.append(result.front.accuracy[0])
                 times.append(seconds)
+            if not scores:
+                continue
             reached = sum(s >= known - 0.0005 for s in scores)
             print(
                 f"    {name:<40} {min(scores):.4f} … {max(scores):.4f}, {reached}/{count} >= best known"
@@ -126,26 +134,53 @@ def volume(priced, accuracy, seeds):
         np.array([-0.8, problem.region.extreme("latency_ms")[0]]), np.array([-0.5, 18.0])
     )
     print(f"  (the product's own reference is {reference(problem).worst})")
-    for count in (5_000, 20_000, 50_000):
-        for name in ("nsga2", "evolution", "milp", "random"):
-            if name == "milp" and count > 5_000:
-                continue
-            found = [
-                box.hypervolume(search(problem, name, count, s).front.values) for s in range(seeds)
-            ]
-            print(
-                f"  {count:>7,} {name:<28} {np.mean(found):.4f} ± {np.std(found):.4f}", flush=True
-            )
-        peers = [("pymoo NSGA-II", pymoo_nsga2)] if importlib.util.find_spec("pymoo") else []
-        peers += [("Optuna per gene", optuna_per_gene)] if count == 5_000 else []
-        for name, run in peers:
-            found = []
-            for seed in range(1 if run is optuna_per_gene else seeds):
-                values = run(problem, count, seed)[3]
+    alone = Options(local_search=0.0, warm_start=False)
+    ways = {
+        "nsga2, sampler alone": ("nsga2", alone),
+        "nsga2, and a warm start": ("nsga2", Options(local_search=0.0)),
+        "nsga2, and local search": ("nsga2", Options(warm_start=False)),
+        "nsga2 (default)": ("nsga2", None),
+        "evolution": ("evolution", None),
+        "milp": ("milp", None),
+        "random": ("random", None),
+        "optuna, stock sampler": ("optuna", None),
+    }
+    for count in (5_000, 20_000):
+        base = None
+        if importlib.util.find_spec("pymoo"):
+            found, took = [], 0.0
+            for seed in range(seeds):
+                _, seconds, _, values = pymoo_nsga2(problem, count, seed)
                 found.append(box.hypervolume(values) if len(values) else 0.0)
+                took += seconds
+            base = count * seeds / took
             print(
-                f"  {count:>7,} {name:<28} {np.mean(found):.4f} ± {np.std(found):.4f}", flush=True
+                f"  {count:>7,} {'pymoo NSGA-II':<26} {np.mean(found):.4f} ± {np.std(found):.4f} "
+                f"{base:>10,.0f}/s", flush=True,
+            )  # fmt: skip
+        for name, (algorithm, options) in ways.items():
+            if count > 5_000 and algorithm in ("milp", "optuna"):
+                continue
+            found, took, scored = [], 0.0, 0
+            for seed in range(1 if algorithm == "optuna" else seeds):
+                try:
+                    result, seconds, _ = timed(search, problem, algorithm, count, seed, options)
+                except ApqError as error:
+                    print(f"  {count:>7,} {name:<26} {error}", flush=True)
+                    break
+                found.append(box.hypervolume(result.front.values))
+                took, scored = took + seconds, scored + result.candidates
+            if not found:
+                continue
+            shares = ", ".join(
+                f"{source} {c['candidates'] / result.candidates:.0%} ({c['front'] / len(result.front):.0%} of the front)"
+                for source, c in result.sources.items()
             )
+            ratio = f"{scored / took / base:>6.2f}x pymoo" if base else ""
+            print(
+                f"  {count:>7,} {name:<26} {np.mean(found):.4f} ± {np.std(found):.4f} "
+                f"{scored / took:>10,.0f}/s {ratio}  {shares}", flush=True,
+            )  # fmt: skip
 
 
 def budgets(space, priced, table, accuracy, combinations=200, candidates=60):
@@ -154,7 +189,7 @@ def budgets(space, priced, table, accuracy, combinations=200, candidates=60):
     )
     ranges = {m: priced.reach(m) for m in ("latency_ms", "energy_mj", "size_mb", "bitops_g")}
     left_out = to_array([space.fixed_layers[n] for n in table.leaves_out])
-    for name in ALGORITHMS:
+    for name in (a for a in ALGORITHMS if a not in ("optuna", "paper")):  # these repair nothing
         rng, answered, over, slowest = np.random.default_rng(0), 0, 0, 0.0
         for i in range(combinations):
             metrics = rng.choice(list(ranges), size=rng.integers(1, 4), replace=False)

@@ -51,7 +51,9 @@ def search(
             help="Table or cost model, repeatable (default: lut/bitfusion-apq-SPACE.csv)."
         ),
     ] = None,
-    algorithm: Annotated[str, typer.Option(help="nsga2, evolution, milp or random.")] = "nsga2",
+    algorithm: Annotated[
+        str, typer.Option(help="nsga2, evolution, optuna, paper, milp or random (see below).")
+    ] = "nsga2",
     objective: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,12 +69,33 @@ def search(
             help="Define objective 'score': COST=REFERENCE[,smaller=8,larger=8,rate=2,stress=1]."
         ),
     ] = None,
-    candidates: Annotated[int, typer.Option(min=10, help="How many candidates to score.")] = 20_000,
+    candidates: Annotated[
+        int | None,
+        typer.Option(min=10, help="How many candidates to score (default: 20,000; paper 50,100)."),
+    ] = None,
+    local_search: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.95,
+            help="Share of the candidates for local search; 0: none (default: up to 0.75).",
+        ),
+    ] = None,
+    warm_start: Annotated[
+        bool | None,
+        typer.Option(
+            help="Begin with the optima of an additive model, not at random (default: yes)."
+        ),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
             help="Journal file, sqlite:///… or postgresql://…: resumes, optuna-dashboard shows it."
         ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="What becomes trials of the storage: front (default), or all."),
     ] = None,
     iterations: Annotated[
         int,
@@ -105,13 +128,20 @@ def search(
     Writes evaluations.parquet, front.parquet, best.json, front.svg and report.html; with several
     budgets one sub-folder each.
 
+    Algorithms: nsga2 is Optuna's NSGA-II sampler with generations that vary as arrays, a warm
+    start and local search; evolution is the same with the mutants and crossovers of APQ's paper;
+    optuna is Optuna's own sampler, one trial at a time; paper is the search of APQ's paper as
+    published; milp solves an additive model exactly; random draws within the budget.
+
     Examples:
 
       apq search --latency-ms 0.5
 
       apq search --latency-ms 0.4 0.5 0.6 --size-mb 0.2 --out runs/list
 
-      apq search --bitops-g 0.5 --fix bits=8 --algorithm evolution
+      apq search --latency-ms 0.5 --storage runs/study.log --local-search 0 --no-warm-start
+
+      apq search --bitops-g 1.5 --fix bits=8 --algorithm evolution
 
       apq search --latency-ms 0.5 --fix architecture=runs/search/best.json --out runs/bits
 
@@ -119,10 +149,12 @@ def search(
     """
     from apq.report.page import write_report
     from apq.search.many import scenarios
+    from apq.search.options import Options
     from apq.search.problem import check_limits
     from apq.search.region import everything
     from apq.search.run import describe, run_search
 
+    options = Options(local_search, warm_start, storage, keep)
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
     priced = price(space, lut or [])
     budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
@@ -155,11 +187,11 @@ def search(
         folder = out_path if len(budgets) == 1 else out_path / folder_name(budget)
         with live_line(f"{algorithm} {_words(budget)}") as report:
             result = run_search(
-                folder, problem, algorithm, candidates, seed, storage, results, report, baselines
+                folder, problem, algorithm, candidates, seed, options, results, report, baselines
             )
         results.append(result)
         if picture:
-            _draw(folder, result, candidates)
+            _draw(folder, result)
             write_report(folder)
         if not json:
             show(result, folder)
@@ -244,6 +276,12 @@ def show(result: Result, folder: Path) -> None:
             f"{-notes['surrogate_optimum']:.4f} by its own count (a bound for the surrogate, not "
             f"for the predictor) and {-notes['surrogate_optimum_scored']:.4f} by the predictor"
         )
+    total = max(1, sum(counts["candidates"] for counts in result.sources.values()))
+    told = (
+        f"{name} {counts['candidates'] / total:.0%} ({counts['front']})"
+        for name, counts in result.sources.items()
+    )
+    out.print(f"candidates from (of them on the front): {', '.join(told)}")
     volume = (
         f", hypervolume {result.curve[-1].hypervolume:.4f}" if len(problem.objectives) > 1 else ""
     )
@@ -268,7 +306,7 @@ def _explain(result: Result) -> None:
         out.print(f"  {block['slot']:<6}{what:<{pad}}{shares}")
 
 
-def _draw(folder: Path, result: Result, candidates: int) -> None:
+def _draw(folder: Path, result: Result) -> None:
     """The front beside random search and searches with uniform bitwidths, over its first cost."""
     from apq.report.picture import Cloud, draw_front
     from apq.search.baselines import random_cloud
@@ -277,7 +315,7 @@ def _draw(folder: Path, result: Result, candidates: int) -> None:
     if not problem.metrics:
         return
     metric = problem.metrics[0]
-    random = random_cloud(problem, min(candidates, 20_000), result.seed)
+    random = random_cloud(problem, min(result.candidates, 20_000), result.seed)
     draw_front(
         folder / "front.svg",
         metric,

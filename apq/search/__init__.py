@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 
+from apq.search.options import Options
 from apq.search.record import Record
 from apq.space import Genes
 
-Engine = Callable[[Record, int, Genes, "str | None"], None]
-"""Scores candidates through the record until none are left: (record, seed, seeds, storage)."""
+Engine = Callable[[Record, int, Genes, Options], None]
+"""Scores candidates through the record until none are left: (record, seed, seeds, options)."""
 
 
-def _lazy(module: str, name: str) -> Engine:
-    """An engine whose module is imported when it is first run."""
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to search.
 
-    def run(record: Record, seed: int, seeds: Genes, storage: str | None = None) -> None:
-        getattr(import_module(f"apq.search.{module}"), name)(record, seed, seeds, storage)
+    Attributes:
+        path: Module and function of its :data:`Engine`, imported when it first runs.
+        options: The settings of :class:`Options` that it takes.
+        candidates: How many it scores if nobody says.
+    """
 
-    return run
+    path: str
+    options: tuple[str, ...] = ()
+    candidates: int = 20_000
+
+    @property
+    def engine(self) -> Engine:
+        """The function that runs it."""
+        module, _, name = self.path.partition(":")
+        engine: Engine = getattr(import_module(f"apq.search.{module}"), name)
+        return engine
 
 
-ALGORITHMS: dict[str, Engine] = {
-    "nsga2": _lazy("nsga2", "nsga2"),
-    "evolution": _lazy("evolution", "evolution"),
-    "milp": _lazy("milp", "milp"),
-    "random": _lazy("random_search", "random_search"),
+ALGORITHMS = {
+    "nsga2": Algorithm("nsga2:nsga2", ("local_search", "warm_start", "storage", "keep")),
+    "evolution": Algorithm("evolution:evolution", ("local_search", "warm_start")),
+    "optuna": Algorithm("stock:stock", ("storage",)),
+    "paper": Algorithm("paper:paper", candidates=50_100),
+    "milp": Algorithm("milp:milp"),
+    "random": Algorithm("random_search:random_search"),
 }
-
-STORED = ("nsga2",)
-"""Algorithms that keep what they found in an Optuna storage, and continue from it."""

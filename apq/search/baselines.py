@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from apq.errors import ApqError, BudgetError
+from apq.search.options import Options
 from apq.search.problem import Problem, Scored, join
 from apq.search.record import CHUNK, OnProgress
 from apq.search.search import Result, search
@@ -17,15 +18,16 @@ from apq.space.formats import ordered
 def uniform_bits(
     problem: Problem,
     algorithm: str,
-    candidates: int,
+    candidates: int | None,
     seed: int,
+    options: Options | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[Choice, Result | None]:
     """What the same search finds with one number format everywhere, by format.
 
-    Tried as hard as the joint result: same algorithm, candidates, seed and budgets, every other
-    gene free. None: no such network keeps the budgets. Formats that not every layer offers, or
-    that the problem fixes otherwise, are left out; so is everything if its bits are all fixed.
+    Tried as hard as the joint result: same algorithm, options, candidates, seed and budgets, every
+    other gene free. None: no such network keeps the budgets. Formats that not every layer offers,
+    or that the problem fixes otherwise, are left out; so is everything if its bits are all fixed.
     """
     space, region = problem.priced.space, problem.region
     bit_axes = [i for i, axis in enumerate(space.axes) if axis.attribute in BIT_ATTRIBUTES]
@@ -43,7 +45,7 @@ def uniform_bits(
             continue
         except ApqError:  # the space excludes blocks of this format
             continue
-        found[bits] = search(fixed, algorithm, candidates, seed, on_progress=on_progress)
+        found[bits] = search(fixed, algorithm, candidates, seed, options, on_progress=on_progress)
     return found
 
 
@@ -51,4 +53,4 @@ def random_cloud(problem: Problem, count: int, seed: int = 0) -> Scored:
     """``count`` random feasible candidates, scored."""
     rng = np.random.default_rng(seed)
     sizes = [min(CHUNK, count - i) for i in range(0, count, CHUNK)]
-    return join(*(problem.evaluate(problem.sample(size, rng)) for size in sizes))
+    return join(*(problem.evaluate(problem.sample(size, rng), "random") for size in sizes))

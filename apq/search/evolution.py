@@ -10,44 +10,54 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq.search.climb import Climber
+from apq.search.local_search import LocalSearch, default_share
+from apq.search.options import Options
 from apq.search.problem import Scored, join
 from apq.search.record import Record
 from apq.search.rows import first_of_each, row_keys
-from apq.search.sketch import sketch
 from apq.search.variation import children, rank
+from apq.search.warm_start import warm_start
 from apq.space import Genes
 
 PARENTS, CHILDREN = 25, 300
-CLIMBS = 0.85
-"""Part of the candidates spent on climbs."""
+LOCAL_SEARCH = 0.85
+"""Part of the candidates that local search may use."""
 
 
-def evolution(record: Record, seed: int, seeds: Genes, storage: str | None = None) -> None:
-    """Evolve until the record's candidates are used up. Keeps no storage.
+def evolution(record: Record, seed: int, seeds: Genes, options: Options) -> None:
+    """Evolve until the record's candidates are used up.
 
     Args:
         record: Scores candidates.
         seed: Decides every draw.
         seeds: Feasible rows for the first population.
-        storage: Unused.
+        options: ``local_search`` and ``warm_start``.
     """
     problem = record.problem
     rng = np.random.default_rng(seed)
     several = len(problem.objectives) > 1
     parents = min(100 if several else PARENTS, max(2, record.candidates // 10))
     size = min(CHILDREN, max(20, record.candidates // 50))  # larger ones cost less per child
-    pool = best(join(record.score(record.unseen(seeds)), sketch(record, rng)), parents)
-    climber = Climber(record, seeds, CLIMBS)
+    pool = record.score(record.unseen(seeds), "given")
+    if options.warm_start is not False:
+        pool = join(pool, warm_start(record, rng))
+    else:
+        rows = problem.spread_sample(min(size, record.left), rng)
+        pool = join(pool, record.score(record.unseen(rows), "random"))
+    pool = best(pool, parents)
+    share = options.local_search
+    local = LocalSearch(
+        record, seeds, default_share(record, LOCAL_SEARCH) if share is None else share
+    )
     while record.left > 0:
         count = min(size, record.left)
         first, second = rng.integers(len(pool.genes), size=(2, count))
         mixed = np.where(np.arange(count)[:, None] % 2 == 0, 0.0, 1.0)
         rows = children(problem, pool.genes[first], pool.genes[second], rng, crossover=mixed)
-        pool = join(pool, record.score(record.unseen(rows)))
-        climbed = climber.run(rng)
-        if climbed is not None:
-            pool = join(pool, climbed)
+        pool = join(pool, record.score(record.unseen(rows), "variation"))
+        found = local.run(rng)
+        if found is not None:
+            pool = join(pool, found)
         pool = best(pool, parents)
 
 

@@ -10,7 +10,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.search.problem import GAINS, Floats, Problem, Scored, join
+from apq.search.problem import GAINS, SOURCES, Floats, Problem, Scored, join
 from apq.search.region import within
 from apq.space import Candidate, Genes, Space
 
@@ -91,6 +91,7 @@ class Front:
         accuracy, spread: Predictions, fractions, ``(n,)``.
         costs: Every priced cost, ``(n,)`` each.
         values: Objectives in minimised form, ``(n, objectives)``.
+        source: Index into :data:`apq.search.problem.SOURCES`, ``(n,)``.
     """
 
     space: Space
@@ -100,6 +101,7 @@ class Front:
     spread: Floats
     costs: Mapping[str, Floats]
     values: Floats
+    source: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.genes)
@@ -127,11 +129,13 @@ class Front:
         return float(1.0 - agree / (n * (n - 1) * self.genes.shape[1]))
 
     def table(self) -> dict[str, NDArray[Any]]:
-        """Columns: accuracy, spread, every cost, every gene's value as ``Space.values`` has it."""
+        """Columns: accuracy, spread, every cost, ``source`` (where the candidate came from), and
+        every gene's value as ``Space.values`` has it."""
         return {
             "accuracy": self.accuracy,
             "accuracy_spread": self.spread,
             **self.costs,
+            "source": np.array(SOURCES)[self.source],
             **self.space.values(self.genes),
         }
 
@@ -149,4 +153,5 @@ def front_of(problem: Problem, best: Scored) -> Front:
         best.spread,
         problem.priced.costs(best.genes),
         best.values,
+        best.source,
     )

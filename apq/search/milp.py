@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq.search.aim import Aim, next_aim
+from apq.search.options import Options
 from apq.search.problem import Floats, Problem, join
 from apq.search.program import Additive, minimise
 from apq.search.record import Record
+from apq.search.scalarisation import Scalarisation, next_scalarisation
 from apq.search.surrogate import fit_additive
 from apq.search.variation import children
 from apq.space import Genes
@@ -53,7 +54,7 @@ def fidelity(problem: Problem, model: Additive, genes: Genes, values: Floats) ->
     )
 
 
-def milp(record: Record, seed: int, seeds: Genes, storage: str | None = None) -> None:
+def milp(record: Record, seed: int, seeds: Genes, options: Options) -> None:
     """Fit, solve, refit around the optima until the record's candidates are used up.
 
     Leaves in ``record.notes``: the first model's fidelity, its optimum by its own count
@@ -63,31 +64,32 @@ def milp(record: Record, seed: int, seeds: Genes, storage: str | None = None) ->
         record: Scores candidates.
         seed: Decides the samples.
         seeds: Feasible rows that are scored first.
-        storage: Unused.
+        options: Unused.
     """
     problem, rng = record.problem, np.random.default_rng(seed)
     several = bool(problem.costs_minimised) and len(problem.objectives) > 1
-    goals = [next_aim(problem, turn, rng) for turn in range(BUDGETS if several else 1)]
+    goals = [next_scalarisation(problem, turn, rng) for turn in range(BUDGETS if several else 1)]
     per_round = max(20, record.candidates // ROUNDS - len(goals))
     if len(seeds):
-        record.score(seeds)
+        record.score(seeds, "given")
     sample = record.score(
         np.concatenate(
             [problem.sample(per_round // 2, rng), problem.spread_sample(per_round // 2, rng)]
-        )
+        ),
+        "random",
     )
     held = len(sample.genes) // 5
     optima: list[Genes] = []
-    for number, aim in enumerate(goals):
-        values = aim.value(sample)
+    for number, goal in enumerate(goals):
+        values = goal.value(sample)
         model = fit_additive(problem.priced.space, sample.genes[held:], values[held:])
-        row = _solve(problem, aim, model)
+        row = _solve(problem, goal, model)
         if row is None:
             continue
         optima.append(row)
         if number == 0:
             fit = fidelity(problem, model, sample.genes[:held], values[:held])
-            scored = float(aim.value(problem.evaluate(row))[0])
+            scored = float(goal.value(problem.evaluate(row))[0])
             own = float(model.value(problem.priced.space, row)[0])
             record.notes |= {
                 "surrogate_r2": fit.r2,
@@ -97,28 +99,32 @@ def milp(record: Record, seed: int, seeds: Genes, storage: str | None = None) ->
                 "surrogate_optimum_scored": scored,
             }
     if optima:
-        record.score(np.concatenate(optima))
+        record.score(np.concatenate(optima), "program")
     while record.left > len(goals) + 20 and optima:
         centres = np.concatenate(optima)
         centres = centres[rng.integers(len(centres), size=min(per_round, record.left - len(goals)))]
         near = children(problem, centres, centres, rng, crossover=0.0, mutations=8.0)
-        sample = join(sample, record.score(near))
+        sample = join(sample, record.score(near, "variation"))
         moved = [
-            _solve(problem, aim, _local(problem, aim, sample.genes, aim.value(sample), row))
-            for aim, row in zip(goals, optima, strict=False)
+            _solve(problem, goal, _local(problem, goal, sample.genes, goal.value(sample), row))
+            for goal, row in zip(goals, optima, strict=False)
         ]
         fresh = [row for row in moved if row is not None]
-        scored_rows = record.score(np.concatenate(fresh)) if fresh and record.left > 0 else None
+        scored_rows = (
+            record.score(np.concatenate(fresh), "program") if fresh and record.left > 0 else None
+        )
         if scored_rows is None:
             break
         optima = fresh
 
 
-def _solve(problem: Problem, aim: Aim, model: Additive) -> Genes | None:
-    return minimise(problem.region, model, {**problem.limits, aim.metric: aim.budget})
+def _solve(problem: Problem, goal: Scalarisation, model: Additive) -> Genes | None:
+    return minimise(problem.region, model, {**problem.limits, goal.metric: goal.budget})
 
 
-def _local(problem: Problem, aim: Aim, genes: Genes, values: Floats, row: Genes) -> Additive:
+def _local(
+    problem: Problem, goal: Scalarisation, genes: Genes, values: Floats, row: Genes
+) -> Additive:
     """A model fitted to the rows that share most genes with ``row``."""
     distance = (genes != row).sum(axis=1)
     near = np.argsort(distance, kind="stable")[:4000]

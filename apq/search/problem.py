@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,11 @@ from apq.space import Genes
 
 GAINS = ("accuracy", "score")
 """Objectives that are maximised; all others are costs."""
+
+SOURCES = ("given", "random", "variation", "warm start", "local search", "program")
+"""Where a candidate can come from: rows that a search was given (another budget's front, a stored
+study), random feasible draws, crossover and mutation, the additive model of the warm start, local
+search, and the integer program."""
 
 Floats = NDArray[np.float64]
 Accuracy = Callable[[Genes], tuple[Floats, Floats]]
@@ -63,6 +69,9 @@ class Scored:
         accuracy, spread: Prediction and its spread, fractions, ``(n,)``.
         costs: The costs that the problem looks at, each ``(n,)``.
         values: Objectives to be minimised, ``(n, objectives)``.
+        source: Index into :data:`SOURCES`, ``(n,)``.
+        times: When scoring began and ended, seconds since 1970, ``(n, 2)``; rows of one batch
+            share its time evenly.
     """
 
     genes: Genes
@@ -70,12 +79,20 @@ class Scored:
     spread: Floats
     costs: Mapping[str, Floats]
     values: Floats
+    source: NDArray[np.int8]
+    times: Floats
 
     def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Scored:
         """The given rows."""
         costs = {metric: cost[rows] for metric, cost in self.costs.items()}
         return Scored(
-            self.genes[rows], self.accuracy[rows], self.spread[rows], costs, self.values[rows]
+            self.genes[rows],
+            self.accuracy[rows],
+            self.spread[rows],
+            costs,
+            self.values[rows],
+            self.source[rows],
+            self.times[rows],
         )
 
 
@@ -87,6 +104,8 @@ def join(*parts: Scored) -> Scored:
         np.concatenate([p.spread for p in parts]),
         {m: np.concatenate([p.costs[m] for p in parts]) for m in parts[0].costs},
         np.concatenate([p.values for p in parts]),
+        np.concatenate([p.source for p in parts]),
+        np.concatenate([p.times for p in parts]),
     )
 
 
@@ -153,12 +172,13 @@ class Problem:
         ok = within(self.priced.costs(genes, self.limits), self.limits)
         return np.broadcast_to(ok, len(genes)).copy()
 
-    def evaluate(self, genes: Genes) -> Scored:
-        """Predict and price rows.
+    def evaluate(self, genes: Genes, source: str = "given") -> Scored:
+        """Predict and price rows, which come from ``source`` (one of :data:`SOURCES`).
 
         Raises:
             ApqError: the predictor answered something that is not a number.
         """
+        begun = time.time()
         answer = self.accuracy(genes) if len(genes) else (np.empty(0), np.empty(0))
         mean, spread = (np.asarray(a, dtype=np.float64) for a in answer)
         if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
@@ -174,7 +194,16 @@ class Problem:
                 columns.append((self.caution * spread - mean) * factor)
             else:
                 columns.append(costs[name])
-        return Scored(genes, mean, spread, costs, np.stack(columns, axis=1))
+        marks = np.linspace(begun, time.time(), len(genes) + 1)
+        return Scored(
+            genes,
+            mean,
+            spread,
+            costs,
+            np.stack(columns, axis=1),
+            np.full(len(genes), SOURCES.index(source), dtype=np.int8),
+            np.stack([marks[:-1], marks[1:]], axis=1),
+        )
 
     @cached_property
     def anchors(self) -> Genes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from apq.search.front import Archive, Reference, reference
-from apq.search.problem import Problem, Scored, join
+from apq.search.problem import SOURCES, Problem, Scored, join
 from apq.search.rows import first_of_each, row_keys
 from apq.space import Genes
 
@@ -57,6 +58,7 @@ class Record:
         self.done = 0
         self.notes: dict[str, float] = {}
         self.scoring_seconds = 0.0
+        self.sources: Counter[str] = Counter()
         self.reference: Reference = reference(problem)
         self._on_progress = on_progress
         self._on_batch = on_batch
@@ -70,13 +72,15 @@ class Record:
         """How many more may be scored; 0 once nothing new turns up, as in a tiny space."""
         return self.candidates - self.done if self._stale < STALE else 0
 
-    def score(self, genes: Genes) -> Scored:
-        """Score rows (no more than are left). All are counted and handed to ``on_batch``; those
+    def score(self, genes: Genes, source: str) -> Scored:
+        """Score rows (no more than are left), which come from ``source``, one of
+        :data:`apq.search.problem.SOURCES`. All are counted and handed to ``on_batch``; those
         within the limits enter the archive."""
         genes = genes[: max(self.left, 0)]
         start = time.perf_counter()
         parts = [
-            self.problem.evaluate(genes[i : i + CHUNK]) for i in range(0, max(len(genes), 1), CHUNK)
+            self.problem.evaluate(genes[i : i + CHUNK], source)
+            for i in range(0, max(len(genes), 1), CHUNK)
         ]
         self.scoring_seconds += time.perf_counter() - start
         batch = join(*parts)
@@ -84,6 +88,7 @@ class Record:
             self._on_batch(batch)
         self.take(batch)
         self.done += len(batch.genes)
+        self.sources[source] += len(batch.genes)
         if self.done >= self._next_point or self.left <= 0:
             self._point()
         return batch
@@ -107,6 +112,16 @@ class Record:
     def take(self, batch: Scored) -> None:
         """Take candidates within the limits into the archive, without counting them."""
         self.archive.add_feasible(batch, self.problem.limits)
+
+    def shares(self) -> dict[str, dict[str, int]]:
+        """By source, how many candidates were scored, and how many of them are on the front."""
+        best = self.archive.best
+        front = Counter() if best is None else Counter(SOURCES[i] for i in best.source)
+        return {
+            name: {"candidates": self.sources[name], "front": front[name]}
+            for name in SOURCES
+            if self.sources[name] or front[name]
+        }
 
     def finish(self) -> None:
         """End the curve with what was found, also where nothing was left to score."""

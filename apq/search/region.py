@@ -138,8 +138,12 @@ class Region:
     def sample(self, count: int, rng: np.random.Generator, canonical: bool = True) -> Genes:
         """``count`` random permitted rows: every gene uniform over its permitted choices, then
         exclusions repaired."""
+        return self.snap(self.draw(count, rng), canonical)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Genes:
+        """``count`` rows, every gene uniform over its permitted choices; exclusions may be hit."""
         genes = (rng.random((count, len(self.allowed))) * self._counts).astype(np.int16)
-        return self.snap(np.take_along_axis(self._choices, genes.T, axis=1).T, canonical)
+        return np.take_along_axis(self._choices, genes.T, axis=1).T
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:

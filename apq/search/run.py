@@ -20,7 +20,8 @@ from apq.files import whole
 from apq.search.baselines import uniform_bits
 from apq.search.explain import explain
 from apq.search.front import Front
-from apq.search.problem import Problem, Scored
+from apq.search.options import Options
+from apq.search.problem import SOURCES, Problem, Scored
 from apq.search.record import OnProgress
 from apq.search.search import Result, search
 from apq.space import Space
@@ -32,7 +33,8 @@ ROWS = 20_000
 def _schema(space: Space, costs: tuple[str, ...], metadata: Mapping[str, str]) -> pa.Schema:
     floats = [(name, pa.float64()) for name in ("accuracy", "accuracy_spread", *costs)]
     genes = [(axis.name, pa.string() if axis.named else pa.int32()) for axis in space.axes]
-    return pa.schema([*floats, *genes], metadata=dict(metadata))
+    source = [("source", pa.string())]
+    return pa.schema([*floats, *source, *genes], metadata=dict(metadata))
 
 
 def _table(space: Space, schema: pa.Schema, columns: Mapping[str, np.ndarray]) -> pa.Table:
@@ -94,6 +96,7 @@ class EvaluationLog:
         columns = {
             "accuracy": np.concatenate([b.accuracy for b in self._held]),
             "accuracy_spread": np.concatenate([b.spread for b in self._held]),
+            "source": np.array(SOURCES)[np.concatenate([b.source for b in self._held])],
             **self.space.values(np.concatenate([b.genes for b in self._held])),
         }
         for metric in self._held[0].costs:
@@ -132,9 +135,9 @@ def run_search(
     folder: Path,
     problem: Problem,
     algorithm: str = "nsga2",
-    candidates: int = 20_000,
+    candidates: int | None = None,
     seed: int = 0,
-    storage: str | None = None,
+    options: Options | None = None,
     earlier: Sequence[Result] = (),
     on_progress: OnProgress | None = None,
     baselines: bool = False,
@@ -143,18 +146,19 @@ def run_search(
 
     Args:
         folder: Created if missing; files of the same names are replaced.
-        problem, algorithm, candidates, seed, storage, on_progress: As in :func:`search`.
+        problem, algorithm, candidates, seed, options, on_progress: As in :func:`search`.
         earlier: Results for other budgets; their fronts are where this search starts.
         baselines: Whether to search as hard with one number format everywhere.
     """
     seeds = np.concatenate([r.front.genes for r in earlier]) if earlier else None
-    goes_on = storage is not None
+    goes_on = options is not None and options.storage is not None
     with EvaluationLog(folder / "evaluations.parquet", problem, algorithm, seed, goes_on) as log:
         result = search(
-            problem, algorithm, candidates, seed, storage, seeds, on_progress, on_batch=log
+            problem, algorithm, candidates, seed, options, seeds, on_progress, on_batch=log
         )
     if baselines:
-        uniform = uniform_bits(problem, algorithm, candidates, seed, on_progress)
+        alike = replace(options or Options(), storage=None, keep=None)
+        uniform = uniform_bits(problem, algorithm, candidates, seed, alike, on_progress)
         named = {f"{bits} bits everywhere": found for bits, found in uniform.items()}
         result = replace(result, baselines=named)
     write_run(folder, result)
@@ -200,6 +204,7 @@ def describe(result: Result) -> dict[str, Any]:
             "fix": list(problem.fix),
             "caution": problem.caution,
             "score": asdict(problem.forgiving) if problem.forgiving else None,
+            "sources": {name: dict(counts) for name, counts in result.sources.items()},
             "notes": dict(result.notes),
             "front_size": len(front),
             "front_diversity": front.diversity(),

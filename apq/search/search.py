@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from apq.errors import ApqError, choose
-from apq.search import ALGORITHMS, STORED
+from apq.search import ALGORITHMS
 from apq.search.front import Front, Reference, front_of
+from apq.search.options import Options
 from apq.search.problem import GAINS, Problem
 from apq.search.record import OnBatch, OnProgress, Point, Record
 from apq.search.rows import distinct
@@ -30,6 +31,8 @@ class Result:
         reference: The box in which hypervolume was measured.
         algorithm, seed: How it was searched.
         scoring_seconds: Time spent in predicting and pricing, s.
+        sources: By where candidates came from (:data:`apq.search.problem.SOURCES`), how many were
+            scored and how many are on the front.
         notes: What the algorithm has to say, e.g. the fidelity of a surrogate.
         baselines: By name what was tried as hard (:mod:`apq.search.baselines`); None: nothing of
             the kind keeps the budgets.
@@ -44,6 +47,7 @@ class Result:
     algorithm: str
     seed: int
     scoring_seconds: float
+    sources: Mapping[str, Mapping[str, int]]
     notes: Mapping[str, float]
     baselines: Mapping[str, Result | None] = field(default_factory=dict)
 
@@ -51,9 +55,9 @@ class Result:
 def search(
     problem: Problem,
     algorithm: str = "nsga2",
-    candidates: int = 20_000,
+    candidates: int | None = None,
     seed: int = 0,
-    storage: str | None = None,
+    options: Options | None = None,
     seeds: Genes | None = None,
     on_progress: OnProgress | None = None,
     on_batch: OnBatch | None = None,
@@ -63,27 +67,35 @@ def search(
     Args:
         problem: What is searched.
         algorithm: A name in :data:`apq.search.ALGORITHMS`.
-        candidates: How many are scored.
+        candidates: How many are scored; None: what the algorithm scores by itself.
         seed: Decides everything random.
-        storage: Optuna storage for ``nsga2``: a journal file, ``sqlite:///…``, ``postgresql://…``.
+        options: Settings of the algorithm.
         seeds: Rows to start from, e.g. another budget's front; made feasible first.
         on_progress: Called with done, total and figures about a hundred times.
         on_batch: Receives everything scored, batch by batch.
 
     Raises:
-        ApqError: unknown algorithm, unusable storage, or a storage that the algorithm ignores.
+        ApqError: unknown algorithm, unusable storage, an option that the algorithm does not take,
+            or nothing that keeps the budgets was found.
     """
-    engine = ALGORITHMS[choose(algorithm, ALGORITHMS, "algorithm")]
-    if storage is not None and algorithm not in STORED:
-        raise ApqError(
-            f"{algorithm} keeps nothing in a storage: leave out --storage, or search with "
-            f"{', '.join(STORED)}"
-        )
-    record = Record(problem, candidates, on_progress, on_batch)
+    method = ALGORITHMS[choose(algorithm, ALGORITHMS, "algorithm")]
+    options = options or Options()
+    for name in options.given():
+        if name not in method.options:
+            others = [other for other, m in ALGORITHMS.items() if name in m.options]
+            raise ApqError(
+                f"{algorithm} has no use for --{name.replace('_', '-')}: leave it out, or search "
+                f"with {', '.join(others)}"
+            )
+    record = Record(problem, candidates or method.candidates, on_progress, on_batch)
     start = problem.anchors[:0] if seeds is None else _feasible(problem, seeds, seed)
-    engine(record, seed, start, storage)
+    method.engine(record, seed, start, options)
     record.finish()
-    assert record.archive.best is not None
+    if record.archive.best is None:
+        raise ApqError(
+            f"none of the {record.done:,} candidates that {algorithm} scored keeps the budgets; "
+            "nsga2 and evolution repair theirs"
+        )
     front = front_of(problem, record.archive.best)
     chosen = choose_row(problem, front)
     return Result(
@@ -96,6 +108,7 @@ def search(
         algorithm,
         seed,
         record.scoring_seconds,
+        record.shares(),
         record.notes,
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.search.front import nondominated
 from apq.search.problem import Floats, Problem
 from apq.space import ATTRIBUTES, Genes
 
@@ -14,37 +14,44 @@ REVERT = 0.3
 """Share of infeasible children that give genes back to their parent; the others save elsewhere."""
 
 
-def crowding(values: Floats) -> Floats:
-    """Crowding distance of NSGA-II (Deb et al., 2002) of one rank, ``(n,)``; ends are infinite."""
+def crowding(values: Floats, ranks: Ints) -> Floats:
+    """Crowding distance of NSGA-II (Deb et al., 2002) of each row within its rank, ``(n,)``; the
+    ends of a rank are infinite."""
     out = np.zeros(len(values))
+    if not len(values):
+        return out
     for column in values.T:
-        order = np.argsort(column, kind="stable")
-        ordered = column[order]
-        width = ordered[-1] - ordered[0]
-        if width <= 0:
-            continue
-        gaps = np.full(len(column), np.inf)
-        gaps[1:-1] = (ordered[2:] - ordered[:-2]) / width
-        out[order] += gaps
+        order = np.lexsort((column, ranks))
+        ordered, rank_of = column[order], ranks[order]
+        begins = np.flatnonzero(np.diff(rank_of, prepend=rank_of[0] - 1))
+        ends = np.append(begins[1:], len(order)) - 1
+        width = np.repeat(ordered[ends] - ordered[begins], ends - begins + 1)
+        gaps = np.zeros(len(order))
+        gaps[1:-1] = ordered[2:] - ordered[:-2]
+        gaps[begins] = gaps[ends] = np.inf
+        out[order] += np.divide(gaps, width, out=np.zeros(len(order)), where=width > 0)
     return out
 
 
-def rank(values: Floats) -> tuple[Ints, Floats]:
-    """Pareto rank (0 is best) and crowding distance within the rank, ``(n,)`` each."""
+def rank(values: Floats, penalty: Floats | None = None) -> tuple[Ints, Floats]:
+    """Pareto rank (0 is best) and crowding distance within the rank, ``(n,)`` each.
+
+    Args:
+        values: Objectives in minimised form, ``(n, objectives)``.
+        penalty: How far constraints are violated, ``(n,)``; rows above 0 come after all others,
+            by rising penalty (constrained domination; Deb et al., 2002).
+    """
+    if penalty is not None and (penalty > 0).any():
+        over = penalty > 0
+        ranks, distance = np.empty(len(values), dtype=np.int64), np.zeros(len(values))
+        ranks[~over], distance[~over] = rank(values[~over])
+        ranks[over] = len(values) + np.unique(penalty[over], return_inverse=True)[1]
+        return ranks, distance
     if values.shape[1] == 1:
         places: Ints = values[:, 0].argsort(kind="stable").argsort(kind="stable")
         return places, np.zeros(len(values))
-    ranks = np.full(len(values), -1, dtype=np.int64)
-    distance = np.zeros(len(values))
-    left = np.arange(len(values))
-    level = 0
-    while len(left):
-        front = left[nondominated(values[left])]
-        ranks[front] = level
-        distance[front] = crowding(values[front])
-        left = left[ranks[left] < 0]
-        level += 1
-    return ranks, distance
+    ranks = np.asarray(moocore.pareto_rank(values), dtype=np.int64)
+    return ranks, crowding(values, ranks)
 
 
 def tournament(ranks: Ints, distance: Floats, count: int, rng: np.random.Generator) -> Ints:

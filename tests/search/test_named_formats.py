@@ -14,7 +14,7 @@ from apq.hardware import load_cost_model, price_space
 from apq.search.baselines import uniform_bits
 from apq.search.explain import explain
 from apq.search.front import nondominated
-from apq.search.nsga2 import Parameters
+from apq.search.genome import SpaceGenome
 from apq.search.problem import Problem
 from apq.search.region import everything
 from apq.search.search import search
@@ -73,17 +73,14 @@ def test_uniform_networks_are_of_formats_that_all_axes_offer(priced):
     assert uniform_bits(mixed, "nsga2", 60, seed=0) == {}
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_storage_gives_genes_back(priced, packed):
-    parameters = Parameters(priced.space, packed)
+def test_a_storage_gives_genes_back(priced):
+    genome = SpaceGenome(Problem(priced, FormulaAccuracy(priced.space), ("accuracy",)))
     for row in priced.space.sample(50, np.random.default_rng(0)):
-        genes = row.tolist()
-        told = parameters.of(genes)
-        assert parameters.genes(told) == genes
+        told = genome.params(row)
+        assert (genome.rows([told]) == row).all()
         optuna.create_study().add_trial(
             optuna.trial.create_trial(
-                params=dict(told), distributions=dict(parameters.distributions), value=0.0
+                params=dict(told), distributions=dict(genome.distributions), value=0.0
             )
         )
-    if not packed:
-        assert {told["b00_pw_w_bits"]} < {"4", "ternary", "po2-4"}
+    assert {told["b00_pw_w_bits"]} < {"4", "ternary", "po2-4"}

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apq.search.aim import Aim
-from apq.search.climb import climb
 from apq.search.knapsack import BINS, minimise_for_budgets
+from apq.search.local_search import local_search
 from apq.search.problem import Problem
 from apq.search.program import Additive, cheapest_within, minimise
 from apq.search.record import Record
 from apq.search.region import everything
+from apq.search.scalarisation import Scalarisation
 from apq.search.surrogate import fit_additive, local_model, neighbours
 from apq.space import PRESETS
 
@@ -116,14 +116,14 @@ def test_local_model_is_exact_for_an_additive_value(tiny_priced):
     assert fitted.value(space, every) == pytest.approx(exact[1], abs=1e-4)
 
 
-def test_a_climb_ends_at_least_as_good_as_it_began(tiny_priced, tiny_accuracy):
+def test_a_local_search_ends_at_least_as_good_as_it_began(tiny_priced, tiny_accuracy):
     limit = float(np.mean(tiny_priced.reach("bitops_g")))
     problem = Problem(tiny_priced, tiny_accuracy, ("accuracy",), {"bitops_g": limit})
     record = Record(problem, 2000)
-    aim = Aim(np.ones(1), "bitops_g", limit)
+    goal = Scalarisation(np.ones(1), "bitops_g", limit)
     starts = problem.sample(5, np.random.default_rng(0))
     for start in starts:
-        row, _ = climb(record, start, aim, 400)
+        row, _ = local_search(record, start, goal, 400)
         assert problem.feasible(row[None])[0]
         before, after = (problem.evaluate(r[None]).accuracy[0] for r in (start, row))
         assert after >= before

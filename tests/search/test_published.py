@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from apq.errors import BudgetError
+from apq.search.options import Options
 from apq.search.problem import Problem
 from apq.search.search import search
 from apq.space.layer import bitops, size_bits, to_array
@@ -52,15 +53,10 @@ def test_evolution_reaches_the_best_known(apq_priced, apq_accuracy, peers, known
     assert front.accuracy[0] > max(rivals)
 
 
-def test_nsga2_draws_a_better_front_than_evolution_without_climbs(
-    apq_priced, apq_accuracy, monkeypatch
-):
-    import apq.search.evolution
-
+def test_nsga2_draws_a_better_front_than_evolution_without_local_search(apq_priced, apq_accuracy):
     problem = Problem(apq_priced, apq_accuracy, limits={"latency_ms": 8.4})
     ours = search(problem, "nsga2", candidates=15_000)
-    monkeypatch.setattr(apq.search.evolution, "CLIMBS", 0.0)
-    plain = search(problem, "evolution", candidates=15_000)
+    plain = search(problem, "evolution", candidates=15_000, options=Options(local_search=0.0))
     random = search(problem, "random", candidates=15_000)
     volumes = [r.curve[-1].hypervolume for r in (ours, plain, random)]
     assert volumes[0] > volumes[1] > volumes[2]

@@ -40,6 +40,7 @@ def test_a_run_writes_what_it_found(problem, tmp_path):
     assert set(front) == {
         "accuracy",
         "accuracy_spread",
+        "source",
         *problem.priced.metrics,
         *(a.name for a in space.axes),
     }

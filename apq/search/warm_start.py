@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq.search.aim import next_aim
 from apq.search.knapsack import minimise_for_budgets
 from apq.search.problem import Scored, join
 from apq.search.record import Record
+from apq.search.scalarisation import next_scalarisation
 from apq.search.surrogate import fit_additive
 from apq.search.variation import children
 
 ROUNDS, BUDGETS = 4, 60
-"""Rounds of a sketch, and budgets it solves in each."""
+"""Rounds of fitting and solving, and budgets it solves in each."""
 
 
-def sketch(record: Record, rng: np.random.Generator) -> Scored:
+def warm_start(record: Record, rng: np.random.Generator) -> Scored:
     """Draw where the front about lies: fit an additive model to a spread sample, solve it for all
     budgets at once, sample around the answers, and again.
 
@@ -24,21 +24,21 @@ def sketch(record: Record, rng: np.random.Generator) -> Scored:
     """
     problem, region = record.problem, record.problem.region
     size = max(20, min(600, record.candidates // 10))
-    sample = record.score(record.unseen(problem.spread_sample(size, rng)))
+    sample = record.score(record.unseen(problem.spread_sample(size, rng)), "random")
     for turn in range(ROUNDS):
         if record.left <= size or not len(sample.genes):
             break
-        aim = next_aim(problem, 0, rng)
-        budgets = np.linspace(region.extreme(aim.metric)[0], aim.budget, BUDGETS + 1)
-        model = fit_additive(problem.priced.space, sample.genes, aim.value(sample))
-        rows = minimise_for_budgets(region, model, aim.metric, aim.budget, budgets)
+        goal = next_scalarisation(problem, 0, rng)
+        budgets = np.linspace(region.extreme(goal.metric)[0], goal.budget, BUDGETS + 1)
+        model = fit_additive(problem.priced.space, sample.genes, goal.value(sample))
+        rows = minimise_for_budgets(region, model, goal.metric, goal.budget, budgets)
         fallback = problem.anchors[rng.integers(len(problem.anchors), size=len(rows))]
         rows = record.unseen(problem.cheapen(rows, fallback, rng))
-        sample = join(sample, record.score(rows))
+        sample = join(sample, record.score(rows, "warm start"))
         if turn < ROUNDS - 1:
             known = [] if record.archive.best is None else [record.archive.best.genes]
             parents = np.concatenate([rows, *known])
             pairs = parents[rng.integers(len(parents), size=(2, size // 2))]
             near = children(problem, pairs[0], pairs[1], rng, 0.5, mutations=4.0)
-            sample = join(sample, record.score(record.unseen(near)))
+            sample = join(sample, record.score(record.unseen(near), "warm start"))
     return sample

@@ -15,7 +15,7 @@ from apq.space import Genes
 
 
 @dataclass(frozen=True, eq=False)
-class Aim:
+class Scalarisation:
     """A value to be minimised, and the additive cost whose budget binds.
 
     Attributes:
@@ -40,7 +40,7 @@ class Aim:
         return met
 
 
-def next_aim(problem: Problem, turn: int, rng: np.random.Generator) -> Aim:
+def next_scalarisation(problem: Problem, turn: int, rng: np.random.Generator) -> Scalarisation:
     """The aim of the ``turn``-th step, 0, 1 …
 
     Without a cost among the objectives, all aims are at the limit. Otherwise every fourth one is,
@@ -54,7 +54,7 @@ def next_aim(problem: Problem, turn: int, rng: np.random.Generator) -> Aim:
     high = min(high, problem.limits.get(metric, high))
     if traded and turn % 4:
         high = low + (high - low) * _even(turn - turn // 4) ** 2
-    return Aim(_weights(problem, metric, rng), metric, high)
+    return Scalarisation(_weights(problem, metric, rng), metric, high)
 
 
 def _weights(problem: Problem, metric: str, rng: np.random.Generator) -> Floats:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq.search.aim import Aim, next_aim
 from apq.search.front import Archive
 from apq.search.knapsack import BINS, minimise_for_budgets
 from apq.search.problem import Floats, Problem, Scored
 from apq.search.program import Additive
 from apq.search.record import Record
 from apq.search.rows import distinct
+from apq.search.scalarisation import Scalarisation, next_scalarisation
 from apq.search.surrogate import local_model, neighbours
 from apq.search.variation import children
 from apq.space import Genes
@@ -33,14 +33,16 @@ PRICES = (3.0, 10.0, 30.0)
 """With further limits: what using one of them up costs in the model, in the same unit."""
 
 ENOUGH = 60_000
-"""Candidates from which a front gains from the full share of climbs: each one refines one part of
-it, and rough fronts gain more from evolution (measured)."""
+"""Candidates from which a front gains from the full share of local search: each one refines one
+part of it, and rough fronts gain more from evolution (measured)."""
 
 ELITE = 4
-"""Random starts of climbs with one objective; then as many of the best results are crossed."""
+"""Random starts with one objective; then as many of the best results are crossed."""
 
 
-def climb(record: Record, row: Genes, aim: Aim, most: int) -> tuple[Genes, Scored | None]:
+def local_search(
+    record: Record, row: Genes, goal: Scalarisation, most: int
+) -> tuple[Genes, Scored | None]:
     """Improve a row, shape ``(axes,)``, until no step helps or ``most`` candidates are scored.
 
     The start may be over the budget; then the first step leads under it.
@@ -50,30 +52,30 @@ def climb(record: Record, row: Genes, aim: Aim, most: int) -> tuple[Genes, Score
     """
     problem, now, best = record.problem, np.inf, Archive()
     until = record.done + min(most, record.left)
-    if aim.meets(problem, row[None])[0]:
-        now = float(aim.value(problem.evaluate(row[None]))[0])
+    if goal.meets(problem, row[None])[0]:
+        now = float(goal.value(problem.evaluate(row[None]))[0])
     better: Genes | None = row
     while better is not None:
         row = better
         around = neighbours(problem.region, row)
         if record.done + len(around.rows) >= until:
             break
-        scored = record.score(around.rows)
+        scored = record.score(around.rows, "local search")
         best.add_feasible(scored, problem.limits)
-        value = aim.value(scored)
+        value = goal.value(scored)
         unit, better = float(value.std()), None
         for wary in WARINESS:
             model = local_model(problem.region, around, value, wary * unit)
-            tried = record.score(_optima(problem, aim, model, unit))
+            tried = record.score(_optima(problem, goal, model, unit), "local search")
             best.add_feasible(tried, problem.limits)
-            worth = np.where(aim.meets(problem, tried.genes), aim.value(tried), np.inf)
+            worth = np.where(goal.meets(problem, tried.genes), goal.value(tried), np.inf)
             if worth.min(initial=np.inf) < now - 1e-7:
                 now, better = float(worth.min()), tried.genes[worth.argmin()]
                 break
     return row, best.best
 
 
-def _optima(problem: Problem, aim: Aim, model: Additive, unit: float) -> Genes:
+def _optima(problem: Problem, goal: Scalarisation, model: Additive, unit: float) -> Genes:
     """Optima of a model under the budget, within all limits; perhaps none."""
     priced = problem.priced
     if "peak_memory_kb" in problem.limits:  # a maximum: what exceeds it anywhere is out
@@ -81,7 +83,7 @@ def _optima(problem: Problem, aim: Aim, model: Additive, unit: float) -> Genes:
         blocks = [np.where(o, 1e9, b) for o, b in zip(over, model.blocks, strict=True)]
         model = Additive(blocks, model.depths)
     models = [model]
-    others = [m for m in problem.limits if m not in (aim.metric, "peak_memory_kb")]
+    others = [m for m in problem.limits if m not in (goal.metric, "peak_memory_kb")]
     if others:
         load = [
             np.sum([priced.tables[m][slot.index] / problem.limits[m] for m in others], axis=0)
@@ -91,33 +93,41 @@ def _optima(problem: Problem, aim: Aim, model: Additive, unit: float) -> Genes:
             dear = [b + price * unit * x for b, x in zip(model.blocks, load, strict=True)]
             models.append(Additive(dear, model.depths))
     # rounding to bins may carry a row over the budget: the last few bins are asked for
-    width = (aim.budget - priced.fixed[aim.metric]) / BINS
-    budgets: Floats = aim.budget - width * np.arange(4, dtype=np.float64)
+    width = (goal.budget - priced.fixed[goal.metric]) / BINS
+    budgets: Floats = goal.budget - width * np.arange(4, dtype=np.float64)
     if len(problem.objectives) > 1:  # neighbouring points of the front come for free
-        budgets = np.concatenate([budgets, aim.budget * NEARBY])
+        budgets = np.concatenate([budgets, goal.budget * NEARBY])
     rows = [
-        minimise_for_budgets(problem.region, m, aim.metric, aim.budget, budgets) for m in models
+        minimise_for_budgets(problem.region, m, goal.metric, goal.budget, budgets) for m in models
     ]
     found = distinct(np.concatenate(rows))
-    kept: Genes = found[aim.meets(problem, found)]
+    kept: Genes = found[goal.meets(problem, found)]
     return kept
 
 
-class Climber:
-    """Climbs now and then while another engine runs.
+def default_share(record: Record, share: float) -> float:
+    """The share of local search that serves a search: ``share`` with one objective, less for
+    fronts from few candidates."""
+    return (
+        share
+        if len(record.problem.objectives) == 1
+        else share * min(1.0, record.candidates / ENOUGH)
+    )
 
-    With one objective climbs start from given rows, then from random ones, then from crosses of
-    the best results so far; with several from the archive, near the aimed-at budget.
+
+class LocalSearch:
+    """Local searches now and then, while another engine runs.
+
+    With one objective they start from given rows, then from random ones, then from crosses of
+    the best results so far; with several from the archive, near the budget that is their turn.
 
     Args:
         record: Scores candidates.
         starts: Rows to start from first.
-        share: Part of all candidates that climbs may use.
+        share: Part of all candidates that local search may use, 0 … 1.
     """
 
     def __init__(self, record: Record, starts: Genes, share: float) -> None:
-        if len(record.problem.objectives) > 1:
-            share *= min(1.0, record.candidates / ENOUGH)
         self.record, self.share = record, share
         self.starts = list(starts[:ELITE])
         self.found: list[Genes] = []
@@ -125,13 +135,14 @@ class Climber:
         self.scored = 0
 
     def run(self, rng: np.random.Generator) -> Scored | None:
-        """One climb if its turn has come: what it found that nothing else it scored dominates."""
+        """One local search if its turn has come: what it found that nothing else it scored
+        dominates."""
         record, before = self.record, self.record.done
         left = int(self.share * record.candidates) - self.scored
         if self.scored >= self.share * (before + 1) or left <= 0:
             return None
-        aim = next_aim(record.problem, self.turn, rng)
-        row, found = climb(record, self._start(aim, rng), aim, left)
+        goal = next_scalarisation(record.problem, self.turn, rng)
+        row, found = local_search(record, self._start(goal, rng), goal, left)
         self.found.append(row)
         self.turn += 1
         self.scored += record.done - before
@@ -139,21 +150,21 @@ class Climber:
             self.share = 0.0  # too little is left for another step
         return found
 
-    def _start(self, aim: Aim, rng: np.random.Generator) -> Genes:
+    def _start(self, goal: Scalarisation, rng: np.random.Generator) -> Genes:
         problem, best = self.record.problem, self.record.archive.best
         start: Genes
         if self.starts:
             start = self.starts.pop(0)
             return start
         if len(problem.objectives) > 1 and best is not None:
-            cost = problem.priced.costs(best.genes, [aim.metric])[aim.metric]
-            pool = best.genes[np.abs(cost - aim.budget).argsort(kind="stable")]
+            cost = problem.priced.costs(best.genes, [goal.metric])[goal.metric]
+            pool = best.genes[np.abs(cost - goal.budget).argsort(kind="stable")]
         elif self.turn < ELITE:
             start = problem.sample(1, rng)[0]
             return start
         else:
             pool = distinct(np.stack(self.found))
-            pool = pool[aim.value(problem.evaluate(pool)).argsort(kind="stable")]
+            pool = pool[goal.value(problem.evaluate(pool)).argsort(kind="stable")]
         pair = pool[rng.permutation(min(ELITE, len(pool)))[[0, -1]]]
         start = children(problem, pair[:1], pair[1:], rng, 1.0, mutations=6.0)[0]
         return start

@@ -1,0 +1,118 @@
+"""APQ's evolutionary search as published (CVPR 2020, section 3.4), for comparison.
+
+One population of 100; in every round the 25 most accurate are parents of 50 mutants and 50
+crossovers, and what is invalid or over the budget is drawn again. A mutant redraws every stage's
+depth and every block (kernel, width and bits) with probability 0.1; a crossover takes each of them
+from either parent. The released code differs (see benchmarks/search_peers.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.errors import ApqError
+from apq.search.options import Options
+from apq.search.problem import Problem, Scored, join
+from apq.search.record import Record
+from apq.space import ATTRIBUTES, Genes
+
+POPULATION, PARENTS, MUTANTS, CROSSOVERS, RATE, ROUNDS = 100, 25, 50, 50, 0.1, 500
+CANDIDATES = POPULATION + ROUNDS * (MUTANTS + CROSSOVERS)
+"""What the published search scores."""
+
+PATIENCE = 2_000_000
+"""Draws in a row of which none keeps the budget that end the search with an error."""
+
+
+def paper(record: Record, seed: int, seeds: Genes, options: Options) -> None:
+    """Evolve for 500 rounds, or until the record's candidates are used up.
+
+    Leaves in ``record.notes``: ``rounds``, and ``drawn``, how many candidates were drawn until
+    those that were scored kept the budget.
+
+    Args:
+        record: Scores candidates. Parents are chosen by the first objective.
+        seed: Decides every draw.
+        seeds: Feasible rows that replace as many random ones.
+        options: None are taken.
+
+    Raises:
+        ApqError: the budget is so tight that no draw keeps it.
+    """
+    problem, rng = record.problem, np.random.default_rng(seed)
+    redraw = Redraw(problem)
+    seeds = seeds[: min(POPULATION, record.left)]
+    missing = min(POPULATION, record.left) - len(seeds)
+    rows = redraw(missing, partial(problem.region.draw, rng=rng))
+    people = join(record.score(seeds, "given"), record.score(rows, "random"))
+    rounds = 0
+    while rounds < ROUNDS and record.left > 0:
+        parents = best(people, PARENTS)
+        mutants = redraw(min(MUTANTS, record.left), partial(_mutants, problem, parents, rng))
+        people = join(parents, record.score(mutants, "variation"))
+        crosses = redraw(min(CROSSOVERS, record.left), partial(_crossovers, problem, parents, rng))
+        people = join(people, record.score(crosses, "variation"))
+        rounds += 1
+    record.notes |= {"rounds": float(rounds), "drawn": float(redraw.drawn)}
+
+
+def best(people: Scored, count: int) -> Scored:
+    """The first ``count`` in the first objective."""
+    return people[people.values[:, 0].argsort(kind="stable")[:count]]
+
+
+class Redraw:
+    """Draws rows again until they are valid and within the limits.
+
+    Attributes:
+        drawn: How many were drawn so far.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.drawn = problem, 0
+
+    def __call__(self, count: int, draw: Callable[[int], Genes]) -> Genes:
+        """``count`` rows of ``draw(n)``, in the order in which they were drawn."""
+        problem, kept, vain = self.problem, [self.problem.anchors[:0]], 0
+        while (missing := count - sum(map(len, kept))) > 0:
+            rows = problem.priced.space.canonical(draw(min(10_000, max(2 * missing, vain))))
+            good = np.flatnonzero(problem.region.contains(rows) & problem.feasible(rows))
+            used = len(rows) if len(good) < missing else int(good[missing - 1]) + 1
+            kept.append(rows[good[:missing]])
+            self.drawn += used
+            vain = 0 if len(good) else vain + len(rows)
+            if vain >= PATIENCE:
+                raise ApqError(
+                    f"the paper's search draws again what is over the budget, and none of "
+                    f"{vain:,} draws kept it; --algorithm nsga2 repairs its children instead"
+                )
+        return np.concatenate(kept)
+
+
+def _by_part(problem: Problem, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Per gene what ``chosen`` says of its stage's depth or its block."""
+    stages = len(problem.priced.space.stages)
+    blocks = np.repeat(chosen[:, stages:], len(ATTRIBUTES), axis=1)
+    return np.concatenate([chosen[:, :stages], blocks], axis=1)
+
+
+def _parts(problem: Problem) -> int:
+    return len(problem.priced.space.stages) + len(problem.priced.space.slots)
+
+
+def _mutants(problem: Problem, parents: Scored, rng: np.random.Generator, count: int) -> Genes:
+    chosen = parents.genes[rng.integers(len(parents.genes), size=count)]
+    hit = _by_part(problem, rng.random((count, _parts(problem))) < RATE)
+    mutants: Genes = np.where(hit, problem.region.draw(count, rng), chosen)
+    return mutants
+
+
+def _crossovers(problem: Problem, parents: Scored, rng: np.random.Generator, count: int) -> Genes:
+    first, second = parents.genes[rng.integers(len(parents.genes), size=(2, count))]
+    taken = _by_part(problem, rng.random((count, _parts(problem))) < 0.5)
+    crosses: Genes = np.where(taken, second, first)
+    return crosses

@@ -1,0 +1,49 @@
+"""Optuna's own NSGA-II sampler, one trial at a time."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.samplers import NSGAIISampler
+
+from apq.search.genome import SpaceGenome
+from apq.search.nsga2 import POPULATION
+from apq.search.options import Options
+from apq.search.problem import Scored
+from apq.search.record import Record
+from apq.search.study import finished, objective, open_study, scored_trials
+from apq.space import Genes
+
+
+def stock(record: Record, seed: int, seeds: Genes, options: Options) -> None:
+    """``study.optimize`` with ``optuna.samplers.NSGAIISampler``; candidates over a limit are
+    scored too, as violated constraints.
+
+    Args:
+        record: Scores candidates.
+        seed: The sampler's.
+        seeds: Rows that are tried first.
+        options: ``storage``; everything scored is a trial in it.
+
+    Raises:
+        ApqError: the storage cannot be opened, or holds trials of something else.
+    """
+    problem = record.problem
+    sampler = NSGAIISampler(population_size=POPULATION, seed=seed)
+    study = open_study(problem, sampler, options.storage)
+    earlier = finished(study)
+    record.take(scored_trials(problem, earlier))
+    record.done += len(earlier)
+    genome = SpaceGenome(problem)
+    for row in seeds:
+        study.enqueue_trial(genome.params(row))
+
+    def score(row: Genes, trial: optuna.Trial) -> Scored:
+        number = trial.number
+        drawn = "given" if number - len(earlier) < len(seeds) else "random"
+        source = drawn if number < max(POPULATION, len(seeds)) else "variation"
+        trial.set_user_attr("source", source)
+        return record.score(row, source)
+
+    if record.left > 0:
+        study.optimize(objective(problem, score), n_trials=record.left)
+    record.take(scored_trials(problem, finished(study)))
