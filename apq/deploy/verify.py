@@ -7,21 +7,65 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from pydantic import Field
 from torch import Tensor
 
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError
+from apq.files import Schema
+from apq.files.headers import Header
+from apq.files.reading import Items, Text
 from apq.images import ImageSet
 from apq.runtime.session import Runner, open_session
 from apq.supernet.evaluate import batches, normalise, to_tensor
+from apq.supernet.tensors import load_tensors
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
+
+
+class GridTable(Schema):
+    """The integers a layer answers in, and their step."""
+
+    model_config = Schema.model_config | {"extra": "ignore"}
+
+    bits: Annotated[int, Field(ge=1, le=32)]
+    scale: Annotated[float, Field(gt=0)]
+    low: int
+    high: int
+
+
+class NodeTable(Schema):
+    """What every node of an exported network says; layers say more."""
+
+    model_config = Schema.model_config | {"extra": "ignore"}
+
+    name: Text
+    op: Text
+    inputs: Items[Text]
+    grid: GridTable | None
+
+
+class ExportHeader(Header):
+    """What a file of ``apq export --format torch`` says.
+
+    Attributes:
+        nodes: The network, in the order it runs.
+        mean, std: Normalisation of images on the 0..1 scale, per channel.
+        classes: Class names by label.
+    """
+
+    what = "what apq export --format torch writes"
+    remedy = "Export it again."
+
+    nodes: Annotated[Items[NodeTable], Field(min_length=1)]
+    mean: Items[float]
+    std: Items[float]
+    classes: Items[Text]
 
 
 @dataclass(frozen=True)
@@ -93,7 +137,7 @@ def verify(
         model_right += int((want.argmax(1) == y).sum())
         if on_progress is not None:
             on_progress(part.stop, count, {"max_difference": worst})
-    accuracy = model.metadata.get("accuracy", {})
+    accuracy = model.metadata.get("accuracy") or {}
     predicted = {
         key: value
         for key, value in (
@@ -130,9 +174,10 @@ def open_file(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[int
 def _plain(file: Path) -> Runner:
     from apq.deploy import plain
 
+    load_tensors(file, ExportHeader)
     try:
         network, _ = plain.load(file)
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ModelError(f"{file} is not what apq export --format torch writes: {error}") from error
 
     def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
