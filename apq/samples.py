@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from apq import __version__
-from apq.errors import SamplesError, side_by_side
+from apq.errors import SamplesError, SpaceError, side_by_side
 from apq.files import Schema, Sealed, parse_json, sealed, to_json, whole
 from apq.files.reading import Count, Text
 from apq.files.tables import read_parquet, table_hash
@@ -283,7 +283,8 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
 
     Raises:
         SamplesError: nothing there, a damaged part, missing columns, parts that do not belong
-            together, accuracies that are missing or outside 0..1, losses that are not finite.
+            together, candidates that the space does not have, accuracies that are missing or
+            outside 0..1, losses that are not finite.
         SpaceError: samples of another space; the message shows both.
     """
     path = Path(path)
@@ -321,7 +322,12 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
             f"{path}: row {i} has loss {losses[i]}: the network it was measured on diverged. Train "
             "the supernet again with a lower learning rate, and collect anew."
         )
-    return Samples(own, frame, first.said)
+    samples = Samples(own, frame, first.said)
+    try:
+        _ = samples.genes
+    except SpaceError as error:
+        raise SamplesError(f"{path}: {error}") from error
+    return samples
 
 
 def _read_rows(path: Path, header: PartHeader) -> pd.DataFrame:
@@ -350,4 +356,10 @@ def _read_rows(path: Path, header: PartHeader) -> pd.DataFrame:
             raise SamplesError(f"{path}: column {name} holds {column.type}, must be {kind}")
         if column.null_count and name not in ("scheme", "accuracy", "loss"):
             raise SamplesError(f"{path}: column {name} lacks {column.null_count} of its cells")
+    for axis in header.space.axes:
+        kind = table[axis.name].type
+        fits = pa.types.is_string(kind) if axis.named else pa.types.is_integer(kind)
+        if not fits and not pa.types.is_null(kind):
+            wanted_kind = "text" if axis.named else "whole numbers"
+            raise SamplesError(f"{path}: column {axis.name} holds {kind}, must be {wanted_kind}")
     return table.to_pandas()

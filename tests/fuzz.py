@@ -23,6 +23,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,9 @@ def plain(value: Any) -> Any:
 
 
 def said(metadata: dict[str, Any]) -> Any:
-    return plain({k: v for k, v in metadata.items() if k not in ("checksum", "tensors", "table")})
+    """What a file says, its hashes aside, under whatever name a mutant left them."""
+    hashes = ("checksum", "tensors", "table")
+    return plain({k: v for k, v in metadata.items() if not get_close_matches(k, hashes)})
 
 
 def supernet_content(path: Path) -> Any:
