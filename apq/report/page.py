@@ -55,8 +55,9 @@ def write_report(folder: Path) -> Path:
     """
     best = read_best(folder / "best.json")
     front = read_table(folder / "front.parquet", best.space, [*best.costs]).to_pandas()
-    log = read_table(folder / "evaluations.parquet", best.space, [*best.costs])
-    scored = log.select(_drawn(best)).to_pandas()
+    drawn = _drawn(best)
+    log = read_table(folder / "evaluations.parquet", best.space, drawn[1:])
+    scored = log.select(drawn).to_pandas()
     page = "".join(_sections(folder, best, front, scored))
     path = folder / "report.html"
     with whole(path) as partial:
