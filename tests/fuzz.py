@@ -33,12 +33,15 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
+from apq.deploy.export import export
 from apq.deploy.model import FP32, Model, build_network, load_model, read_candidate, save_model
+from apq.deploy.verify import open_file
 from apq.errors import ApqError
 from apq.files import sealed
 from apq.hardware import COST_MODELS, LookupTable, build_table, price_space
+from apq.hardware.importing import import_apq_json
 from apq.images import load_images
-from apq.predictor import load_predictor, train_predictor
+from apq.predictor import load_columns, load_predictor, train_predictor
 from apq.predictor.predictor import content_hash
 from apq.samples import read_samples, write_part
 from apq.search.best import read_best
@@ -47,7 +50,7 @@ from apq.search.run import read_table, run_search
 from apq.space import BitChoices, Space, Stage, load_space
 from apq.supernet import Supernet, load_supernet, save_supernet
 from apq.supernet.network import SupernetFile, largest
-from apq.supernet.tensors import tensors_hash
+from apq.supernet.tensors import tensors_hash, weights_hash
 
 SPACE = Space(
     name="tiny", resolution=8, in_channels=1, classes=10, stem_channels=8, first_channels=8,
@@ -189,6 +192,24 @@ def space_content(path: Path) -> Any:
     return plain(load_space(str(path)).to_dict())
 
 
+def export_content(path: Path) -> Any:
+    runner, _ = open_file(path, {})
+    return runner(np.ones((1, 1, 8, 8), dtype=np.float32)).tobytes()
+
+
+def candidate_content(path: Path) -> Any:
+    return read_candidate(path)
+
+
+def columns_content(path: Path) -> Any:
+    return plain(load_columns(str(path)).to_dict())
+
+
+def apq_table_content(path: Path) -> Any:
+    table = import_apq_json(path)
+    return table.layers.tobytes(), table.prices["latency_ms"].tobytes()
+
+
 # ---- JSON inside files --------------------------------------------------------------------------
 
 
@@ -320,6 +341,15 @@ def make_artefacts(folder: Path) -> list[Artefact]:
     build_table(SPACE, COST_MODELS["bitfusion-apq"]()).write(lut)
     toml.write_text(TOML)
     loaded = load_supernet(supernet)
+    exported, alone = folder / "m.plain.safetensors", folder / "candidate.json"
+    export(load_model(make_model(folder / "m.safetensors", loaded, "uniform")), exported, "torch")
+    alone.write_text(json.dumps(largest(SPACE).to_dict()))
+    theirs, columns = folder / "theirs.json", folder / "columns.toml"
+    rows = {f"(16, {o}, 8, 3, 1, 1, 1)-W4A8": {"latency": 0.1, "energy": 1.5} for o in (8, 16)}
+    theirs.write_text(json.dumps(rows | {"head": {"latency": 1, "energy": 2}}))
+    columns.write_text(
+        'target = "top1"\nchoices = ["ks_*", "e_*"]\nunit = 0.01\ncosts = ["macs"]\n'
+    )
     tensors = {"texts": header_texts, "put": put_header, "seal": seal_header}
     part = {"texts": parquet_texts, "put": put_parquet, "seal": seal_part}
     text = {"texts": lambda data: {"all": data.decode()}, "put": put_text, "seal": seal_text}
@@ -334,6 +364,10 @@ def make_artefacts(folder: Path) -> list[Artefact]:
                  **tensors),
         Artefact("float model", make_model(folder / "f.safetensors", loaded, FP32), model_content,
                  **tensors),
+        Artefact("export", exported, export_content, **tensors),
+        Artefact("candidate", alone, candidate_content, **text, by_hand=True),
+        Artefact("APQ's table", theirs, apq_table_content, **text, by_hand=True),
+        Artefact("columns", columns, columns_content, by_hand=True),
         Artefact("table", lut, lut_content, by_hand=True),
         Artefact("space", toml, space_content, by_hand=True),
     ]  # fmt: skip
@@ -474,8 +508,8 @@ def mutate_tensors(art: Artefact, path: Path, rng: np.random.Generator) -> str:
         about = json.loads(texts["apq-predictor"])
         texts = {"apq-predictor": json.dumps(about | {"hash": content_hash(about, tensors)})}
     else:
-        data = {k: json.loads(v) for k, v in texts.items() if k != "hash"}
-        data |= {"tensors": tensors_hash(tensors), "hash": json.loads(texts["hash"])}
+        data = {k: json.loads(v) for k, v in texts.items()} | {"tensors": tensors_hash(tensors)}
+        data |= {"hash": weights_hash(tensors)} if "hash" in data else {}
         texts = {k: json.dumps(v) for k, v in sealed(data).items()}
     save_file(tensors, path, metadata=texts)
     return f"tensor {name}: way {way}"
@@ -508,7 +542,7 @@ def mutate_lines(art: Artefact, path: Path, rng: np.random.Generator) -> str:
     word = {"@digits": "9" * 5_000, "@deep": "[" * 100_000, "@huge": "1e999"}.get(
         odd if isinstance(odd, str) else "", odd if isinstance(odd, str) else json.dumps(odd)
     )
-    mark = "=" if art.name == "space" else ":" if lines[row].startswith("#") else ","
+    mark = "=" if art.path.suffix == ".toml" else ":" if lines[row].startswith("#") else ","
     cells = lines[row].split(mark)
     cells[rng.integers(len(cells))] = f" {word}"
     lines[row] = mark.join(cells)
@@ -523,8 +557,10 @@ def mutant(art: Artefact, path: Path, rng: np.random.Generator, all_of: list[Art
         donor = all_of[rng.integers(len(all_of))]
         path.write_bytes(donor.original)
         return f"the bytes of {donor.name}", art.by_hand or donor is art or donor.load is art.load
+    if art.by_hand and art.texts and way < 0.6:
+        return mutate_json(art, path, rng, all_of)[0], True
     if art.by_hand:
-        act = mutate_lines if way < 0.6 else mutate_bytes
+        act = mutate_lines if way < 0.6 and not art.texts else mutate_bytes
         return act(art, path, rng), True
     if way < 0.5:
         return mutate_json(art, path, rng, all_of)
