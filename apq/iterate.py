@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 from apq.acquire import next_candidates
 from apq.collect import Quantization, collect
 from apq.errors import SamplesError
-from apq.files import whole
+from apq.files import Document, Schema, read_json, to_json, whole
+from apq.files.reading import Count, Items
 from apq.images import ImageSet
 from apq.plan import ask, planned
 from apq.predictor import Predictor, train_predictor
@@ -43,6 +43,24 @@ class Round:
     best: float
     rmse: float
     pairwise: float
+
+
+class TurnTable(Schema):
+    """A round: which samples, and the accuracies predicted before they were measured."""
+
+    start: Count
+    stop: Count
+    predicted: Items[float]
+
+
+class Journal(Document):
+    """The rounds begun so far."""
+
+    what = "a journal of rounds as apq collect --acquire writes it"
+    remedy = "Delete it to begin again: samples stay."
+    error = SamplesError
+
+    turns: Items[TurnTable]
 
 
 def iterate(
@@ -90,7 +108,7 @@ def iterate(
     how = Quantization(**made)
     turns: list[dict[str, Any]] = []
     if journal.is_file():
-        turns = json.loads(journal.read_text(encoding="utf-8"))
+        turns = [dict(turn) for turn in read_json(journal, Journal).turns]
 
     def trained() -> Predictor:
         dear = read_samples(quantized)
@@ -124,7 +142,7 @@ def iterate(
         expected = predictor.predict(rows)[0]
         turns.append({"start": start, "stop": stop, "predicted": expected.tolist()})
         with whole(journal) as path:
-            path.write_text(json.dumps(turns), encoding="utf-8")
+            path.write_text(to_json({"turns": turns}), encoding="utf-8")
         measure(stop)
         predictor = trained()
     return predictor, [_round(quantized, turn) for turn in turns[:rounds]]

@@ -10,13 +10,16 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from apq.errors import SamplesError
-from apq.files import whole
+from apq.files import Document, read_json, whole
+from apq.files.reading import Items
 from apq.samples import part_files
 from apq.space import BIT_ATTRIBUTES, Genes, Space
 
@@ -117,18 +120,28 @@ def _none(space: Space) -> Genes:
     return np.zeros((0, len(space.axes)), dtype=np.int16)
 
 
+class Asked(Document):
+    """Candidates that were asked for, as rows of genes."""
+
+    what = "a list of candidates that apq collect asked for"
+    remedy = "Delete it and ask again: samples stay."
+    error = SamplesError
+
+    genes: Items[Items[Annotated[int, Field(ge=0, lt=2**15)]]]
+
+    @model_validator(mode="after")
+    def _equal(self) -> Self:
+        if len({len(row) for row in self.genes}) > 1:
+            raise ValueError("rows of genes must be equally long")
+        return self
+
+
 def _asked(folder: Path) -> dict[tuple[int, int], Genes]:
     """What was asked for, by place."""
     found = {}
     for path in folder.glob(".asked-*-*.json"):
         _, start, stop = path.stem.rsplit("-", 2)
-        try:
-            genes = json.loads(path.read_text(encoding="utf-8"))["genes"]
-        except (OSError, ValueError, KeyError) as error:
-            raise SamplesError(
-                f"{path} is damaged ({error}). Delete it and ask again: samples stay."
-            ) from error
-        found[int(start), int(stop)] = np.array(genes, dtype=np.int16)
+        found[int(start), int(stop)] = np.array(read_json(path, Asked).genes, dtype=np.int16)
     return found
 
 

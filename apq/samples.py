@@ -6,25 +6,28 @@ it whole. Parts are written under a temporary name and renamed; readers never se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import Field
 
 from apq import __version__
 from apq.errors import SamplesError, SpaceError, side_by_side
-from apq.files import whole
+from apq.files import Schema, Sealed, parse_json, sealed, to_json, whole
+from apq.files.reading import Count, Text
+from apq.files.tables import read_parquet, table_hash
 from apq.space import BIT_ATTRIBUTES, Choice, Genes, Space
 from apq.space.formats import ordered
 from apq.space.layer import bitops, channel_count, macs, size_bits, to_array, weight_count
+from apq.space.schema import SpaceField
 
 MEASURED: tuple[tuple[str, pa.DataType], ...] = (
     ("accuracy", pa.float64()),  # fraction of the images that were right
@@ -109,8 +112,10 @@ def write_part(
         "fingerprint": space.fingerprint,
         **metadata,
     }
-    described = schema(space).with_metadata({"apq": json.dumps(made, sort_keys=True)})
+    described = schema(space)
     table = pa.table({name: columns[name] for name in described.names}, schema=described)
+    said = sealed({**made, "table": table_hash(table)})
+    table = table.replace_schema_metadata({"apq": to_json(said, sort_keys=True)})
     try:
         with whole(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
@@ -119,6 +124,49 @@ def write_part(
             f"cannot write {path}: {error.strerror or error}. Parts written so far are intact; "
             "make room and run the same command again."
         ) from error
+
+
+class _Short(Schema):
+    """How quantized samples were made, as :class:`apq.collect.Quantization`."""
+
+    scheme: Text
+    finetune_steps: Count
+    batch: Annotated[int, Field(ge=1, lt=2**31)]
+    lr: Annotated[float, Field(gt=0)]
+
+
+class PartHeader(Sealed):
+    """What a part file says of its making.
+
+    Attributes:
+        space, fingerprint: Of the candidates.
+        table: Hash of the rows; older files have none.
+        supernet: Hash of the supernet the samples were measured on.
+        images, image_set, split: Digest, name and part of the images.
+        validation_images, calibration_images: How many of them.
+        drawn: Whether validation images were drawn.
+        seed: Decided the candidates.
+        precision: What kind of samples.
+        quantization: How quantized ones were made.
+    """
+
+    what = "a part of samples as apq collect writes it"
+    remedy = "Delete it and run apq collect again: only its rows are collected anew."
+    error = SamplesError
+
+    space: SpaceField
+    fingerprint: Text
+    table: Text | None = None
+    supernet: Text | None = None
+    images: Text | None = None
+    image_set: Text | None = None
+    split: Text | None = None
+    validation_images: Count | None = None
+    calibration_images: Count | None = None
+    drawn: bool = False
+    seed: Count | None = None
+    precision: Literal["fp32", "quantized"] | None = None
+    quantization: _Short | None = None
 
 
 @dataclass(frozen=True)
@@ -208,20 +256,22 @@ def part_metadata(path: Path) -> dict[str, Any]:
     Raises:
         SamplesError: unreadable, truncated, or not written by apq.
     """
+    return _header(path).said
+
+
+def _header(path: Path) -> PartHeader:
     try:
         raw = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SamplesError(
-            f"{path} is not a readable Parquet file ({error}). Delete it and run apq collect "
-            "again: only the rows of that part are collected anew."
+            f"{path} is not a readable Parquet file ({error}). {PartHeader.remedy}"
         ) from error
     if b"apq" not in raw:
         raise SamplesError(
             f"{path} carries no apq metadata, so its space is unknown. "
             "Tables measured elsewhere are read by apq train-predictor --columns."
         )
-    loaded: dict[str, Any] = json.loads(raw[b"apq"])
-    return loaded
+    return parse_json(raw[b"apq"], PartHeader, str(path))
 
 
 def read_samples(path: Path | str, space: Space | None = None) -> Samples:
@@ -232,46 +282,30 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
         space: If given, the samples must be of this space.
 
     Raises:
-        SamplesError: nothing there, a truncated part, missing columns, parts that do not belong
-            together, accuracies that are missing or outside 0..1, losses that are not finite.
+        SamplesError: nothing there, a damaged part, missing columns, parts that do not belong
+            together, candidates that the space does not have, accuracies that are missing or
+            outside 0..1, losses that are not finite.
         SpaceError: samples of another space; the message shows both.
     """
     path = Path(path)
     files = part_files(path) if path.is_dir() else [path] if path.exists() else []
     if not files:
         raise SamplesError(f"no samples at {path}. Collect some: apq collect --out {path}")
-    first = part_metadata(files[0])
-    try:
-        own = Space.from_dict(first["space"])
-    except (KeyError, SpaceError) as error:
-        raise SamplesError(f"{files[0]} carries no readable space: {error}") from error
+    first = _header(files[0])
+    own = first.space
     if space is not None:
         space.require_same(own, "the command's space", str(path))
     frames = []
-    wanted = schema(own).names
     for file in files:
-        made = part_metadata(file)
+        made = _header(file)
         for key in ("fingerprint", "supernet", "images"):
-            if made.get(key) != first.get(key):
+            mine, theirs = made.said.get(key), first.said.get(key)
+            if mine != theirs:
                 raise SamplesError(
                     f"{file.name} and {files[0].name} in {path} do not belong together:\n"
-                    + side_by_side(
-                        {key: made.get(key)}, {key: first.get(key)}, (file.name, files[0].name)
-                    )
+                    + side_by_side({key: mine}, {key: theirs}, (file.name, files[0].name))
                 )
-        try:
-            table = pq.read_table(file, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            raise SamplesError(
-                f"{file} is damaged ({error}). Delete it and collect again."
-            ) from error
-        missing = [name for name in wanted if name not in table.column_names]
-        if missing:
-            raise SamplesError(
-                f"{file} lacks {len(missing)} column(s): {', '.join(missing[:6])}. "
-                f"Samples of {own.name!r} have: {', '.join(wanted[:14])}, …"
-            )
-        frames.append(table.select(wanted).to_pandas())
+        frames.append(_read_rows(file, made))
     frame = pd.concat(frames, ignore_index=True)
     values = frame["accuracy"].to_numpy(np.float64)
     wrong = ~((values >= 0) & (values <= 1))
@@ -288,4 +322,44 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
             f"{path}: row {i} has loss {losses[i]}: the network it was measured on diverged. Train "
             "the supernet again with a lower learning rate, and collect anew."
         )
-    return Samples(own, frame, first)
+    samples = Samples(own, frame, first.said)
+    try:
+        _ = samples.genes
+    except SpaceError as error:
+        raise SamplesError(f"{path}: {error}") from error
+    return samples
+
+
+def _read_rows(path: Path, header: PartHeader) -> pd.DataFrame:
+    """The rows of a part, in the columns of its space.
+
+    Raises:
+        SamplesError: the part is damaged, or lacks a column or a cell.
+    """
+    table = read_parquet(path, SamplesError, PartHeader.remedy)
+    wanted = schema(header.space)
+    missing = [name for name in wanted.names if name not in table.column_names]
+    if missing:
+        raise SamplesError(
+            f"{path} lacks {len(missing)} column(s): {', '.join(missing[:6])}. "
+            f"Samples of {header.space.name!r} have: {', '.join(wanted.names[:14])}, …"
+        )
+    table = table.select(wanted.names)
+    if header.table is not None and header.table != table_hash(table):
+        raise SamplesError(
+            f"{path} is damaged: its rows do not have the hash stored with them. "
+            f"{PartHeader.remedy}"
+        )
+    for name, kind in MEASURED:
+        column = table[name]
+        if column.type != kind and not (pa.types.is_null(column.type) and name == "scheme"):
+            raise SamplesError(f"{path}: column {name} holds {column.type}, must be {kind}")
+        if column.null_count and name not in ("scheme", "accuracy", "loss"):
+            raise SamplesError(f"{path}: column {name} lacks {column.null_count} of its cells")
+    for axis in header.space.axes:
+        kind = table[axis.name].type
+        fits = pa.types.is_string(kind) if axis.named else pa.types.is_integer(kind)
+        if not fits and not pa.types.is_null(kind):
+            wanted_kind = "text" if axis.named else "whole numbers"
+            raise SamplesError(f"{path}: column {axis.name} holds {kind}, must be {wanted_kind}")
+    return table.to_pandas()

@@ -242,15 +242,14 @@ def price(
     from apq.errors import SpaceError
     from apq.hardware import load_cost_model, price_space
     from apq.hardware.inspect import priced_layers
+    from apq.search.best import read_candidate
     from apq.space import load_space
-    from apq.space.files import read_candidate, space_from_dict
     from apq.space.layer import to_layer
 
-    candidate, found = read_candidate(file)
-    if space or "space" not in found:
+    found = read_candidate(file)
+    candidate, chosen = found.candidate, found.space
+    if space or chosen is None:
         chosen = load_space(space or "cifar10")
-    else:
-        chosen = space_from_dict(found["space"])
     device = load_cost_model(lut)
     try:
         genes = chosen.genes([candidate])

@@ -20,7 +20,7 @@ from apq.errors import ModelError, choose
 from apq.files import whole
 from apq.quantize.integer import IntegerLayer
 from apq.runtime.folded import FloatLayer, Steps, fold, weight_shape
-from apq.supernet.network import save_tensors
+from apq.supernet.tensors import save_tensors
 
 FORMATS = {
     "onnx": ".onnx",
@@ -92,7 +92,7 @@ def about(model: Model) -> dict[str, Any]:
         "mean": model.mean,
         "std": model.std,
         "classes": model.classes,
-        "test_accuracy": model.metadata.get("accuracy", {}).get("test"),
+        "test_accuracy": (model.metadata.get("accuracy") or {}).get("test"),
     }
 
 

@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from apq.deploy.model import Chosen, Model, build_network, save_model
 from apq.errors import ModelError
+from apq.files import Schema
+from apq.files.headers import Header
+from apq.files.reading import Count, Fraction, Items, Named
 from apq.images import ImageSet
 from apq.quantize.distribution import BinaryInputs
 from apq.quantize.finetune import (
@@ -32,7 +36,7 @@ from apq.supernet.augment import augment
 from apq.supernet.evaluate import accuracy, recalibrate, to_tensor
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.memory import keep_memory
-from apq.supernet.network import load_tensors, save_tensors
+from apq.supernet.tensors import load_tensors, require_tensors, save_tensors
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -263,6 +267,32 @@ def _train_step(
     return float(loss.detach())
 
 
+class _Progress(Schema):
+    """How far a fine-tuning is."""
+
+    step: Count
+    best_epoch: Count
+    scores: Annotated[Items[Fraction], Field(min_length=1)]
+
+
+class CheckpointHeader(Header):
+    """What the checkpoint of a fine-tuning says.
+
+    Attributes:
+        identity: What decides the fine-tuning; a checkpoint is of no use to another.
+        progress: How far it is.
+        seconds: Time spent.
+    """
+
+    what = "a checkpoint of apq finetune"
+    remedy = "Delete it to start over."
+
+    kind: Literal["finetune checkpoint"]
+    identity: Named[Any]
+    progress: _Progress
+    seconds: Annotated[float, Field(ge=0)]
+
+
 class _Run:
     """What must survive a kill: weights, momentum, the best epoch and the scores so far."""
 
@@ -302,8 +332,8 @@ class _Run:
         )  # fmt: skip
 
     def load(self) -> None:
-        tensors, metadata = load_tensors(self.path, "fine-tuning checkpoint")
-        if metadata.get("identity") != self.identity:
+        tensors, header = load_tensors(self.path, CheckpointHeader)
+        if header.identity != self.identity:
             raise ModelError(
                 f"{self.path} belongs to another fine-tuning (other candidate, supernet, images or "
                 "settings). Delete it, or give another --out."
@@ -311,17 +341,27 @@ class _Run:
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
         for key, value in tensors.items():
             kind, _, name = key.partition(".")
-            parts[kind][name] = value
+            parts.setdefault(kind, {})[name] = value
+        expected = self.model.state_dict()
+        moving = {str(i): parameter for i, parameter in enumerate(self._parameters())}
+        kept = {name: p for name, p in moving.items() if name in parts["momentum"]}
+        for kind, wanted in {"model": expected, "best": expected, "momentum": kept}.items():
+            require_tensors(f"{self.path} ({kind})", parts[kind], wanted)
+        progress = header.progress
+        if not progress.best_epoch < len(progress.scores):
+            raise ModelError(
+                f"{self.path} calls epoch {progress.best_epoch} the best of "
+                f"{len(progress.scores) - 1}. Delete it to start over."
+            )
         self.model.load_state_dict(parts["model"])
         self.best = parts["best"]
         for i, parameter in enumerate(self._parameters()):
             if str(i) in parts["momentum"]:
                 buffer = torch.empty_like(parameter).copy_(parts["momentum"][str(i)])
                 self.optimiser.state[parameter]["momentum_buffer"] = buffer
-        progress = metadata["progress"]
-        self.step, self.best_epoch = progress["step"], progress["best_epoch"]
-        self.scores = progress["scores"]
-        self._spent = metadata["seconds"]
+        self.step, self.best_epoch = progress.step, progress.best_epoch
+        self.scores = list(progress.scores)
+        self._spent = header.seconds
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimiser.param_groups for p in group["params"]]

@@ -18,21 +18,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from apq import __version__
 from apq.deploy import timing
 from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
 from apq.errors import ModelError, TableError, side_by_side
-from apq.files import whole
+from apq.files import Document, read_json, whole
+from apq.files.limits import MOST_ROWS
+from apq.files.reading import Count
 from apq.hardware.base import BIT_COLUMNS, list_layers
 from apq.hardware.calibration import networks_columns
 from apq.hardware.lut import METRICS, LookupTable, at_bits, needed_layers
 from apq.space import Genes, Space
 from apq.space.layer import LAYER_DTYPE, LayerArray, to_layer
+from apq.space.schema import SpaceField
 
 
 def what_to_measure(space: Space, precision: Precision, granularity: str) -> LayerArray:
@@ -100,7 +104,7 @@ def prepare(
     genes = random_networks(space, networks, seed)
     total = len(layers) + len(genes) + 1
     if (folder / "folder.json").exists():
-        held = {"runtime": "onnxruntime"} | _read_json(folder / "folder.json")
+        held = {"runtime": "onnxruntime"} | _read_folder(folder).said
         if held != told:
             raise TableError(
                 f"{folder} was made for something else:\n"
@@ -125,19 +129,27 @@ def prepare(
     return total
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise TableError(
-            f"{path.parent} is not a folder that `apq lut measure --prepare` made: it lacks "
-            f"{path.name}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} is not what `apq lut measure` wrote: {error}") from error
-    if not isinstance(data, dict):
-        raise TableError(f"{path} is not what `apq lut measure` wrote")
-    return data
+class FolderTable(Document):
+    """What ``folder.json`` says: what a folder was made for, as :func:`prepare` was asked."""
+
+    what = "what apq lut measure --prepare writes"
+    remedy = "Prepare the folder again."
+    error = TableError
+
+    space: SpaceField
+    precision: Precision
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    granularity: Literal["layer", "block"]
+    networks: Annotated[int, Field(ge=0, le=MOST_ROWS)]
+    seed: Count
+
+
+def _read_folder(folder: Path) -> FolderTable:
+    return read_json(
+        folder / "folder.json",
+        FolderTable,
+        f"{folder} is not a folder that `apq lut measure --prepare` made: it lacks folder.json",
+    )
 
 
 @dataclass(frozen=True)
@@ -170,12 +182,11 @@ def finish(folder: Path, device: str, source: str = "") -> Measured:
     Raises:
         TableError: timings are missing or not positive; names the first and what completes them.
     """
-    told = _read_json(folder / "folder.json")
-    space = Space.from_dict(told["space"])
-    precision, granularity = told["precision"], told["granularity"]
+    told = _read_folder(folder)
+    space, precision, granularity = told.space, told.precision, told.granularity
     layers = what_to_measure(space, precision, granularity)
-    genes = random_networks(space, told["networks"], told["seed"])
-    rounds, runtime = _rounds(folder), timing.folder_runtime(folder)
+    genes = random_networks(space, told.networks, told.seed)
+    rounds, runtime = _rounds(folder), told.runtime
     names = [f"layer{i:05d}" for i in range(len(layers))]
     network_names = [f"network{i:04d}" for i in range(len(genes))]
     lacking = [n for n in ("empty", *names, *network_names) if n not in rounds]

@@ -12,15 +12,12 @@ from torch import nn
 from apq import __version__
 from apq.errors import ApqError, ModelError, SpaceError
 from apq.quantize import QuantizedSubnet, quantize_subnet
-from apq.space import Candidate, Space, files
+from apq.search import best
+from apq.search.tuned import ModelHeader
+from apq.space import Candidate, Space
 from apq.supernet import Subnet
-from apq.supernet.network import (
-    Network,
-    load_tensors,
-    require_hash,
-    save_tensors,
-    weights_hash,
-)
+from apq.supernet.network import Network, require_channels
+from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 
 FP32 = "fp32"
 """Where a scheme is asked for: leave the network in float."""
@@ -97,20 +94,22 @@ def load_model(path: Path | str) -> Model:
             f"no model at {path}. "
             f"Make one: apq finetune --candidate runs/demo/best.json --out {path}"
         )
-    tensors, metadata = load_tensors(path, "model")
-    if metadata.get("kind") != "model":
-        raise ModelError(f"{path} holds {metadata.get('kind', 'something else')}, not a model")
-    require_hash(path, tensors, metadata)
+    tensors, told = load_tensors(path, ModelHeader)
+    require_channels(str(path), told.space, told.mean, told.std)
     try:
-        space = Space.from_dict(metadata["space"])
-        candidate = Candidate.from_dict(metadata["candidate"])
-        network = build_network(space, candidate, metadata["scheme"])
-        network.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError, ApqError) as error:
+        with torch.device("meta"):  # counted first: a broken space may ask for more than there is
+            weights = [p for p in Subnet(told.space, told.candidate).parameters() if p.dim() > 1]
+        needed, held = (sum(t.numel() for t in found) for found in (weights, tensors.values()))
+        if needed > held:
+            raise ModelError(f"it has {needed:,} weights, and {held:,} numbers are there")
+        network = build_network(told.space, told.candidate, told.scheme)
+    except ApqError as error:
         raise ModelError(f"{path} does not hold the network it describes: {error}") from error
+    require_tensors(str(path), tensors, network.state_dict())
+    network.load_state_dict(tensors)
     return Model(
-        network.eval(), space, candidate, metadata["scheme"], tuple(metadata["mean"]),
-        tuple(metadata["std"]), tuple(metadata["classes"]), metadata,
+        network.eval(), told.space, told.candidate, told.scheme, told.mean, told.std, told.classes,
+        told.said,
     )  # fmt: skip
 
 
@@ -149,11 +148,10 @@ def read_candidate(path: Path) -> Chosen:
         ModelError: missing, not JSON, or no candidate in it.
     """
     try:
-        candidate, data = files.read_candidate(path)
+        found = best.read_candidate(path)
     except SpaceError as error:
         raise ModelError(str(error)) from error
-    predicted = data.get("predicted", {})
+    predicted = found.predicted
     return Chosen(
-        candidate, predicted.get("accuracy"), predicted.get("accuracy_spread"),
-        dict(data.get("costs", {})), tuple(data.get("devices", ())),
-    )  # fmt: skip
+        found.candidate, predicted.accuracy, predicted.accuracy_spread, found.costs, found.devices
+    )

@@ -3,25 +3,88 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError
+from apq.files import Schema
+from apq.files.headers import Header
+from apq.files.reading import Count, Items, Text
 from apq.images import ImageSet
 from apq.runtime.session import Runner, open_session
+from apq.space.graph import LAYERS
 from apq.supernet.evaluate import batches, normalise, to_tensor
+from apq.supernet.tensors import load_tensors, require_tensors
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
+
+
+class GridTable(Schema):
+    """The integers a layer answers in, and their step."""
+
+    model_config = Schema.model_config | {"extra": "ignore"}
+
+    bits: Annotated[int, Field(ge=1, le=32)]
+    scale: Annotated[float, Field(gt=0)]
+    low: int
+    high: int
+
+
+class NodeTable(Schema):
+    """A node of an exported network: what every one says, and what layers say."""
+
+    name: Text
+    op: Literal["image", "pool", "add", "conv", "linear"]
+    inputs: Items[Text]
+    grid: GridTable | None
+    shape: Annotated[tuple[Count, ...], Field(strict=False, max_length=4)] = ()
+    stride: Count = 1
+    padding: Count = 0
+    groups: Annotated[int, Field(ge=1)] = 1
+    bits: Annotated[int, Field(ge=0, le=32)] = 0
+    input: GridTable | None = None
+    relu6: bool = False
+    offset: float = 0
+    step: float = 1
+    table: bool = False
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = {"stride", "padding", "groups", "bits", "input", "relu6", "shape"}
+        needed |= {"offset", "step", "table"} if self.bits else set()
+        missing = sorted(needed - self.model_fields_set) if self.op in LAYERS else []
+        if missing:
+            raise ValueError(f"layer {self.name} lacks {', '.join(missing)}")
+        return self
+
+
+class ExportHeader(Header):
+    """What a file of ``apq export --format torch`` says.
+
+    Attributes:
+        nodes: The network, in the order it runs.
+        mean, std: Normalisation of images on the 0..1 scale, per channel.
+        classes: Class names by label.
+    """
+
+    what = "what apq export --format torch writes"
+    remedy = "Export it again."
+
+    nodes: Annotated[Items[NodeTable], Field(min_length=1)]
+    mean: Items[float]
+    std: Items[float]
+    classes: Items[Text]
 
 
 @dataclass(frozen=True)
@@ -93,7 +156,7 @@ def verify(
         model_right += int((want.argmax(1) == y).sum())
         if on_progress is not None:
             on_progress(part.stop, count, {"max_difference": worst})
-    accuracy = model.metadata.get("accuracy", {})
+    accuracy = model.metadata.get("accuracy") or {}
     predicted = {
         key: value
         for key, value in (
@@ -130,16 +193,51 @@ def open_file(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[int
 def _plain(file: Path) -> Runner:
     from apq.deploy import plain
 
+    tensors, header = load_tensors(file, ExportHeader)
+    known: set[str] = set()
+    for node in header.nodes:
+        if (node.op != "image" and not node.inputs) or not known.issuperset(node.inputs):
+            raise ModelError(f"{file}: node {node.name} reads what is not there before it")
+        known.add(node.name)
+    expected = {
+        f"{i}.{name}": tensor
+        for i, node in enumerate(header.nodes)
+        if node.op in LAYERS
+        for name, tensor in _expected(node, tensors.get(f"{i}.table")).items()
+    }
+    require_tensors(str(file), tensors, expected)
     try:
         network, _ = plain.load(file)
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ModelError(f"{file} is not what apq export --format torch writes: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise ModelError(f"{file} is not {ExportHeader.what}: {error}") from error
 
     def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        out: NDArray[np.float32] = network(torch.from_numpy(x)).numpy()
+        try:
+            out: NDArray[np.float32] = network(torch.from_numpy(x)).numpy()
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{file} cannot be run: {error}") from error
         return out
 
     return run
+
+
+def _expected(node: NodeTable, table: Tensor | None) -> dict[str, Tensor]:
+    """The tensors of a layer, on the meta device; how long its table is, the table says."""
+    out, numbers = math.prod(node.shape[:1]), math.prod(node.shape)
+    found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"bias": (torch.float32, (out,))}
+    if not node.bits:
+        found["weight"] = torch.float32, node.shape
+    else:
+        found["weight"] = torch.uint8, (-(-numbers * node.bits // 8),)
+        found["scale"] = torch.float32, (out,)
+        if node.table:
+            found["table"] = torch.float32, () if table is None else (table.numel(),)
+        else:
+            found["bias"] = torch.int32, (out,)
+    return {
+        name: torch.empty(shape, dtype=dtype, device="meta")
+        for name, (dtype, shape) in found.items()
+    }
 
 
 def _qonnx(file: Path) -> Runner:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from apq.errors import TableError, choose
+from apq.files import Document, Schema, read_json
+from apq.files.reading import Named
 from apq.hardware.lut import (
     BLOCK_COLUMNS,
     LAYER_COLUMNS,
@@ -30,7 +33,32 @@ UNITS: dict[str, dict[str, float]] = {
 
 _STORED = {"latency": "latency_ms", "energy": "energy_mj"}
 
-_APQ_KEY = re.compile(r"\((\d+), (\d+), (\d+), (\d+), (\d+), (\d+), (\d+)\)-W(\d+)A(\d+)")
+_NUMBERS = ", ".join([r"(\d{1,6})"] * 7)
+_APQ_KEY = re.compile(rf"\({_NUMBERS}\)-W(\d{{1,2}})A(\d{{1,2}})")
+
+
+class ApqRow(Schema):
+    """Latency in ms and energy in mJ of a layer."""
+
+    model_config = Schema.model_config | {"extra": "ignore"}
+
+    latency: Annotated[float, Field(ge=0)]
+    energy: Annotated[float, Field(ge=0)]
+
+
+class ApqTable(Document):
+    """APQ's table: rows by a text that describes the layer."""
+
+    what = "APQ's table (JSON)"
+    remedy = "It should be an object of layers, each with numbers 'latency' and 'energy'."
+    error = TableError
+
+    rows: Annotated[Named[ApqRow], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows(cls, data: Any) -> Any:
+        return {"rows": data}
 
 
 def import_apq_json(path: Path) -> LookupTable:
@@ -42,17 +70,14 @@ def import_apq_json(path: Path) -> LookupTable:
     Raises:
         TableError: not such a file.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} is not APQ's table (JSON): {error}") from error
+    data = read_json(path, ApqTable)
     named = {
         "head": Layer("conv", 3, 32, 224, 224, 3, 2, 1, 8, 8),
         "tail": Layer("conv", 320, 1280, 7, 7, 1, 1, 1, 8, 8),
     }
     layers: list[Layer] = []
     prices: dict[str, list[float]] = {"latency_ms": [], "energy_mj": []}
-    for key, value in _mapping(data, path).items():
+    for key, value in data.rows.items():
         layer = named.get(key)
         if layer is None:
             match = _APQ_KEY.fullmatch(key)
@@ -61,11 +86,8 @@ def import_apq_json(path: Path) -> LookupTable:
                 raise TableError(f"{path}: key {key!r} is not {form!r}")
             i, o, side, kernel, stride, _, groups, w, a = map(int, match.groups())
             layer = Layer("conv", i, o, side, side, kernel, stride, groups, w, a)
-        try:
-            prices["latency_ms"].append(float(value["latency"]))
-            prices["energy_mj"].append(float(value["energy"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise TableError(f"{path}: {key} needs numbers 'latency' and 'energy'") from error
+        prices["latency_ms"].append(value.latency)
+        prices["energy_mj"].append(value.energy)
         layers.append(layer)
     return LookupTable(
         name="bitfusion-b1",
@@ -75,12 +97,6 @@ def import_apq_json(path: Path) -> LookupTable:
         leaves_out=("first.0", "first.1", "classifier"),
         path=str(path),
     )
-
-
-def _mapping(data: object, path: Path) -> Mapping[str, Mapping[str, float]]:
-    if not isinstance(data, dict) or not data:
-        raise TableError(f"{path} has no rows (a JSON object of layers was expected)")
-    return data
 
 
 def mobilenet_v2_layers(classes: int) -> list[Layer]:
@@ -115,7 +131,7 @@ def import_haq_npy(path: Path, frequency_mhz: float, batch: int = 16) -> LookupT
     """
     try:
         cycles = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise TableError(f"{path} is not a readable .npy array of numbers") from error
     if cycles.shape != (53, 8, 8):
         raise TableError(f"{path} has shape {cycles.shape}; HAQ's table is (53, 8, 8)")

@@ -249,15 +249,14 @@ def read_columns(
             f"--out {path}"
         )
     if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from apq.files.tables import read_parquet
 
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            raise TableError(f"{path} is not a Parquet file: {error}") from error
+        table = read_parquet(path, TableError, "Build it again, or take another copy.")
         pairs = (table.schema.metadata or {}).items()
-        header = {k.decode(): v.decode() for k, v in pairs if not k.startswith(b"ARROW")}
+        try:
+            header = {k.decode(): v.decode() for k, v in pairs if not k.startswith(b"ARROW")}
+        except UnicodeDecodeError as error:
+            raise TableError(f"{path} is damaged: its metadata: {error}") from error
         columns = {n: [str(v) for v in table[n].to_pylist()] for n in table.column_names}
     else:
         header, columns = _read_csv(path, encoding)
@@ -289,7 +288,10 @@ def _read_csv(path: Path, encoding: str) -> tuple[dict[str, str], dict[str, list
         key, colon, value = line.lstrip("# ").partition(":")
         if colon:
             header[key.strip()] = value.strip()
-    rows = list(csv.reader(lines[start:]))
+    try:
+        rows = list(csv.reader(lines[start:]))
+    except csv.Error as error:
+        raise TableError(f"{path} is no CSV: {error}") from error
     if not rows:
         raise TableError(f"{path} has no rows")
     names = [name.strip() for name in rows[0]]
@@ -342,8 +344,10 @@ def from_columns(
         if f"overhead_{m}" in header
     }
     run_bits = header.get("runs_at_bits") or "0"
-    if not run_bits.isdecimal():
-        raise TableError(f"{where}: runs_at_bits is {run_bits!r}; it must be a whole number")
+    if run_bits not in map(str, range(WIDEST + 1)):
+        raise TableError(f"{where}: runs_at_bits is {run_bits!r}; allowed: 0 to {WIDEST}")
+    if "calibration_margin" in header:
+        _parse_prices([header["calibration_margin"]], "calibration_margin", where)
     leaves_out = tuple(n.strip() for n in header.get("leaves_out", "").split(",") if n.strip())
     known = {"device", "source", "granularity", "leaves_out", "runs_at_bits"}
     known |= {f"overhead_{m}" for m in METRICS}

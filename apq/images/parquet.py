@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apq.errors import ImagesError
+from apq.files import bounded_json
 from apq.images.decode import Pixels, decode_all
 from apq.images.labels import Named, read_labels
 from apq.images.parts import clutter, part_of
@@ -153,12 +153,12 @@ def _wanted(schema: pa.Schema, file: Path) -> str:
 def _declared(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
     """Class names by column from the schema metadata Hugging Face writes."""
     try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        features = bounded_json((metadata or {})[b"huggingface"])["info"]["features"]
         return {
             str(column): tuple(str(name) for name in about["names"])
             for column, about in features.items()
             if isinstance(about, dict) and isinstance(about.get("names"), Sequence)
             and not isinstance(about["names"], str)
         }  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return {}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from apq.errors import SamplesError, choose
+from apq.errors import ApqError, SamplesError, choose
+from apq.files import Document, Schema, read_toml
+from apq.files.limits import MOST_TEXT
+from apq.files.reading import Items, Text
 from apq.predictor.features import Groups, Inputs
 from apq.space import BitChoices, Space, Stage, load_space
 from apq.space.layer import macs, weight_count
@@ -98,60 +101,64 @@ def load_columns(name_or_path: str) -> Columns:
     if not name_or_path.endswith(".toml"):
         return COLUMNS[choose(name_or_path, COLUMNS, "table")]
     path = Path(name_or_path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SamplesError(f"cannot read {path}: {error}") from error
-    space = data.get("space")
-    if isinstance(space, str) and space.endswith(".toml"):
-        data["space"] = str(path.parent / space)
-    return columns_from_dict(data, str(path))
+    return read_toml(path, ColumnsTable, {"beside": path.parent}).build()
 
 
 def columns_from_dict(data: Mapping[str, Any], where: str) -> Columns:
     """Check plain data and build :class:`Columns`.
 
     Raises:
-        SamplesError: a field is unknown, missing or of the wrong type.
-        SpaceError: the space cannot be read.
+        SamplesError: a field is unknown, missing or of the wrong type, or the space cannot be read.
     """
-    names = [f.name for f in fields(Columns)]
-    for key, value in data.items():
-        if key not in names:
-            raise SamplesError(f"{where}: unknown field {key!r}. Allowed: {', '.join(names)}.")
-        if key in ("choices", "costs"):
-            fits = isinstance(value, list) and all(isinstance(v, str) for v in value)
-            wanted = "a list of column names or patterns"
-        elif key == "space":
-            fits = isinstance(value, str | Mapping)
-            wanted = "a preset's name or the path of a space's .toml file"
-        elif key == "unit":
-            fits = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-            wanted = "a positive number"
-        else:
-            fits, wanted = isinstance(value, str), "the name of a column"
-        if not fits:
-            raise SamplesError(f"{where}: {key} = {value!r} must be {wanted}")
-    together = ("space", "kernel", "expand")
-    needed = ("target", "choices", *(together if any(map(data.get, together)) else ()))
-    missing = [key for key in needed if not data.get(key)]
-    if missing:
-        raise SamplesError(f"{where} lacks {' and '.join(missing)}")
-    space = data.get("space")
-    if isinstance(space, str):
-        space = load_space(space)
-    elif space is not None:
-        space = Space.from_dict(space)
-    return Columns(
-        target=data["target"],
-        choices=tuple(data["choices"]),
-        costs=tuple(data.get("costs", ())),
-        unit=float(data.get("unit", 1.0)),
-        group=data.get("group", ""),
-        space=space,
-        kernel=data.get("kernel", ""),
-        expand=data.get("expand", ""),
-    )
+    return ColumnsTable.of(data, where).build()
+
+
+def _space(value: Any, info: ValidationInfo) -> Space | None:
+    """A space by a preset's name, by path beside the file, or as a table."""
+    try:
+        if isinstance(value, str) and value:
+            beside = (info.context or {}).get("beside", Path())
+            return load_space(str(beside / value) if value.endswith(".toml") else value)
+        if isinstance(value, Mapping):
+            return Space.from_dict(value)
+    except ApqError as error:
+        raise ValueError(str(error)) from error
+    if value is None or value == "":
+        return None
+    raise ValueError(f"{value!r} must be a preset's name or the path of a space's .toml file")
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
+
+
+class ColumnsTable(Document):
+    """Columns as TOML and a predictor's file hold them."""
+
+    model_config = Schema.model_config
+    what = "a description of columns"
+    remedy = ""
+    error = SamplesError
+
+    target: _Name
+    choices: Annotated[Items[_Name], Field(min_length=1)]
+    costs: Items[_Name] = ()
+    unit: Annotated[float, Field(gt=0)] = 1.0
+    group: Text = ""
+    space: Annotated[Any, BeforeValidator(_space)] = None
+    kernel: Text = ""
+    expand: Text = ""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        together = {name: getattr(self, name) for name in ("space", "kernel", "expand")}
+        missing = [name for name, value in together.items() if not value]
+        if 0 < len(missing) < len(together):
+            raise ValueError(f"it lacks {' and '.join(missing)}: {', '.join(together)} go together")
+        return self
+
+    def build(self) -> Columns:
+        """The columns."""
+        return Columns(**dict(self))
 
 
 def read_table(path: Path | str, columns: Columns, *, target: bool = True) -> pd.DataFrame:
@@ -336,15 +343,9 @@ class TableFeatures:
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; inverse of :meth:`from_dict`."""
+        """Plain data, as :class:`~apq.predictor.schema.TableFeaturesTable` has it."""
         columns = self.columns.to_dict()
         return {"kind": "table", "smooth": self.smooth, "columns": columns, "values": self.values}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TableFeatures:
-        """Inverse of :meth:`to_dict`."""
-        columns = columns_from_dict(data["columns"], "the predictor's columns")
-        return cls(columns, data["values"], smooth=bool(data["smooth"]))
 
 
 def stage_counts(

@@ -177,11 +177,17 @@ class Kernel:
         return {"amplitude": self.amplitude, "square": self.square, "noise": self.noise}
 
     @classmethod
-    def from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Kernel:
-        """Inverse of :meth:`tensors` and :meth:`to_dict`."""
-        doubles = {name: tensor.double() for name, tensor in tensors.items()}
-        amplitude, square, noise = (float(about[name]) for name in ("amplitude", "square", "noise"))
-        return cls(**doubles, amplitude=amplitude, square=square, noise=noise)
+    def from_parts(
+        cls, tensors: Mapping[str, Tensor], *, amplitude: float, square: float, noise: float
+    ) -> Kernel:
+        """Inverse of :meth:`tensors` and :meth:`to_dict`; the tensors as :func:`shapes` says."""
+        return cls(**tensors, amplitude=amplitude, square=square, noise=noise)
+
+
+def shapes(columns: int, rows: int, anchors: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a process by name, all float64."""
+    wide = dict.fromkeys(("mean", "scale", "weights", "slope", "linear"), (columns,))
+    return {**wide, "rows": (rows, columns), "alpha": (rows,), "explained": (anchors, anchors)}
 
 
 @dataclass(frozen=True)

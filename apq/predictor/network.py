@@ -113,18 +113,37 @@ class Network:
         }  # fmt: skip
 
     @classmethod
-    def from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Network:
-        """Inverse of :meth:`tensors` and :meth:`to_dict`."""
+    def from_parts(
+        cls, tensors: Mapping[str, Tensor], *, members: int, hidden: int, floor: float
+    ) -> Network:
+        """Inverse of :meth:`tensors` and :meth:`to_dict`; the tensors as :func:`shapes` says."""
         weights = {n.removeprefix("ensemble."): t for n, t in tensors.items() if "ensemble." in n}
         bits = weights["bits"].shape[1] if "bits" in weights else 0
-        ensemble = Ensemble(
-            weights["arch"].shape[1], bits,
-            hidden=int(about["hidden"]), members=int(about["members"]),
-        )  # fmt: skip
+        ensemble = Ensemble(weights["arch"].shape[1], bits, hidden=hidden, members=members)
         ensemble.load_state_dict(weights)
         ensemble.requires_grad_(False)
         own = {n: t for n, t in tensors.items() if "ensemble." not in n}
-        return cls(ensemble, **own, floor=float(about["floor"]))
+        return cls(ensemble, **own, floor=floor)
+
+
+def shapes(
+    features: Features, *, bits: bool, members: int, hidden: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a network by name, all float32."""
+    arch, smooth_bits = width(features.arch_groups), width(features.bits_groups)
+    inputs = {"arch": width(features.arch_hot_groups) + arch}
+    if bits:
+        inputs["bits"] = width(features.bits_hot_groups) + smooth_bits
+    found: dict[str, tuple[int, ...]] = {
+        "arch_mean": (arch,), "arch_std": (arch,),
+        "bits_mean": (smooth_bits,), "bits_std": (smooth_bits,),
+    }  # fmt: skip
+    inputs |= {"second": hidden, "third": hidden, "head": hidden}
+    for name, fan_in in inputs.items():
+        fan_out = 1 if name == "head" else hidden
+        found[f"ensemble.{name}"] = (members, fan_in, fan_out)
+        found[f"ensemble.{name}_bias"] = (members, 1, fan_out)
+    return found
 
 
 def new_network(

@@ -10,20 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from apq import __version__
-from apq.errors import ModelError
-from apq.files import whole
+from apq.errors import ModelError, SamplesError
+from apq.files import bounded_json, parse_json, to_json, whole
+from apq.predictor import kernel, network
 from apq.predictor.columns import TableFeatures
 from apq.predictor.features import Features, Groups, Inputs, SpaceFeatures, one_hot, width
 from apq.predictor.kernel import Kernel
 from apq.predictor.network import Network
+from apq.predictor.schema import (
+    FormatOnly,
+    NetworkTable,
+    PredictorHeader,
+    SpaceFeaturesTable,
+)
 from apq.space import Space
-from apq.supernet.network import weights_hash
+from apq.supernet.tensors import read_tensors, require_tensors, weights_hash
 
 Array = NDArray[np.float64]
 
@@ -182,7 +190,7 @@ class Predictor:
         }
         if isinstance(self.features, SpaceFeatures):
             about["fingerprint"] = self.features.space.fingerprint
-        about = json.loads(json.dumps(about))  # as it will be read back
+        about = bounded_json(to_json(about))  # as it will be read back
         about["hash"] = content_hash(about, tensors)
         try:
             with whole(path) as temporary:
@@ -231,52 +239,86 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"no predictor at {path}; apq train-predictor --out {path} makes one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("apq-predictor")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+    tensors, texts = read_tensors(path)
+    text = texts.get("apq-predictor")
     if text is None:
         raise ModelError(f"{path} is a safetensors file but no predictor of apq")
+    told = parse_json(text, FormatOnly, str(path))
+    if told.format != FORMAT:
+        mend = "Upgrade apq." if told.format > FORMAT else "Train it again: apq train-predictor."
+        raise ModelError(
+            f"{path} has format {told.format} (apq {told.apq}); this apq {__version__} reads "
+            f"{FORMAT}. {mend}"
+        )
+    header = PredictorHeader.of(told.said, str(path))
+    if header.hash != content_hash(header.said, tensors):
+        raise ModelError(
+            f"{path} is damaged: its content does not have the hash stored with it. Train it "
+            "again (apq train-predictor), or take another copy."
+        )
     try:
-        about = json.loads(text)
-        if about["format"] != FORMAT:
-            newer = about["format"] > FORMAT
-            raise ModelError(
-                f"{path} has format {about['format']} (apq {about['apq']}); this apq {__version__} "
-                f"reads {FORMAT}. "
-                + ("Upgrade apq." if newer else "Train it again: apq train-predictor.")
+        features = _features(header)
+    except SamplesError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if space is not None:
+        own = Predictor(features, (), Warp(None, 0, 1), False).space
+        own.require_same(space, str(path), "the space asked for")
+    require_tensors(str(path), tensors, _expected(header, features, tensors))
+    models: list[Network | Kernel] = []
+    for i, made in enumerate(header.models):
+        own_tensors = {
+            n.removeprefix(f"{i}."): t for n, t in tensors.items() if n.startswith(f"{i}.")
+        }
+        if isinstance(made, NetworkTable):
+            models.append(
+                Network.from_parts(
+                    own_tensors, members=made.members, hidden=made.hidden, floor=made.floor
+                )
             )
-        if about.get("hash", "") != content_hash(about, tensors):
-            raise ModelError(
-                f"{path} is damaged: its content does not have the hash stored with it. Train it "
-                "again (apq train-predictor), or take another copy."
+        else:
+            models.append(
+                Kernel.from_parts(
+                    own_tensors, amplitude=made.amplitude, square=made.square, noise=made.noise
+                )
             )
-        features = features_from_dict(about["features"])
-        if space is not None:
-            own = Predictor(features, (), Warp(None, 0, 1), False).space
-            own.require_same(space, str(path), "the space asked for")
-        models = []
-        for i, made in enumerate(about["models"]):
-            own_tensors = {
-                n.removeprefix(f"{i}."): t for n, t in tensors.items() if n.startswith(f"{i}.")
-            }
-            models.append(KINDS[made["kind"]].from_parts(own_tensors, made))
-        return Predictor(
-            features, tuple(models), Warp(*about["warp"]), bool(about["bits"]),
-            float(about["calibration"]), about["report"],
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise ModelError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    return Predictor(
+        features, tuple(models), Warp(*header.warp), header.bits, header.calibration, header.report
+    )
 
 
-def features_from_dict(data: Mapping[str, Any]) -> Features:
-    """Inverse of the ``to_dict`` of features.
+def _features(header: PredictorHeader) -> Features:
+    """What a predictor sees.
 
     Raises:
-        KeyError, SpaceError: the data is incomplete.
+        SamplesError: kernels or hidden widths of a table do not fit its space.
     """
-    if data["kind"] == "table":
-        return TableFeatures.from_dict(data)
-    return SpaceFeatures(Space.from_dict(data["space"]), smooth=bool(data["smooth"]))
+    made = header.features
+    if isinstance(made, SpaceFeaturesTable):
+        return SpaceFeatures(made.space, smooth=made.smooth)
+    values = {name: list(found) for name, found in made.values.items()}
+    return TableFeatures(made.columns.build(), values, smooth=made.smooth)
+
+
+def _expected(
+    header: PredictorHeader, features: Features, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors that the file should hold, on the meta device. How many rows and anchors a kernel
+    has is what its tensors say."""
+    found = {}
+    for i, made in enumerate(header.models):
+        bits = header.bits and i + 1 == len(header.models)
+        if isinstance(made, NetworkTable):
+            wanted, dtype = (
+                network.shapes(features, bits=bits, members=made.members, hidden=made.hidden),
+                torch.float32,
+            )
+        else:
+            lengths = [
+                tensors[name].shape[0] if name in tensors and tensors[name].dim() else 0
+                for name in (f"{i}.rows", f"{i}.explained")
+            ]
+            columns = width(kernel_groups(features, bits, answer=i > 0))
+            wanted, dtype = kernel.shapes(columns, *lengths), torch.float64
+        for name, shape in wanted.items():
+            found[f"{i}.{name}"] = torch.empty(shape, dtype=dtype, device="meta")
+    return found

@@ -6,21 +6,22 @@ The page runs no script and loads nothing; whatever came from files is escaped.
 from __future__ import annotations
 
 import io
-import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from apq.errors import ApqError
 from apq.files import whole
+from apq.files.headers import read_header
+from apq.search.best import Best, Block, Point, read_best
+from apq.search.run import read_table
+from apq.search.tuned import ModelHeader
 from apq.space.formats import stored_bits
 
 CLOUD = 20_000
@@ -52,8 +53,11 @@ def write_report(folder: Path) -> Path:
     Raises:
         ApqError: a file of the run is missing or damaged.
     """
-    best, front = _read_best(folder / "best.json"), _read_table(folder / "front.parquet")
-    scored = _read_table(folder / "evaluations.parquet", _drawn(best))
+    best = read_best(folder / "best.json")
+    front = read_table(folder / "front.parquet", best.space, [*best.costs]).to_pandas()
+    drawn = _drawn(best)
+    log = read_table(folder / "evaluations.parquet", best.space, drawn[1:])
+    scored = log.select(drawn).to_pandas()
     page = "".join(_sections(folder, best, front, scored))
     path = folder / "report.html"
     with whole(path) as partial:
@@ -61,53 +65,24 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _read_best(path: Path) -> dict[str, Any]:
-    try:
-        best = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("predicted", "costs", "limits", "blocks", "search", "made_from", "space"):
-            best[key]
-    except FileNotFoundError:
-        raise ApqError(
-            f"{path.parent} holds no run: {path.name} is missing. "
-            f"Make one: apq search --latency-ms 0.5 --out {path.parent}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ApqError(f"{path} is not what apq search writes: {error!r}") from None
-    return dict(best)
-
-
-def _read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    try:
-        table = pq.read_table(path, columns=None if columns is None else list(columns))
-    except FileNotFoundError:
-        raise ApqError(
-            f"{path} is missing; run the search again: apq search --out {path.parent}"
-        ) from None
-    except pa.ArrowException as error:
-        raise ApqError(f"{path} is damaged ({error}); run the search again") from None
-    return table.to_pandas()
-
-
-def _drawn(best: Mapping[str, Any]) -> list[str]:
+def _drawn(best: Best) -> list[str]:
     """Accuracy and the costs that were objectives or limited."""
-    names = {*best["search"]["objectives"], *best["limits"]}
-    return ["accuracy", *(cost for cost in best["costs"] if cost in names)]
+    names = {*best.search.objectives, *best.limits}
+    return ["accuracy", *(cost for cost in best.costs if cost in names)]
 
 
-def _sections(
-    folder: Path, best: Mapping[str, Any], front: pd.DataFrame, scored: pd.DataFrame
-) -> Iterable[str]:
+def _sections(folder: Path, best: Best, front: pd.DataFrame, scored: pd.DataFrame) -> Iterable[str]:
     name = folder.resolve().name
-    search, predicted, limits = best["search"], best["predicted"], best["limits"]
+    search, limits = best.search, best.limits
     budget = ", ".join(f"{k} ≤ {v:g}" for k, v in limits.items()) or "no budget"
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(name)} · apq</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(name)}</h1><p class=note>space {escape(best['space']['name'])} · "
-        f"{escape(budget)} · {escape(search['algorithm'])}, {search['candidates']:,} candidates, "
-        f"seed {search['seed']}</p>"
+        f"<h1>{escape(name)}</h1><p class=note>space {escape(best.space.name)} · "
+        f"{escape(budget)} · {escape(search.algorithm)}, {search.candidates:,} candidates, "
+        f"seed {search.seed}</p>"
     )
     costs = [c for c in _drawn(best) if c != "accuracy"]
     yield "<h2>Front</h2>" + "".join(_picture_front(front, scored, best, c) for c in costs)
@@ -118,59 +93,51 @@ def _sections(
         ("", "value", "limit"),
         [
             ("predicted accuracy",
-             f"{predicted['accuracy']:.2%} ± {predicted['accuracy_spread']:.2%}",
+             _promised(best),
              f"≥ {limits['accuracy']:.2%}" if "accuracy" in limits else ""),
             *(
                 (cost, f"{value:.4g}", f"≤ {limits[cost]:g}" if cost in limits else "")
-                for cost, value in best["costs"].items()
+                for cost, value in best.costs.items()
             ),
         ],
     )  # fmt: skip
     yield from _measured(folder, best)
-    yield _picture_blocks(best["blocks"])
-    yield _blocks_table(best["blocks"])
+    yield _picture_blocks(best.blocks)
+    yield _blocks_table(best.blocks)
     yield "<h2>Along the front</h2>" + _picture_choices(front, _drawn(best)[-1])
     yield f"<p class=note>{len(front):,} candidates, cheapest first.</p>" + _front_table(
         front, best
     )
-    if search["curve"]:
-        yield "<h2>Search</h2>" + _picture_curve(search["curve"])
+    if search.curve:
+        yield "<h2>Search</h2>" + _picture_curve(search.curve)
     yield "<h2>Made from</h2>" + _table(
-        ("", ""), [(k, v) for k, v in {"apq": best.get("apq"), **best["made_from"]}.items()]
+        ("", ""), [(k, v) for k, v in {"apq": best.apq, **best.made_from}.items()]
     )
-    yield "".join(f"<p class=note>{escape(str(d))}</p>" for d in best.get("devices", []))
+    yield "".join(f"<p class=note>{escape(d)}</p>" for d in best.devices)
     yield "</body></html>\n"
 
 
-def _measured(folder: Path, best: Mapping[str, Any]) -> Iterable[str]:
+def _measured(folder: Path, best: Best) -> Iterable[str]:
     """Accuracy of the chosen candidate's fine-tuned models beside what the search promised."""
-    predicted = best["predicted"]
-    promised = f"{predicted['accuracy']:.2%} ± {predicted['accuracy_spread']:.2%}"
     rows = []
     for path in sorted(folder.glob("*.safetensors")):
-        header = _header(path)
-        measured = header.get("accuracy")
-        if header.get("candidate") == best["candidate"] and isinstance(measured, dict):
-            figures = (_percent(measured.get(key)) for key in ("before", "after", "test"))
-            rows.append((path.name, header.get("scheme"), promised, *figures))
+        try:
+            header = read_header(path, ModelHeader)
+        except ApqError:  # a checkpoint, an exported file, or somebody else's
+            continue
+        if header.candidate == best.candidate and header.accuracy is not None:
+            found = header.accuracy
+            figures = (f"{value:.2%}" for value in (found.before, found.after, found.test))
+            rows.append((path.name, header.scheme, _promised(best), *figures))
     if rows:
         head = ("model", "scheme", "predicted", "before tuning", "validation", "test")
         yield "<h2>Predicted and measured</h2>" + _table(head, rows)
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """What a model file says of itself; empty for files that are none."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
-    except (SafetensorError, OSError, ValueError):
-        return {}
-
-
-def _percent(value: Any) -> str:
-    return f"{value:.2%}" if isinstance(value, int | float) else ""
+def _promised(best: Best) -> str:
+    """Accuracy and spread as the predictor says them."""
+    mean, spread = best.predicted.accuracy, best.predicted.accuracy_spread
+    return "" if mean is None else f"{mean:.2%}" + ("" if spread is None else f" ± {spread:.2%}")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], chosen: int | None = None) -> str:
@@ -184,28 +151,29 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], chosen: int | Non
     return f"<div class=scroll><table><tr>{top}</tr>{body}</table></div>"
 
 
-def _block_costs(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [k.removesuffix("_share") for k in blocks[0] if k.endswith("_share")]
+def _block_costs(blocks: Sequence[Block]) -> list[str]:
+    """Costs that every block has, and its share of."""
+    shares = set.intersection(*({*block.costs} for block in blocks))
+    return [k for k in blocks[0].costs if k in shares and f"{k}_share" in shares]
 
 
-def _blocks_table(blocks: Sequence[Mapping[str, Any]]) -> str:
-    names = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
+def _blocks_table(blocks: Sequence[Block]) -> str:
     costs = _block_costs(blocks)
     head = ("block", "kernel", "width", "bits pw w/a, dw w/a", *costs)
     rows = (
-        (b["slot"], b.get("kernel", ""), b.get("width", ""),
-         "/".join(str(b[n]) for n in names) if names[0] in b else "",
-         *(f"{b[c]:.4g} ({b[c + '_share']:.0%})" for c in costs))
+        (b.slot, b.kernel or "", b.width or "",
+         "/".join(map(str, b.bits)) if any(b.bits) else "",
+         *(f"{b.costs[c]:.4g} ({b.costs[c + '_share']:.0%})" for c in costs))
         for b in blocks
     )  # fmt: skip
     return _table(head, rows)
 
 
-def _front_table(front: pd.DataFrame, best: Mapping[str, Any]) -> str:
-    costs = [c for c in best["costs"] if c in front]
+def _front_table(front: pd.DataFrame, best: Best) -> str:
+    costs = [*best.costs]
     key = [*_drawn(best)[1:], "accuracy"][0]
     rows = front.sort_values(key).reset_index(drop=True)
-    chosen = int((rows["accuracy"] - best["predicted"]["accuracy"]).abs().idxmin())
+    chosen = int((rows["accuracy"] - (best.predicted.accuracy or 0)).abs().idxmin())
     picks = {round(i) for i in np.linspace(0, len(rows) - 1, min(ROWS, len(rows)))} | {chosen}
     listed = rows.iloc[sorted(picks)]
     cells = (
@@ -232,9 +200,7 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _picture_front(
-    front: pd.DataFrame, scored: pd.DataFrame, best: Mapping[str, Any], cost: str
-) -> str:
+def _picture_front(front: pd.DataFrame, scored: pd.DataFrame, best: Best, cost: str) -> str:
     figure = _figure(9, 4.6)
     axes = figure.add_subplot()
     cloud = scored.iloc[:: max(1, len(scored) // CLOUD)]
@@ -244,17 +210,17 @@ def _picture_front(
     accuracy, spread = rows["accuracy"], rows["accuracy_spread"].fillna(0)
     axes.fill_between(rows[cost], accuracy - spread, accuracy + spread, alpha=0.2, lw=0)
     axes.plot(rows[cost], accuracy, "o", ms=3, color="C0", label="front, ± spread")
-    x, y = best["costs"][cost], best["predicted"]["accuracy"]
+    x, y = best.costs[cost], best.predicted.accuracy or 0.0
     axes.plot(x, y, "*", ms=15, color="C2", mec="k", mew=0.5, label=f"chosen: {y:.2%} at {x:.4g}")
-    if cost in best["limits"]:
-        axes.axvline(best["limits"][cost], color="0.2", lw=1, ls="--", label="budget")
+    if cost in best.limits:
+        axes.axvline(best.limits[cost], color="0.2", lw=1, ls="--", label="budget")
     axes.set(xlabel=cost, ylabel="predicted accuracy")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=9, loc="lower right")
     return _svg(figure)
 
 
-def _picture_blocks(blocks: Sequence[Mapping[str, Any]]) -> str:
+def _picture_blocks(blocks: Sequence[Block]) -> str:
     """What every block of the chosen candidate costs, above its bits."""
     costs = _block_costs(blocks)
     names = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
@@ -262,21 +228,19 @@ def _picture_blocks(blocks: Sequence[Mapping[str, Any]]) -> str:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     where, wide = np.arange(len(blocks)), 0.8 / max(1, len(costs))
     for i, cost in enumerate(costs):
-        shares = [100 * b[cost + "_share"] for b in blocks]
+        shares = [100 * b.costs[cost + "_share"] for b in blocks]
         above.bar(where + (i - (len(costs) - 1) / 2) * wide, shares, wide, label=cost)
     above.set_ylabel("% of the cost")
     if costs:
         above.legend(fontsize=9)
-    bits = np.array([[stored_bits(b.get(n)) for b in blocks] for n in names])
+    bits = np.array([[stored_bits(b.bits[n]) for b in blocks] for n in range(len(names))])
     below.imshow(bits, aspect="auto", cmap="YlGnBu", vmin=0, vmax=10)
     for (row, column), value in np.ndenumerate(bits):
         if np.isfinite(value):
-            color, word = "white" if value > 6 else "black", str(blocks[column][names[row]])
+            color, word = "white" if value > 6 else "black", str(blocks[column].bits[row])
             below.text(column, row, word, ha="center", va="center", fontsize=8, color=color)
     below.set_yticks(range(4), [n.replace("_bits", "") for n in names])
-    labels = [
-        f"{b['slot']}\nk{b['kernel']}\n{b['width']}" if "kernel" in b else b["slot"] for b in blocks
-    ]
+    labels = [f"{b.slot}\nk{b.kernel}\n{b.width}" if b.kernel else b.slot for b in blocks]
     below.set_xticks(where, labels, fontsize=8)
     return _svg(figure)
 
@@ -312,10 +276,10 @@ def _numbers(columns: pd.DataFrame) -> NDArray[np.float64]:
     return numbers
 
 
-def _picture_curve(curve: Sequence[Mapping[str, float]]) -> str:
+def _picture_curve(curve: Sequence[Point]) -> str:
     figure = _figure(9, 2.6)
     for axes, what in zip(figure.subplots(1, 2), ("hypervolume", "accuracy"), strict=True):
-        axes.plot([p["candidates"] for p in curve], [p[what] for p in curve], "-", lw=1.5)
+        axes.plot([p.candidates for p in curve], [getattr(p, what) for p in curve], "-", lw=1.5)
         axes.set(xlabel="candidates", ylabel=("best " if what == "accuracy" else "") + what)
         axes.grid(alpha=0.25)
     return _svg(figure)

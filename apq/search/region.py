@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from apq.errors import ApqError, SpaceError, choose
 from apq.hardware.pricing import PricedSpace, allowed_combinations
+from apq.search.best import read_candidate
 from apq.space import ATTRIBUTES, BIT_ATTRIBUTES, Genes, Space
-from apq.space.files import read_candidate
 
 Rows = NDArray[np.int64]
 
@@ -257,7 +257,7 @@ def _of_candidate(space: Space, part: str, path: Path) -> Mapping[int, tuple[int
     """The architecture or the bits of the candidate in a ``best.json``. A slot that is skipped
     there is left open: it costs nothing unless its stage's depth is searched too."""
     try:
-        candidate, _ = read_candidate(path)
+        candidate = read_candidate(path).candidate
     except SpaceError as error:
         raise ApqError(f"--fix {part}={path}: {error}") from error
     row = space.genes([candidate])

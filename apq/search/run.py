@@ -16,7 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apq import __version__
-from apq.files import whole
+from apq.errors import ApqError
+from apq.files import Sealed, sealed, to_json, whole
+from apq.files.reading import Text
+from apq.files.tables import read_parquet, table_hash
 from apq.search.baselines import uniform_bits
 from apq.search.explain import explain
 from apq.search.front import Front
@@ -62,6 +65,56 @@ def _metadata(problem: Problem, algorithm: str, seed: int) -> dict[str, str]:
         "seed": str(seed),
         **problem.made_from,
     }
+
+
+class TableHeader(Sealed):
+    """What the metadata of a run's tables say, all text.
+
+    Attributes:
+        fingerprint: Of the space.
+        table: Hash of the rows; the evaluations, which are written while a search runs, have none.
+    """
+
+    what = "a table of a run as apq search writes it"
+    remedy = "Search again."
+
+    fingerprint: Text
+    table: Text | None = None
+
+
+def read_table(path: Path, space: Space, costs: Sequence[str]) -> pa.Table:
+    """A table of a run, with all its columns.
+
+    Args:
+        path: ``front.parquet`` or ``evaluations.parquet``.
+        space: Whose genes it holds.
+        costs: The costs it holds.
+
+    Raises:
+        ApqError: it is missing, damaged, of another space, or lacks a column or an accuracy.
+    """
+    table = read_parquet(path, ApqError, f"Search again: apq search --out {path.parent}")
+    try:
+        texts = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    except UnicodeDecodeError as error:
+        raise ApqError(f"{path} is damaged: its metadata: {error}. Search again.") from error
+    header = TableHeader.of(texts, str(path))
+    if header.fingerprint != space.fingerprint:
+        raise ApqError(
+            f"{path} is of another space ({header.fingerprint}) than the best.json beside it "
+            f"({space.fingerprint}). Search again."
+        )
+    wanted = _schema(space, tuple(costs), {})
+    for field in wanted:
+        found = table.schema.field(field.name) if field.name in table.column_names else None
+        if found is None or found.type != field.type:
+            told = "is missing" if found is None else f"holds {found.type}, must be {field.type}"
+            raise ApqError(f"{path}: column {field.name} {told}. Search again.")
+    if header.table is not None and header.table != table_hash(table):
+        raise ApqError(f"{path} is damaged: its rows do not have their hash. Search again.")
+    if not len(table):
+        raise ApqError(f"{path} has no rows. Search again.")
+    return table
 
 
 class EvaluationLog:
@@ -175,10 +228,12 @@ def write_run(folder: Path, result: Result) -> dict[str, Path]:
     metadata = _metadata(problem, result.algorithm, result.seed)
     schema = _schema(front.space, tuple(front.costs), metadata)
     paths = {"front": folder / "front.parquet", "best": folder / "best.json"}
+    table = _table(front.space, schema, front.table())
+    table = table.replace_schema_metadata(sealed({**metadata, "table": table_hash(table)}))
     with whole(paths["front"]) as partial:
-        pq.write_table(_table(front.space, schema, front.table()), partial)
+        pq.write_table(table, partial, write_page_checksum=True)
     with whole(paths["best"]) as partial:
-        partial.write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
+        partial.write_text(to_json(sealed(describe(result)), indent=2) + "\n", encoding="utf-8")
     return paths
 
 

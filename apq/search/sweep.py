@@ -7,6 +7,7 @@ than they would.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -21,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apq import __version__
-from apq.errors import BudgetError, choose
+from apq.errors import ApqError, BudgetError, choose
 from apq.files import whole
+from apq.files.tables import read_parquet
 from apq.hardware.pricing import PricedSpace
 from apq.search.problem import Accuracy, Problem, check_limits
 from apq.search.record import OnProgress
@@ -181,7 +183,8 @@ def _answer_part(
 ) -> tuple[int, pd.DataFrame]:
     """One curve's answers, from its part file if an earlier run left it."""
     if file is not None and file.is_file():
-        return index, pd.read_parquet(file)
+        with contextlib.suppress(ApqError):  # a damaged part is answered anew
+            return index, read_parquet(file, ApqError, "").to_pandas()
     table = answer(curve, accuracy, *settings)
     if file is not None:
         write_sweep(file, table, {})

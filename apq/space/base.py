@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.errors import SpaceError, side_by_side
+from apq.files.limits import MOST_CHANNELS, MOST_DEPTHS, MOST_EXCLUDED, MOST_STAGES, MOST_WIDTHS
 from apq.space.candidate import Bits, Block, Candidate
 from apq.space.formats import (
     FORMATS,
@@ -722,10 +723,6 @@ def _flat(space: Space) -> dict[str, object]:
     return flat
 
 
-MOST_STAGES, MOST_CHANNELS, MOST_WIDTHS = 64, 65_536, 4_096
-"""What a space may have at most; counted before anything is listed."""
-
-
 def _check(space: Space) -> None:
     """Refuse numbers that contradict themselves."""
 
@@ -736,7 +733,7 @@ def _check(space: Space) -> None:
     for field in ("resolution", "classes", "in_channels", "stem_channels", "stem_stride",
                   "first_channels", "head_channels"):  # fmt: skip
         value = getattr(space, field)
-        need(1 <= value <= 65536, field, value, "between 1 and 65536")
+        need(1 <= value <= MOST_CHANNELS, field, value, f"between 1 and {MOST_CHANNELS}")
     need(1 <= space.fixed_bits <= 32, "fixed_bits", space.fixed_bits, "1..32")
     weight = space.fixed_weight_bits
     need(weight is None or 1 <= weight <= 32, "fixed_weight_bits", weight, "1..32")
@@ -752,14 +749,16 @@ def _check(space: Space) -> None:
     need(len(space.stages) <= MOST_STAGES, "stages", len(space.stages), f"at most {MOST_STAGES}")
     for s, stage in enumerate(space.stages):
         where = f"stages[{s}]"
-        need(1 <= stage.channels <= 65536, f"{where}.channels", stage.channels, "1..65536")
+        ok = 1 <= stage.channels <= MOST_CHANNELS
+        need(ok, f"{where}.channels", stage.channels, f"1..{MOST_CHANNELS}")
         need(1 <= stage.stride <= 8, f"{where}.stride", stage.stride, "1..8")
         for field in ("depth", "kernel", "expand"):
             values = getattr(stage, field)
             ok = values and all(map(math.isfinite, values)) and min(values) > 0
             ok = ok and tuple(sorted(set(values))) == tuple(values)
             need(bool(ok), f"{where}.{field}", list(values), "ascending, positive and finite")
-        need(max(stage.depth) <= 64, f"{where}.depth", list(stage.depth), "at most 64")
+        ok = max(stage.depth) <= MOST_DEPTHS
+        need(ok, f"{where}.depth", list(stage.depth), f"at most {MOST_DEPTHS}")
         odd = all(k % 2 == 1 and k <= 31 for k in stage.kernel)
         need(odd, f"{where}.kernel", list(stage.kernel), "odd sizes up to 31")
         need(stage.width_step >= 0, f"{where}.width_step", stage.width_step, "0 or more")
@@ -776,10 +775,15 @@ def _check(space: Space) -> None:
     for slot in space.slots:
         widths = slot.choices[1]
         need(
-            len(set(widths)) == len(widths) and max(widths) <= 65536 and len(widths) <= 4096,
+            len(set(widths)) == len(widths) <= MOST_WIDTHS and max(widths) <= MOST_CHANNELS,
             f"hidden widths of slot b{slot.index:02d}", list(widths)[:8], "distinct and sane",
         )  # fmt: skip
     for rule in space.exclude:
         unknown = [a for a in rule if a not in ATTRIBUTES]
         need(bool(rule) and not unknown, "exclude", dict(rule), f"over {', '.join(ATTRIBUTES)}")
+    count = sum(
+        math.prod(len(slot.choices[c]) for c in space._excluded_columns) for slot in space.slots
+    )
+    need(count * len(space.exclude) <= MOST_EXCLUDED, "exclude", f"{len(space.exclude)} rules",
+         f"over fewer choices: {count:,} combinations would have to be listed")  # fmt: skip
     _ = space._valid  # an exclusion that leaves nothing is refused now, not in a search

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from apq.space.formats import Choice, choice_of, code_of
+from apq.errors import SpaceError
+from apq.files import check
+from apq.space.formats import Choice, code_of
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,11 @@ class Candidate:
         """Inverse of :meth:`to_dict`.
 
         Raises:
-            KeyError, TypeError, SpaceError: the data does not describe a candidate.
+            SpaceError: the data does not describe a candidate.
         """
-        stages = tuple(
-            tuple(
-                Block(
-                    int(b["kernel"]),
-                    int(b["width"]),
-                    Bits(**{k: choice_of(code_of(v)) for k, v in b["bits"].items()}),
-                )
-                for b in stage
-            )
-            for stage in data["stages"]
-        )
-        return cls(resolution=int(data["resolution"]), stages=stages)
+        from apq.space.schema import CandidateTable
+
+        return check(data, CandidateTable, "the candidate", SpaceError).build()
 
     def __str__(self) -> str:
         """One line: per block kernel, width and its four formats, as in ``k3w16b8/8/ternary/4``."""

@@ -128,7 +128,7 @@ def code_of(choice: Choice) -> int:
     if isinstance(choice, int | np.integer) and not isinstance(choice, bool):
         if 1 <= choice <= WIDEST:
             return int(choice)
-    elif choice in _CODES:
+    elif isinstance(choice, str) and choice in _CODES:
         return _CODES[choice]
     near = difflib.get_close_matches(str(choice), _CODES, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near and isinstance(choice, str) else ""

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from apq.errors import ModelError
-from apq.supernet.network import Supernet, load_tensors, save_tensors
+from apq.files.headers import Header
+from apq.files.reading import Count
+from apq.supernet.network import Supernet
+from apq.supernet.tensors import load_tensors, require_tensors, save_tensors
+
+
+class CheckpointHeader(Header):
+    """What the checkpoint of a supernet's training says, its identity aside.
+
+    Attributes:
+        step: Steps done.
+        seconds: Time they took.
+    """
+
+    what = "a checkpoint of apq train-supernet"
+    remedy = "Delete it to start over."
+
+    kind: Literal["supernet checkpoint"]
+    step: Count
+    seconds: Annotated[float, Field(ge=0)]
 
 
 def save_checkpoint(
@@ -48,22 +68,29 @@ def load_checkpoint(
     Raises:
         ModelError: the file is damaged or of another training.
     """
-    tensors, metadata = load_tensors(path, "supernet checkpoint")
+    tensors, header = load_tensors(path, CheckpointHeader)
     for key, value in identity.items():
-        if metadata.get(key) != value:
+        if header.said.get(key) != value:
             raise ModelError(
-                f"{path} is the checkpoint of another training: its {key} is {metadata.get(key)}, "
+                f"{path} is the checkpoint of another training: its {key} is "
+                f"{header.said.get(key)}, "
                 f"this command's is {value}. Use the same options, or delete it to start over."
             )
-    network.load_state_dict(_under("model.", tensors))
-    average.update(_under("average.", tensors))
-    for name, parameter in network.named_parameters():
-        buffer = tensors.get(f"momentum.{name}")
+    weights, averages = _under("model.", tensors), _under("average.", tensors)
+    momentum, parameters = _under("momentum.", tensors), dict(network.named_parameters())
+    require_tensors(f"{path} (model)", weights, network.state_dict())
+    require_tensors(f"{path} (average)", averages, parameters if averages else {})
+    moving = {name: p for name, p in parameters.items() if name in momentum}
+    require_tensors(f"{path} (momentum)", momentum, moving)
+    network.load_state_dict(weights)
+    average.update(averages)
+    for name, parameter in parameters.items():
+        buffer = momentum.get(name)
         if buffer is not None:
             optimiser.state[parameter]["momentum_buffer"] = buffer.to(
                 memory_format=torch.channels_last if buffer.dim() == 4 else torch.preserve_format
             )
-    return int(metadata["step"]), float(metadata["seconds"])
+    return header.step, header.seconds
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

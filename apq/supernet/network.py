@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import Tensor, nn
 
 from apq import __version__
-from apq.errors import ModelError, SpaceError
-from apq.files import whole
+from apq.errors import ModelError
+from apq.files import Document
+from apq.files.headers import Header
+from apq.files.reading import Items, Text
 from apq.space import Candidate, Space
 from apq.space.graph import LAYERS, Graph, Node, walk
 from apq.space.graph import depthwise as is_depthwise
+from apq.space.schema import SpaceField
 from apq.supernet.depthwise import depthwise
 from apq.supernet.elastic import ConvBN, shrink, slice_norm, transforms
+from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 
 
 class Network(nn.Module):
@@ -258,59 +259,40 @@ class SupernetFile:
     metadata: dict[str, Any] = field(repr=False)
 
 
-def weights_hash(state: dict[str, Tensor]) -> str:
-    """Hash of named tensors, independent of where they are stored."""
-    h = hashlib.sha256()
-    for name in sorted(state):
-        h.update(name.encode())
-        h.update(state[name].detach().cpu().contiguous().numpy().tobytes())
-    return h.hexdigest()[:16]
+class RecipeTable(Document):
+    """How a supernet was trained: what is read of it.
 
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write safetensors whole: to a temporary name, then renamed. Metadata values become JSON.
-
-    Raises:
-        ModelError: the file cannot be written (no room, no permission); an older one is kept.
+    Attributes:
+        phases: What opened one after the other.
     """
-    text = {key: json.dumps(value) for key, value in metadata.items()}
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    try:
-        with whole(path) as partial:
-            save_file(plain, str(partial), metadata=text)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot write {path}: {error}") from error
+
+    what = "a recipe of apq train-supernet"
+
+    phases: Items[Text] = ()
 
 
-def load_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read safetensors and the JSON metadata :func:`save_tensors` wrote.
+class SupernetHeader(Header):
+    """What a supernet's file says.
 
-    Raises:
-        ModelError: missing, truncated, or not written by apq.
+    Attributes:
+        space: Whose candidates it holds.
+        mean, std: Normalisation of images on the 0..1 scale, per channel.
+        image_set, images: Name and digest of the images it was trained on.
+        recipe: How it was trained.
+        channels_sorted: Whether its hidden channels have been sorted.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-    except FileNotFoundError as error:
-        raise ModelError(f"no {what} at {path}") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a readable {what}: {error}") from error
-    return tensors, metadata
 
+    what = "a supernet as apq train-supernet writes it"
 
-def require_hash(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Compare weights with the hash that was stored with them.
-
-    Raises:
-        ModelError: they are others: a bit flipped on disk or on the way.
-    """
-    told, found = metadata.get("hash"), weights_hash(dict(tensors))
-    if told != found:
-        raise ModelError(
-            f"{path} is damaged: its weights have the hash {found}, {told} was stored with them. "
-            "Make it again, or take another copy."
-        )
+    kind: Literal["supernet"]
+    hash: Text
+    space: SpaceField
+    mean: Items[float]
+    std: Items[Annotated[float, Field(gt=0)]]
+    image_set: Text | None = None
+    images: Text | None = None
+    recipe: RecipeTable | None = None
+    channels_sorted: bool | None = None
 
 
 def save_supernet(path: Path, network: Supernet, metadata: dict[str, Any]) -> None:
@@ -339,22 +321,30 @@ def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
             f"no supernet at {path}. Train one: "
             f"apq train-supernet --space NAME --images DIR --out {path}"
         )
-    tensors, metadata = load_tensors(path, "supernet")
-    if metadata.get("kind") != "supernet":
-        raise ModelError(f"{path} holds {metadata.get('kind', 'something else')}, not a supernet")
-    try:
-        own = Space.from_dict(metadata["space"])
-    except SpaceError as error:
-        raise ModelError(f"{path} carries a space this version cannot read: {error}") from error
+    tensors, header = load_tensors(path, SupernetHeader)
+    own = header.space
     if space is not None:
         space.require_same(own, "the command's space", str(path))
-    require_hash(path, tensors, metadata)
+    require_channels(str(path), own, header.mean, header.std)
+    with torch.device("meta"):  # shapes first: what a broken space asks for may fill the memory
+        expected = Supernet(own).state_dict()
+    require_tensors(str(path), tensors, expected)
     network = Supernet(own)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelError(f"{path} does not hold the weights its space needs: {error}") from error
+    network.load_state_dict(tensors)
     network.eval()
-    return SupernetFile(
-        network, tuple(metadata["mean"]), tuple(metadata["std"]), metadata["hash"], metadata
-    )
+    return SupernetFile(network, header.mean, header.std, header.hash, header.said)
+
+
+def require_channels(
+    where: str, space: Space, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    """Raise unless there is a mean and a deviation for every channel of a space's images.
+
+    Raises:
+        ModelError: there are not.
+    """
+    if not len(mean) == len(std) == space.in_channels:
+        raise ModelError(
+            f"{where} has {len(mean)} means and {len(std)} deviations of pixels; images of space "
+            f"{space.name!r} have {space.in_channels} channels"
+        )

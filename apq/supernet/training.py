@@ -277,7 +277,8 @@ def _start(network: Supernet, start_from: Sequence[SupernetFile]) -> None:
 def _sorted(file: SupernetFile) -> bool:
     """Whether hidden channels have been sorted."""
     made = file.metadata
-    return bool(made.get("channels_sorted", "width" in made["recipe"]["phases"]))
+    phases = (made.get("recipe") or {}).get("phases", ())
+    return bool(made.get("channels_sorted", "width" in phases))
 
 
 @torch.no_grad()

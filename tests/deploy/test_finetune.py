@@ -14,10 +14,12 @@ from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.deploy.model import load_model, read_candidate, size_bytes
 from apq.errors import ApqError, ModelError
 from apq.images import ImageSet
+from apq.search.tuned import ModelHeader
 from apq.space.layer import size_bits, to_array
 from apq.supernet import largest, load_supernet
 from apq.supernet.evaluate import accuracy, normalise, to_tensor
-from apq.supernet.network import load_tensors, save_supernet
+from apq.supernet.network import save_supernet
+from apq.supernet.tensors import load_tensors
 
 SHORT = FinetuneRecipe(epochs=2, batch=64)
 
@@ -57,7 +59,7 @@ def test_the_test_split_decides_nothing(tiny_supernet, tiny_space, digits, tuned
     path, _, original = tuned
     assert report.epochs == original.epochs
     assert report.test != original.test
-    a, b = load_tensors(path, "model")[0], load_tensors(out, "model")[0]
+    a, b = load_tensors(path, ModelHeader)[0], load_tensors(out, ModelHeader)[0]
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -129,7 +131,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(tiny_supernet, digits, tmp_p
             on_progress=lambda done, total, figures: steps.append(done),
         )  # fmt: skip
     assert steps[0] >= 40  # it went on where the kill was
-    a, b = load_tensors(broken, "model")[0], load_tensors(whole, "model")[0]
+    a, b = load_tensors(broken, ModelHeader)[0], load_tensors(whole, ModelHeader)[0]
     assert a.keys() == b.keys()
     for key in a:
         assert torch.equal(a[key], b[key]), key
@@ -176,7 +178,7 @@ def test_candidates_are_read_from_best_json(tiny_space, tmp_path):
     assert chosen.costs == {"size_mb": 1}
     for broken in ("", "[1]", "{}", '{"candidate": {"resolution": 8}}'):
         path.write_text(broken)
-        with pytest.raises(ModelError, match="no candidate"):
+        with pytest.raises(ModelError, match="not a file with a candidate"):
             read_candidate(path)
     with pytest.raises(ModelError, match="apq search"):
         read_candidate(tmp_path / "absent.json")
@@ -186,7 +188,7 @@ def test_broken_model_files_are_refused_in_words(tuned, tmp_path):
     path, _, _ = tuned
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="not a readable model"):
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
         load_model(cut)
     with pytest.raises(ModelError, match="apq finetune"):
         load_model(tmp_path / "absent.safetensors")

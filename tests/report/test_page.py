@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from apq.errors import ApqError
 from apq.report.page import write_report
+from apq.space import PRESETS
 
 NASTY = "</title><script>alert('x')</script>&"
 
@@ -20,24 +22,26 @@ NASTY = "</title><script>alert('x')</script>&"
 def run_folder(tmp_path):
     """What a search leaves behind, with hostile names wherever a name may stand."""
     rng = np.random.default_rng(0)
+    space = replace(PRESETS["digits"](), name=NASTY)
+    genes = space.sample(30, rng)
     latency = np.sort(rng.uniform(0.2, 0.5, 30))
     front = {
-        "accuracy": 0.5 + latency / 2,
-        "accuracy_spread": np.full(30, 0.01),
-        "latency_ms": latency,
-        "b00_kernel": rng.choice([3, 5], 30),
-        "b00_width": rng.choice([8, 16], 30),
-        "b00_pw_w_bits": rng.choice([4, 8], 30),
+        "accuracy": pa.array(0.5 + latency / 2),
+        "accuracy_spread": pa.array(np.full(30, 0.01)),
+        "latency_ms": pa.array(latency),
     }
-    pq.write_table(pa.table(front), tmp_path / "front.parquet")
-    pq.write_table(pa.table(front), tmp_path / "evaluations.parquet")
+    for name, values in space.values(genes).items():
+        front[name] = pa.array(values, pa.int32(), mask=np.isnan(values), safe=False)
+    table = pa.table(front).replace_schema_metadata({"fingerprint": space.fingerprint})
+    pq.write_table(table, tmp_path / "front.parquet")
+    pq.write_table(table, tmp_path / "evaluations.parquet")
     bits = {f"{layer}_{what}_bits": 4 for layer in ("pw", "dw") for what in "wa"}
     cost = {"latency_ms": float(latency[-1])}
     share = {"latency_ms_share": 1.0}
     best = {
         "apq": "0.1.0",
-        "candidate": {"stages": []},
-        "predicted": {"accuracy": float(front["accuracy"][-1]), "accuracy_spread": 0.01},
+        "candidate": space.build(genes[-1]).to_dict(),
+        "predicted": {"accuracy": 0.5 + float(latency[-1]) / 2, "accuracy_spread": 0.01},
         "costs": cost,
         "limits": {"latency_ms": 0.5},
         "blocks": [{"slot": "b00", "kernel": 3, "width": 8, **bits, **cost, **share}],
@@ -45,7 +49,7 @@ def run_folder(tmp_path):
             "algorithm": NASTY, "seed": 0, "candidates": 30, "curve": [],
             "objectives": ["accuracy", "latency_ms"],
         },
-        "space": {"name": NASTY},
+        "space": space.to_dict(),
         "devices": [NASTY],
         "made_from": {NASTY: NASTY},
     }  # fmt: skip

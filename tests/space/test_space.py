@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apq.errors import SpaceError
+from apq.search.best import read_candidate
 from apq.space import ATTRIBUTES, PRESETS, Bits, Block, Candidate, Space, load_space
-from apq.space.files import read_candidate
 
 SPACES = {name: make() for name, make in PRESETS.items()}
 
@@ -211,7 +211,7 @@ dw_a_bits = 4
 def test_unknown_names_and_foreign_candidates_are_refused_with_what_exists():
     with pytest.raises(Exception, match=r"Did you mean 'cifar10'\?.*digits"):
         load_space("cifar1O")
-    with pytest.raises(SpaceError, match=r"cannot read space file .*gone\.toml"):
+    with pytest.raises(SpaceError, match=r"cannot read gone\.toml"):
         load_space("gone.toml")
     space = SPACES["digits"]
     block = Block(9, 8, Bits())
@@ -227,13 +227,14 @@ def test_candidates_are_read_from_files(tiny_space, tmp_path):
     for data in (candidate.to_dict(), {"candidate": candidate.to_dict(), "limits": {"macs_m": 3}}):
         text = json.dumps(data)
         path.write_text(text, encoding="utf-8-sig")
-        assert read_candidate(path) == (candidate, json.loads(text))
+        found = read_candidate(path)
+        assert (found.candidate, found.said) == (candidate, json.loads(text))
     broken = {
         "": "Expecting value",
-        "[1]": "holds no candidate",
-        "{}": "it lacks 'stages'",
-        '{"candidate": {"stages": []}}': "it lacks 'resolution'",
-        '{"candidate": null}': "holds no candidate",
+        "[1]": "it is .1., must be a table",
+        "{}": "it lacks candidate",
+        '{"candidate": {"stages": []}}': "candidate lacks resolution",
+        '{"candidate": null}': "candidate is None, must be a table",
     }
     for text, message in broken.items():
         path.write_text(text)

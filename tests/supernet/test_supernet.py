@@ -140,7 +140,7 @@ def test_files_are_checked(tmp_path):
     with pytest.raises(ModelError, match="apq train-supernet"):
         load_supernet(tmp_path / "none.safetensors")
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ModelError, match="not a readable supernet"):
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
         load_supernet(path)
 
 

@@ -1,0 +1,20 @@
+"""Files: written whole, read within limits and against schemas; a broken one is said in words."""
+
+from apq.files.reading import (
+    Document,
+    Schema,
+    Sealed,
+    bounded_json,
+    check,
+    parse_json,
+    read_json,
+    read_toml,
+    sealed,
+    to_json,
+)
+from apq.files.whole import whole
+
+__all__ = [
+    "Document", "Schema", "Sealed", "bounded_json", "check", "parse_json", "read_json",
+    "read_toml", "sealed", "to_json", "whole",
+]  # fmt: skip

@@ -1,0 +1,93 @@
+"""What the file of a predictor says."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from apq.errors import ModelError
+from apq.files import Document, Schema
+from apq.files.reading import Count, Items, Named, Text
+from apq.predictor.columns import ColumnsTable
+from apq.space.schema import SpaceField
+
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class SpaceFeaturesTable(Schema):
+    """Features of genes, as ``SpaceFeatures``."""
+
+    kind: Literal["space"]
+    smooth: bool
+    space: SpaceField
+
+
+class TableFeaturesTable(Schema):
+    """Features of a table's rows, as ``TableFeatures``."""
+
+    kind: Literal["table"]
+    smooth: bool
+    columns: ColumnsTable
+    values: Named[Annotated[Items[float], Field(min_length=1)]]
+
+
+class NetworkTable(Schema):
+    """The numbers of a ``Network`` that are no tensors."""
+
+    kind: Literal["network"]
+    members: Annotated[int, Field(ge=1, le=1024)]
+    hidden: Annotated[int, Field(ge=1, le=65_536)]
+    floor: Annotated[float, Field(ge=0)]
+
+
+class KernelTable(Schema):
+    """The numbers of a ``Kernel`` that are no tensors."""
+
+    kind: Literal["kernel"]
+    amplitude: _Positive
+    square: Annotated[float, Field(ge=0)]
+    noise: _Positive
+
+
+class FormatOnly(Document):
+    """What every format's header says.
+
+    Attributes:
+        format: Version of the layout.
+        apq: Version of apq that wrote it.
+    """
+
+    what = "a predictor as apq train-predictor writes it"
+    remedy = "Train it again: apq train-predictor."
+    error = ModelError
+
+    format: Count
+    apq: Text
+
+
+class PredictorHeader(FormatOnly):
+    """All that a predictor's file says.
+
+    Attributes:
+        features: What it sees of a candidate.
+        models: One or two.
+        warp: Ceiling (null: none), mean and deviation of the targets.
+        bits: Whether the last model sees bit columns.
+        calibration: Factor on the spread.
+        report: What made it, for people and provenance.
+        fingerprint: Of the space.
+        hash: Of everything else and the tensors.
+    """
+
+    features: Annotated[SpaceFeaturesTable | TableFeaturesTable, Field(discriminator="kind")]
+    models: Annotated[
+        Items[Annotated[NetworkTable | KernelTable, Field(discriminator="kind")]],
+        Field(min_length=1, max_length=2),
+    ]
+    warp: Annotated[tuple[float | None, float, _Positive], Field(strict=False)]
+    bits: bool
+    calibration: Annotated[float, Field(ge=0)]
+    report: Named[Any]
+    fingerprint: Text | None = None
+    hash: Text

@@ -1,0 +1,164 @@
+"""``best.json``: the candidate a search chose, what it promises, and what made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from apq.errors import SpaceError
+from apq.files import Document, Schema, Sealed, read_json
+from apq.files.reading import Count, Items, Named, Text
+from apq.space import Choice
+from apq.space.schema import CandidateField, Format, SpaceField
+
+Cost = Annotated[float, Field(ge=0)]
+
+
+class Predicted(Schema):
+    """What a predictor says of a candidate.
+
+    Attributes:
+        accuracy, accuracy_spread: As fractions; None: nothing.
+    """
+
+    accuracy: float | None = None
+    accuracy_spread: float | None = None
+
+
+class CandidateFile(Sealed):
+    """A candidate, and what a search said of it, if one did.
+
+    Attributes:
+        candidate: The candidate.
+        space: The space it was found in.
+        predicted: What the predictor said.
+        costs: By metric, as the search's tables price it.
+        devices: Where those figures come from.
+    """
+
+    what = "a file with a candidate"
+    remedy = "Give the best.json of a search, or the value of its 'candidate' alone."
+    error = SpaceError
+
+    candidate: CandidateField
+    space: SpaceField | None = None
+    predicted: Predicted = Predicted()
+    costs: Named[Cost] = Field(default_factory=dict)
+    devices: Items[Text] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, data: Any) -> Any:
+        """A candidate without anything around it is one too."""
+        if isinstance(data, dict) and "candidate" not in data and "stages" in data:
+            return {"candidate": data}
+        return data
+
+
+class Block(Schema):
+    """A block of the chosen candidate, or (slot "fixed") all that is not searched.
+
+    Attributes:
+        slot: Its name.
+        kernel, width, pw_w_bits, pw_a_bits, dw_w_bits, dw_a_bits: What was chosen.
+        costs: What remains: per metric its cost and, as ``METRIC_share``, the share of the whole.
+    """
+
+    model_config = Schema.model_config | {"extra": "allow"}
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    slot: Text
+    kernel: Count | None = None
+    width: Count | None = None
+    pw_w_bits: Format | None = None
+    pw_a_bits: Format | None = None
+    dw_w_bits: Format | None = None
+    dw_a_bits: Format | None = None
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Costs and shares by name."""
+        return self.__pydantic_extra__
+
+    @property
+    def bits(self) -> tuple[Choice | None, ...]:
+        """The four formats."""
+        return self.pw_w_bits, self.pw_a_bits, self.dw_w_bits, self.dw_a_bits
+
+
+class Point(Schema):
+    """A point of a search's curve, as :class:`apq.search.record.Point`."""
+
+    candidates: Count
+    accuracy: float | None
+    hypervolume: float | None
+
+
+class How(Document):
+    """How a search went.
+
+    Attributes:
+        algorithm, seed, candidates: What was asked for.
+        objectives: What was optimised.
+        curve: How far it was after how many candidates.
+    """
+
+    what = "a search's notes"
+
+    algorithm: Text
+    seed: int
+    candidates: Count
+    objectives: Items[Text]
+    curve: Items[Point]
+
+
+class Best(CandidateFile):
+    """All of ``best.json``.
+
+    Attributes:
+        apq: Version that wrote it.
+        limits: Largest cost (smallest accuracy) by name.
+        blocks: The candidate's blocks, in network order.
+        search: How it was found.
+        made_from: Names and hashes of everything that went in.
+    """
+
+    what = "the best.json of a run as apq search writes it"
+    remedy = "Search again, or take another copy."
+
+    apq: Text
+    space: SpaceField
+    predicted: Predicted
+    limits: Named[float]
+    blocks: Annotated[Items[Block], Field(min_length=1)]
+    search: How
+    made_from: Named[Text]
+
+
+def read_best(path: Path) -> Best:
+    """Read the ``best.json`` of a run.
+
+    Raises:
+        SpaceError: it is missing or is none.
+    """
+    return read_json(
+        path,
+        Best,
+        f"{path.parent} holds no run: {path.name} is missing. "
+        f"Make one: apq search --latency-ms 0.5 --out {path.parent}",
+    )
+
+
+def read_candidate(path: Path) -> CandidateFile:
+    """Read ``best.json`` of a search, or a JSON file that is a candidate or has one.
+
+    Raises:
+        SpaceError: missing, not JSON, or no candidate in it.
+    """
+    return read_json(
+        path,
+        CandidateFile,
+        f"no candidate at {path}. Search one: apq search --latency-ms 0.5 --out {path.parent}",
+    )

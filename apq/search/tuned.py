@@ -1,0 +1,66 @@
+"""What the file of a fine-tuned candidate says: what it is, and its figures beside the promises."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from apq.files import Schema
+from apq.files.headers import Header
+from apq.files.reading import Count, Fraction, Items, Named, Text
+from apq.search.best import Cost
+from apq.space.schema import CandidateField, SpaceField
+
+
+class Accuracy(Schema):
+    """Accuracies of a fine-tuning, as :class:`apq.deploy.finetune.FinetuneReport` has them."""
+
+    before: Fraction
+    epochs: Items[Fraction]
+    best_epoch: Count
+    after: Fraction
+    test: Fraction
+    predicted: float | None
+    predicted_spread: float | None
+    seconds: Annotated[float, Field(ge=0)]
+
+
+class Images(Schema):
+    """The images something was made with: their name and their digest."""
+
+    name: Text
+    digest: Text
+
+
+class ModelHeader(Header):
+    """What a model file says.
+
+    Attributes:
+        space, candidate: What it is.
+        scheme: How it was quantized.
+        mean, std: Normalisation of images on the 0..1 scale, per channel.
+        classes: Class names by label.
+        accuracy: Measured, and predicted.
+        costs, devices: What the search promised, and by which tables.
+        recipe: How it was fine-tuned.
+        supernet: Hash of the weights it started from.
+        images: What it was trained and measured on.
+    """
+
+    what = "a model as apq finetune writes it"
+
+    kind: Literal["model"]
+    hash: Text
+    space: SpaceField
+    candidate: CandidateField
+    scheme: Text
+    mean: Items[float]
+    std: Items[Annotated[float, Field(gt=0)]]
+    classes: Items[Text]
+    accuracy: Accuracy | None = None
+    costs: Named[Cost] = Field(default_factory=dict)
+    devices: Items[Text] = ()
+    recipe: Named[Any] = Field(default_factory=dict)
+    supernet: Text | None = None
+    images: Images | None = None
