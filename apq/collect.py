@@ -201,26 +201,54 @@ def _check_folder(folder: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _work(job: _Job) -> float | None:
-    """Evaluate one chunk and write its part; None if another process has it or it is done."""
-    with contextlib.suppress(Timeout), _chunk_lock(job):
-        stop = job.start + len(job.genes)
-        have = covered(job.folder, stop)[job.start :]
-        if have.all():
+    """Evaluate what is missing of one chunk; None if another process has it or it is done."""
+    with _claim(job) as own:
+        if not own:
             return None
-        first = int(np.argmin(have))  # a shorter part may cover the chunk's beginning
-        return _evaluate(job, first)
-    return None
+        have = covered(job.folder, job.start + len(job.genes))[job.start :]
+        edges = np.flatnonzero(np.diff(have, prepend=True, append=True)).reshape(-1, 2)
+        return max((_evaluate(job, int(a), int(b)) for a, b in edges), default=None)
 
 
 @contextlib.contextmanager
-def _chunk_lock(job: _Job) -> Iterator[None]:
-    locks = job.folder / ".locks"
+def _claim(job: _Job) -> Iterator[bool]:
+    """Whether this chunk is this process's until the context ends. No two processes hold places in
+    common, however long their chunks are; a claim dies with its process."""
+    locks, stop = job.folder / ".locks", job.start + len(job.genes)
     try:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SamplesError(f"cannot write to {job.folder}: {error.strerror or error}") from error
-    with FileLock(locks / f"{job.start:06d}.lock", timeout=0):
-        yield
+    own = FileLock(locks / f"{job.start:06d}-{stop:06d}.lock")
+    with FileLock(locks / "claims.lock"):
+        free = not any(
+            start < stop and job.start < end and _held(path) for path, start, end in _claims(locks)
+        )
+        free = free and not _held(Path(own.lock_file))
+        if free:
+            own.acquire()
+    try:
+        yield free
+    finally:
+        if free:
+            own.release()
+
+
+def _claims(locks: Path) -> Iterator[tuple[Path, int, int]]:
+    """Files of claims, held or not, and their places."""
+    for path in locks.glob("*-*.lock"):
+        start, _, stop = path.stem.partition("-")
+        if start.isdecimal() and stop.isdecimal():
+            yield path, int(start), int(stop)
+
+
+def _held(path: Path) -> bool:
+    """Whether some process holds this lock."""
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _references(
@@ -253,11 +281,12 @@ def _images(job: _Job, group: int) -> EvalImages:
     return replace(part, weights=torch.from_numpy(drawn.weights), shift=drawn.shift)
 
 
-def _evaluate(job: _Job, first: int) -> float:
+def _evaluate(job: _Job, first: int, last: int) -> float:
+    """Measure the chunk's rows ``first`` to before ``last`` and write them as one part."""
     space = job.supernet.network.space
-    rows = job.genes[first:]
+    rows = job.genes[first:last]
     keep_memory()
-    places = np.arange(job.start + first, job.start + len(job.genes))
+    places = np.arange(job.start + first, job.start + last)
     groups = places // SAME_IMAGES if job.known is not None else np.zeros_like(places)
     scores = np.empty((len(rows), 3))
     for group in np.unique(groups):
@@ -272,7 +301,7 @@ def _evaluate(job: _Job, first: int) -> float:
         "seed": [job.seed] * len(rows),
         "seconds": scores[:, 2].round(4).tolist(),
     }
-    start, stop = job.start + first, job.start + len(job.genes)
+    start, stop = job.start + first, job.start + last
     path = job.folder / f"part-{start:06d}-{stop:06d}.parquet"
     write_part(path, space, rows, measured, job.metadata["precision"], job.metadata)
     return float(max(measured["accuracy"]))

@@ -146,11 +146,11 @@ def test_quantized_samples_are_reproducible_and_move_with_bits(tmp_path, superne
     assert a["loss"].nunique() > 1
 
 
-def fill(folder: Path, supernet_path: Path, count: int) -> None:
+def fill(folder: Path, supernet_path: Path, count: int, chunk: int = 10) -> None:
     """What a collecting process does; the image set is small so that a sample takes no time."""
     torch.set_num_threads(1)
     images = load_images("digits", 8, 1, 10)
-    options = {"validation_images": 40, "calibration_images": 40, "chunk": 10}
+    options = {"validation_images": 40, "calibration_images": 40, "chunk": chunk}
     collect(load_supernet(supernet_path), images, folder, count, **options)
 
 
@@ -187,3 +187,32 @@ def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
     genes = samples.genes[np.lexsort(samples.genes.T)]
     expected = plan(samples.space, count, 0, quantized=False)
     assert np.array_equal(genes, expected[np.lexsort(expected.T)])
+
+
+def test_two_processes_with_different_chunks_measure_everything_once(tmp_path, supernet_path):
+    processes = multiprocessing.get_context("forkserver")
+    chunks = (20, 5, 7)
+    workers = [
+        processes.Process(target=fill, args=(tmp_path, supernet_path, 90, chunk))
+        for chunk in chunks
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    samples = read_samples(tmp_path)
+    assert len(samples) == 90
+    assert len(np.unique(samples.genes, axis=0)) == 90
+
+
+def test_a_part_that_is_removed_is_collected_again_and_nothing_else(tmp_path, supernet_path):
+    fill(tmp_path, supernet_path, 60, 10)
+    before = read_samples(tmp_path).frame
+    parts = part_files(tmp_path)
+    kept = {p: p.stat().st_mtime_ns for p in parts if p is not parts[2]}
+    parts[2].unlink()
+    fill(tmp_path, supernet_path, 60, 40)  # one chunk around the gap
+    assert all(p.stat().st_mtime_ns == at for p, at in kept.items())
+    after = read_samples(tmp_path).frame
+    assert after.drop(columns="seconds").equals(before.drop(columns="seconds"))

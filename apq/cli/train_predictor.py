@@ -33,7 +33,9 @@ def train_predictor(
         str | None,
         typer.Option(help="Samples measured elsewhere: a known table's name, or a .toml file."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="'default', or 'paper' for APQ's form.")] = "default",
+    preset: Annotated[
+        str, typer.Option(help="'default': Gaussian processes; 'paper': the MLP of APQ.")
+    ] = "default",
     ensemble: Annotated[int | None, typer.Option(min=1, help="Number of MLPs.")] = None,
     compare: Annotated[
         bool, typer.Option(help="Also train the alternatives and judge all on held-out samples.")
@@ -44,6 +46,10 @@ def train_predictor(
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Train an accuracy predictor on samples, and say how far it can be trusted.
+
+    By default the predictors are Gaussian processes, and the quantized one learns what quantization
+    adds to the answer of the fp32 one. --preset paper trains APQ's MLP on fp32 samples and transfers
+    its weights to the quantized ones.
 
     Examples:
 
