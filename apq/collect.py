@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from apq.errors import SamplesError, side_by_side
 from apq.images import ImageSet
-from apq.plan import architectures, covered, plan, planned
+from apq.plan import architectures, begun_with, covered, plan, planned
 from apq.quantize import finetune, quantize_subnet
 from apq.runtime.session import fast
 from apq.runtime.shared import SharedStart, answers_alone, choices
@@ -135,6 +135,7 @@ def collect(
         "drawn": used < len(labels),
         "calibration_images": len(calibration),
         "seed": seed,
+        "plan": begun_with(folder),
         "precision": "quantized" if quantization else "fp32",
         "quantization": vars(quantization) if quantization else None,
     }
@@ -191,7 +192,7 @@ def _check_folder(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Refuse to mix: everything already there must have been made the same way."""
     for path in part_files(folder):
         made = part_metadata(path)
-        theirs = {"drawn": False} | {key: made[key] for key in metadata if key in made}
+        theirs = {"drawn": False, "plan": 1} | {key: made[key] for key in metadata if key in made}
         mine = json.loads(json.dumps(metadata))
         if theirs != mine:
             raise SamplesError(

@@ -20,19 +20,33 @@ from pydantic import Field, model_validator
 from apq.errors import SamplesError
 from apq.files import Document, read_json, whole
 from apq.files.reading import Items
-from apq.samples import part_files
+from apq.samples import part_files, part_metadata
 from apq.space import BIT_ATTRIBUTES, Genes, Space
 
 _SMALL = 20_000  # spaces up to this size are listed and shuffled instead of sampled
 POLICIES = 10  # bit policies per architecture in the grouped half (APQ section 4.1)
+VERSION = 2
+"""Counts up when plans change; a folder keeps the version it was begun with."""
+CORNERS = 2
+"""Of every ten random candidates, how many have one number format everywhere: the first of them in
+every layer, the others but for a gene in ten (ours)."""
 
 
-def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
+def plan(space: Space, count: int, seed: int, quantized: bool, version: int = VERSION) -> Genes:
     """The first ``count`` candidates to evaluate, all different, shape ``(count, len(axes))``.
 
     fp32: architectures uniform at random (bits at their highest; they are not used). Quantized:
     the paper's mix, in blocks of twenty: ten candidates with architecture and bits both random,
-    then one architecture with ten bit policies. A longer plan starts with the shorter one.
+    then one architecture with ten bit policies. Two of the first ten have one format everywhere or
+    nearly so: random policies almost never do, and a search asks about them. A longer plan starts
+    with the shorter one.
+
+    Args:
+        space: What is sampled.
+        count: How many candidates.
+        seed: Decides them.
+        quantized: Whether bits vary.
+        version: 1 has no candidates with one format everywhere.
 
     Raises:
         SamplesError: the space holds fewer candidates than asked for.
@@ -46,7 +60,7 @@ def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
         )
     seen: set[bytes] = set()
     rows: list[NDArray[np.int16]] = []
-    for batch in _stream(space, seed, quantized, total):
+    for batch in _stream(space, seed, quantized, total, version):
         for row in batch:
             key = row.tobytes()
             if key not in seen:
@@ -60,12 +74,12 @@ def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
 def planned(folder: Path, space: Space, count: int, seed: int, quantized: bool) -> Genes:
     """The first ``count`` candidates of a folder: its :func:`plan`, with what was asked for
     (:func:`ask`) in its place and not repeated; shape ``(count, len(axes))``."""
-    asked = _asked(folder)
+    asked, version = _asked(folder), begun_with(folder)
     if not asked:
-        return plan(space, count, seed, quantized)
+        return plan(space, count, seed, quantized, version)
     rows = {start + i: row for (start, _), genes in asked.items() for i, row in enumerate(genes)}
     taken = {row.tobytes() for row in rows.values()}
-    own = plan(space, min(count + len(rows), space.count()), seed, quantized)
+    own = plan(space, min(count + len(rows), space.count()), seed, quantized, version)
     free = iter([row for row in own if row.tobytes() not in taken])
     try:
         return np.stack([rows[i] if i in rows else next(free) for i in range(count)])
@@ -73,6 +87,12 @@ def planned(folder: Path, space: Space, count: int, seed: int, quantized: bool) 
         raise SamplesError(
             f"space {space.name!r} has too few candidates for --count {count:,}"
         ) from None
+
+
+def begun_with(folder: Path) -> int:
+    """The version of the plan that a folder's samples follow; a new folder has the newest."""
+    parts = part_files(folder)
+    return int(part_metadata(parts[0]).get("plan", 1)) if parts else VERSION
 
 
 def ask(
@@ -149,7 +169,7 @@ def _bit_columns(space: Space) -> NDArray[np.bool_]:
     return np.array([axis.attribute in BIT_ATTRIBUTES for axis in space.axes])
 
 
-def _stream(space: Space, seed: int, quantized: bool, total: int) -> Iterator[Genes]:
+def _stream(space: Space, seed: int, quantized: bool, total: int, version: int) -> Iterator[Genes]:
     """Batches of candidates, decided by the seed; repeats occur."""
     bits = _bit_columns(space)
     top = (space.cardinalities - 1).astype(np.int16)
@@ -165,12 +185,33 @@ def _stream(space: Space, seed: int, quantized: bool, total: int) -> Iterator[Ge
             yield space.canonical(np.where(bits, top, space.sample(64, rng)))
             continue
         loose = space.sample(POLICIES, rng)
+        if version > 1:
+            own = np.random.default_rng([seed, index, 1])  # so that all others stay as they were
+            loose[:CORNERS] = space.canonical(_alike(space, loose[:CORNERS], own))
         architecture = np.repeat(space.sample(1, rng), POLICIES, axis=0)
         policies = (rng.random(architecture.shape) * space.cardinalities).astype(np.int16)
         grouped = space.repair(np.where(bits, policies, architecture))
         # a rule may tie bits to an architecture gene: the architecture of the group must stay
         kept = np.all(grouped[:, ~bits] == architecture[:, ~bits], axis=1)
         yield np.concatenate([loose, space.canonical(grouped[kept])])
+
+
+def _alike(space: Space, genes: Genes, rng: np.random.Generator) -> Genes:
+    """The rows with one format everywhere, all but the first but for a bit gene in ten. Where
+    layers offer no common format, the same place among what each offers."""
+    bits = np.flatnonzero(_bit_columns(space))
+    offered = [space.axes[i].labels for i in bits]
+    common = [label for label in offered[0] if all(label in labels for labels in offered)]
+    out = genes.copy()
+    for number, row in enumerate(out):
+        place = rng.random()
+        label = common[int(place * len(common))] if common else None
+        for i, labels in zip(bits, offered, strict=True):
+            row[i] = int(place * len(labels)) if label is None else labels.index(label)
+        other = (rng.random(len(bits)) < 0.1) & (number > 0)
+        drawn = (rng.random(len(bits)) * space.cardinalities[bits]).astype(np.int16)
+        row[bits] = np.where(other, drawn, row[bits])
+    return space.repair(out)
 
 
 def architectures(space: Space) -> int:

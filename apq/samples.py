@@ -146,6 +146,7 @@ class PartHeader(Sealed):
         validation_images, calibration_images: How many of them.
         drawn: Whether validation images were drawn.
         seed: Decided the candidates.
+        plan: Version of the plan they follow.
         precision: What kind of samples.
         quantization: How quantized ones were made.
     """
@@ -165,6 +166,7 @@ class PartHeader(Sealed):
     calibration_images: Count | None = None
     drawn: bool = False
     seed: Count | None = None
+    plan: Count = 1
     precision: Literal["fp32", "quantized"] | None = None
     quantization: _Short | None = None
 

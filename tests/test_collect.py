@@ -16,7 +16,7 @@ import torch
 from apq.collect import Quantization, collect
 from apq.errors import SamplesError
 from apq.images import load_images
-from apq.plan import ask, covered, plan, planned
+from apq.plan import ask, begun_with, covered, plan, planned
 from apq.samples import part_files, read_samples
 from apq.space import BIT_ATTRIBUTES, load_space
 from apq.supernet import Supernet, load_supernet, save_supernet
@@ -60,6 +60,43 @@ def test_quantized_plan_is_the_papers_mix():
     # ten groups share one architecture each, the other hundred candidates have their own
     assert (sizes == 1).sum() >= 100
     assert sizes.max() > 5
+
+
+@pytest.mark.parametrize("name", ["digits", "apq-imagenet"])
+def test_a_fifth_of_the_random_half_has_one_format_everywhere_or_nearly(name):
+    space = load_space(name)
+    genes = plan(space, 200, seed=3, quantized=True)
+    assert (space.repair(genes) == genes).all()
+    values, active = space.values(genes), space.active(genes)
+    bits = np.stack(
+        [values[a.name].astype(float) for a in space.axes if a.attribute in BIT_ATTRIBUTES], axis=1
+    )
+    most = np.array([np.unique(r[~np.isnan(r)], return_counts=True)[1].max() for r in bits])
+    share = most / (4 * active.sum(axis=1))
+    old = plan(space, 200, seed=3, quantized=True, version=1)
+    where = np.flatnonzero(np.any(genes != old, axis=1))
+    assert len(where) == 20
+    # excluded blocks keep the nearest permitted format
+    assert np.mean(share[where] > (0.95 if name == "digits" else 0.85)) > 0.45
+    assert np.mean(share[where] > 0.7) > 0.9
+    rest = np.setdiff1d(np.arange(200), where)
+    assert np.mean(share[rest] > 0.7) < 0.1
+    formats = {tuple(np.unique(r[~np.isnan(r)])) for r in bits[where]}
+    assert {(4.0,), (8.0,)} <= formats or (name != "digits" and (8.0,) in formats)
+
+
+def test_a_folder_keeps_the_plan_it_was_begun_with(tmp_path, supernet_path, digits, monkeypatch):
+    supernet, how = load_supernet(supernet_path), Quantization(finetune_steps=0)
+    options = {"validation_images": 40, "calibration_images": 40, "quantization": how}
+    monkeypatch.setattr("apq.plan.VERSION", 1)
+    monkeypatch.setattr("apq.plan.plan.__defaults__", (1,))
+    collect(supernet, digits, tmp_path, 10, **options)
+    monkeypatch.undo()
+    collect(supernet, digits, tmp_path, 30, **options)
+    space = supernet.network.space
+    assert np.array_equal(read_samples(tmp_path).genes, plan(space, 30, 0, True, version=1))
+    assert begun_with(tmp_path) == 1
+    assert begun_with(tmp_path / "new") == 2
 
 
 def test_a_small_space_is_exhausted_exactly(tiny_space):

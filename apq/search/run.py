@@ -107,6 +107,8 @@ def read_table(path: Path, space: Space, costs: Sequence[str]) -> pa.Table:
     wanted = _schema(space, tuple(costs), {})
     for field in wanted:
         found = table.schema.field(field.name) if field.name in table.column_names else None
+        if found is None and field.name == "source":  # runs of earlier versions have none
+            continue
         if found is None or found.type != field.type:
             told = "is missing" if found is None else f"holds {found.type}, must be {field.type}"
             raise ApqError(f"{path}: column {field.name} {told}. Search again.")
