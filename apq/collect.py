@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from apq.cost import Stopwatch
 from apq.errors import SamplesError, side_by_side
 from apq.images import ImageSet
 from apq.plan import architectures, begun_with, covered, plan, planned
@@ -284,7 +285,7 @@ def _images(job: _Job, group: int) -> EvalImages:
 
 def _evaluate(job: _Job, first: int, last: int) -> float:
     """Measure the chunk's rows ``first`` to before ``last`` and write them as one part."""
-    space = job.supernet.network.space
+    space, watch = job.supernet.network.space, Stopwatch()
     rows = job.genes[first:last]
     keep_memory()
     places = np.arange(job.start + first, job.start + last)
@@ -304,7 +305,8 @@ def _evaluate(job: _Job, first: int, last: int) -> float:
     }
     start, stop = job.start + first, job.start + last
     path = job.folder / f"part-{start:06d}-{stop:06d}.parquet"
-    write_part(path, space, rows, measured, job.metadata["precision"], job.metadata)
+    about = job.metadata | {"cost": watch.cost()}
+    write_part(path, space, rows, measured, job.metadata["precision"], about)
     return float(max(measured["accuracy"]))
 
 

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from apq import __version__
+from apq.cost import Cost
 from apq.errors import SamplesError, SpaceError, side_by_side
 from apq.files import Schema, Sealed, parse_json, sealed, to_json, whole
-from apq.files.reading import Count, Text
+from apq.files.reading import CostTable, Count, Text
 from apq.files.tables import read_parquet, table_hash
 from apq.space import BIT_ATTRIBUTES, Choice, Genes, Space
 from apq.space.formats import ordered
@@ -149,6 +150,7 @@ class PartHeader(Sealed):
         plan: Version of the plan they follow.
         precision: What kind of samples.
         quantization: How quantized ones were made.
+        cost: What measuring this part cost.
     """
 
     what = "a part of samples as apq collect writes it"
@@ -169,6 +171,7 @@ class PartHeader(Sealed):
     plan: Count = 1
     precision: Literal["fp32", "quantized"] | None = None
     quantization: _Short | None = None
+    cost: CostTable | None = None
 
 
 @dataclass(frozen=True)
@@ -179,11 +182,13 @@ class Samples:
         space: The space, as the files carry it.
         frame: All columns, one row per sample, in file order.
         metadata: What made the first part (supernet hash, image set, split, seed, …).
+        cost: Of measuring them, over all processes; None: not all parts say.
     """
 
     space: Space
     frame: pd.DataFrame = field(repr=False)
     metadata: dict[str, Any] = field(repr=False)
+    cost: Cost | None = None
 
     @cached_property
     def genes(self) -> Genes:
@@ -297,9 +302,10 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
     own = first.space
     if space is not None:
         space.require_same(own, "the command's space", str(path))
-    frames = []
+    frames, costs = [], []
     for file in files:
         made = _header(file)
+        costs.append(made.cost)
         for key in ("fingerprint", "supernet", "images"):
             mine, theirs = made.said.get(key), first.said.get(key)
             if mine != theirs:
@@ -324,12 +330,23 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
             f"{path}: row {i} has loss {losses[i]}: the network it was measured on diverged. Train "
             "the supernet again with a lower learning rate, and collect anew."
         )
-    samples = Samples(own, frame, first.said)
+    samples = Samples(own, frame, first.said, _sum(costs))
     try:
         _ = samples.genes
     except SpaceError as error:
         raise SamplesError(f"{path}: {error}") from error
     return samples
+
+
+def _sum(costs: Sequence[CostTable | None]) -> Cost | None:
+    known = [cost for cost in costs if cost is not None]
+    if len(known) < len(costs):
+        return None
+    return {
+        "wall_s": sum(cost.wall_s for cost in known),
+        "cpu_s": sum(cost.cpu_s for cost in known),
+        "device": known[0].device,
+    }
 
 
 def _read_rows(path: Path, header: PartHeader) -> pd.DataFrame:

@@ -151,7 +151,7 @@ def main():
             line = {
                 "scheme": scheme, "weight_bits": w, "activation_bits": a, "rest_bits": rest,
                 "distribution": weight, "seed": seed, "before": report.before, "after": report.after, "test": report.test,
-                "seconds": report.seconds, "setting": setting,
+                "seconds": report.cost["wall_s"], "setting": setting,
             }  # fmt: skip
             with told.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")

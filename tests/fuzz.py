@@ -301,7 +301,8 @@ def make_model(path: Path, supernet: SupernetFile, scheme: str) -> Path:
         "recipe": {"epochs": 1, "scheme": scheme}, "supernet": supernet.hash,
         "accuracy": {
             "before": 0.3, "epochs": [0.5, 0.6], "best_epoch": 2, "after": 0.6, "test": 0.58,
-            "predicted": 0.61, "predicted_spread": None, "seconds": 1.5,
+            "predicted": 0.61, "predicted_spread": None,
+            "cost": {"wall_s": 1.5, "cpu_s": 1.0, "device": "CPU, 1 cores"},
         },
         "costs": {"size_mb": 0.01}, "devices": ["built in"],
         "images": {"name": "digits", "digest": "def"},

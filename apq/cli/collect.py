@@ -92,6 +92,7 @@ def collect(
     """
     from apq.collect import Quantization
     from apq.collect import collect as run
+    from apq.cost import told
     from apq.samples import by_choice, read_samples
     from apq.supernet import load_supernet
 
@@ -127,6 +128,7 @@ def collect(
         "accuracy_min": accuracy.min(),
         "accuracy_median": samples.frame["accuracy"].median(),
         "accuracy_max": accuracy.max(),
+        "cost": samples.cost,
         "seconds_per_sample": samples.frame["seconds"].mean(),
         "by_choice": choices.to_dict("records"),
     }
@@ -137,6 +139,8 @@ def collect(
             f"{len(samples):,} {kind} samples in {out_path} ({figures['new']:,} new), accuracy "
             f"{accuracy.min():.2%} … {accuracy.max():.2%}, {figures['seconds_per_sample']:.2f} s each"
         )
+        if samples.cost is not None:
+            out.print(f"all of them took {told(samples.cost)}, over all processes")
         for attribute, rows in choices.groupby("attribute", sort=False):
             means = "   ".join(
                 f"{c}: {a:.2%}" for c, a in zip(rows["choice"], rows["accuracy"], strict=True)

@@ -67,6 +67,7 @@ def finetune(
     """
     from dataclasses import asdict
 
+    from apq.cost import told
     from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
     from apq.deploy.model import read_candidate, size_bytes
     from apq.supernet import load_supernet
@@ -93,5 +94,5 @@ def finetune(
         out.print(f"quantized, not yet tuned   validation {result.before:.2%}")
         out.print(f"tuned (epoch {result.best_epoch:>3})          validation {result.after:.2%}")
         out.print(f"tuned (epoch {result.best_epoch:>3})          test       {result.test:.2%}")
-        out.print(f"wrote {path}")
+        out.print(f"wrote {path} in {told(result.cost)}")
     next_step(f"apq export --model {path} --format onnx")

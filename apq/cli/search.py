@@ -232,6 +232,7 @@ def show(result: Result, folder: Path) -> None:
     """Print a front and its chosen candidate."""
     from rich.table import Table
 
+    from apq.cost import told
     from apq.search.run import front_rows
 
     problem, front = result.problem, result.front
@@ -277,17 +278,18 @@ def show(result: Result, folder: Path) -> None:
             f"for the predictor) and {-notes['surrogate_optimum_scored']:.4f} by the predictor"
         )
     total = max(1, sum(counts["candidates"] for counts in result.sources.values()))
-    told = (
+    shares = (
         f"{name} {counts['candidates'] / total:.0%} ({counts['front']})"
         for name, counts in result.sources.items()
     )
-    out.print(f"candidates from (of them on the front): {', '.join(told)}")
+    out.print(f"candidates from (of them on the front): {', '.join(shares)}")
     volume = (
         f", hypervolume {result.curve[-1].hypervolume:.4f}" if len(problem.objectives) > 1 else ""
     )
     out.print(
         f"{result.candidates:,} candidates scored, {len(front)} on the front{volume}, "
-        f"{front.diversity():.0%} of genes differ between two of them; wrote {folder}"
+        f"{front.diversity():.0%} of genes differ between two of them; wrote {folder} in "
+        f"{told(result.cost)}"
     )
 
 

@@ -67,12 +67,14 @@ def train_predictor(
 
       space = "network.toml"   kernel = "ks_*"   expand = "e_*"
     """
+    from apq.cost import Stopwatch, told
     from apq.errors import SamplesError
     from apq.predictor import COLUMNS, load_columns, read_table, train_on_table
     from apq.predictor import train_predictor as train
     from apq.samples import read_samples
     from apq.space import load_space
 
+    watch = Stopwatch()
     table = columns or (space if space in COLUMNS else None)
     with live_line("predictor") as report:
         if table is not None:
@@ -91,12 +93,13 @@ def train_predictor(
                 transfer=transfer, preset=preset, members=ensemble, compare=compare, seed=seed,
                 on_progress=report,
             )  # fmt: skip
-    predictor.save(out_path)
+    cost = watch.cost()
+    predictor.save(out_path, cost)
     if json:
-        print_json({"out": out_path.as_posix()} | dict(predictor.report))
+        print_json({"out": out_path.as_posix(), "cost": cost} | dict(predictor.report))
     else:
         _print(predictor.report)
-        out.print(f"wrote {out_path}")
+        out.print(f"wrote {out_path} in {told(cost)}")
     if table is not None:
         next_step(f"apq predict --predictor {out_path} --samples OTHER.parquet")
     else:

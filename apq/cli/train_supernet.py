@@ -65,6 +65,7 @@ def train_supernet(
 
       apq train-supernet --start data/mine/supernet.safetensors --phases width --epochs 10 --lr 0.05 --average 0.75 --space cifar10 --images photos/ --out data/mine/longer.safetensors
     """
+    from apq.cost import told
     from apq.images import load_images
     from apq.space import load_space
     from apq.supernet import load_supernet, save_supernet
@@ -104,5 +105,5 @@ def train_supernet(
     else:
         for name, score in metadata["validation_accuracy"].items():
             out.print(f"{name:>9} subnet   validation accuracy {score:.2%}")
-        out.print(f"wrote {out_path}")
+        out.print(f"wrote {out_path} in {told(metadata['cost'])}")
     next_step(f"apq collect --supernet {out_path} --images {images} --count 2000 --out data/fp32")

@@ -15,11 +15,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from apq.cost import Cost, Stopwatch
 from apq.deploy.model import Chosen, Model, build_network, save_model
 from apq.errors import ModelError
 from apq.files import Schema
 from apq.files.headers import Header
-from apq.files.reading import Count, Fraction, Items, Named
+from apq.files.reading import CostTable, Count, Fraction, Items, Named
 from apq.images import ImageSet
 from apq.quantize.distribution import BinaryInputs
 from apq.quantize.finetune import (
@@ -84,7 +85,7 @@ class FinetuneReport:
         after: Of the chosen epoch.
         test: Of the chosen epoch, on test images, which nothing else has seen.
         predicted, predicted_spread: What the predictor said, if it was asked.
-        seconds: Training time, all parts of an interrupted run together.
+        cost: Of the training, all parts of an interrupted run together.
     """
 
     before: float
@@ -94,7 +95,7 @@ class FinetuneReport:
     test: float
     predicted: float | None
     predicted_spread: float | None
-    seconds: float
+    cost: Cost
 
 
 def finetune_candidate(
@@ -198,7 +199,7 @@ def finetune_candidate(
     test, _ = accuracy(model, *_split(images, "test", mean, std))
     report = FinetuneReport(
         run.scores[0], tuple(run.scores[1:]), best, run.scores[best], test, chosen.accuracy,
-        chosen.spread, round(run.seconds(), 1),
+        chosen.spread, run.watch.cost(),
     )  # fmt: skip
     made = {
         "recipe": asdict(recipe), "accuracy": asdict(report), "supernet": supernet.hash,
@@ -281,7 +282,7 @@ class CheckpointHeader(Header):
     Attributes:
         identity: What decides the fine-tuning; a checkpoint is of no use to another.
         progress: How far it is.
-        seconds: Time spent.
+        cost: So far.
     """
 
     what = "a checkpoint of apq finetune"
@@ -290,7 +291,7 @@ class CheckpointHeader(Header):
     kind: Literal["finetune checkpoint"]
     identity: Named[Any]
     progress: _Progress
-    seconds: Annotated[float, Field(ge=0)]
+    cost: CostTable
 
 
 class _Run:
@@ -306,10 +307,7 @@ class _Run:
         self.step, self.best_epoch = 0, 0
         self.scores: list[float] = []
         self.best: dict[str, Tensor] = {}
-        self._spent, self._began = 0.0, time.monotonic()
-
-    def seconds(self) -> float:
-        return self._spent + time.monotonic() - self._began
+        self.watch = Stopwatch()
 
     def note(self, score: float) -> None:
         """Record an epoch's validation accuracy; keep the weights if none was better."""
@@ -328,7 +326,7 @@ class _Run:
         progress = {"step": self.step, "best_epoch": self.best_epoch, "scores": self.scores}
         save_tensors(
             self.path, tensors, {"kind": "finetune checkpoint", "identity": self.identity,
-                                 "progress": progress, "seconds": self.seconds()},
+                                 "progress": progress, "cost": self.watch.cost()},
         )  # fmt: skip
 
     def load(self) -> None:
@@ -361,7 +359,7 @@ class _Run:
                 self.optimiser.state[parameter]["momentum_buffer"] = buffer
         self.step, self.best_epoch = progress.step, progress.best_epoch
         self.scores = list(progress.scores)
-        self._spent = header.seconds
+        self.watch = Stopwatch(header.cost.model_dump())
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimiser.param_groups for p in group["params"]]

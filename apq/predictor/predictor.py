@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from apq import __version__
+from apq.cost import Cost
 from apq.errors import ModelError, SamplesError
 from apq.files import bounded_json, parse_json, to_json, whole
 from apq.predictor import kernel, network
@@ -165,8 +166,13 @@ class Predictor:
         slope = slope * self.calibration
         return latent * slope[:, None] * slope
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, cost: Cost | None = None) -> None:
         """Write one safetensors file; its header holds the rest as JSON. Never pickle.
+
+        Args:
+            path: Where to.
+            cost: Of its training, kept beside what the file's hash covers: equal predictors have
+                equal hashes.
 
         Raises:
             ModelError: the disk refused; an older file stays intact.
@@ -193,8 +199,9 @@ class Predictor:
         about = bounded_json(to_json(about))  # as it will be read back
         about["hash"] = content_hash(about, tensors)
         try:
+            made = {} if cost is None else {"cost": to_json(dict(cost))}
             with whole(path) as temporary:
-                save_file(tensors, temporary, metadata={"apq-predictor": json.dumps(about)})
+                save_file(tensors, temporary, metadata={"apq-predictor": json.dumps(about), **made})
         except (OSError, SafetensorError) as error:
             raise ModelError(f"cannot write {path}: {error}") from error
 

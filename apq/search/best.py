@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from apq.errors import SpaceError
 from apq.files import Document, Schema, Sealed, read_json
-from apq.files.reading import Count, Items, Named, Text
+from apq.files.reading import CostTable, Count, Items, Named, Text
 from apq.space import Choice
 from apq.space.schema import CandidateField, Format, SpaceField
 
@@ -103,6 +103,7 @@ class How(Document):
         algorithm, seed, candidates: What was asked for.
         objectives: What was optimised.
         curve: How far it was after how many candidates.
+        cost: What it cost.
     """
 
     what = "a search's notes"
@@ -112,6 +113,7 @@ class How(Document):
     candidates: Count
     objectives: Items[Text]
     curve: Items[Point]
+    cost: CostTable | None = None
 
 
 class Best(CandidateFile):

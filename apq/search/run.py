@@ -263,6 +263,7 @@ def describe(result: Result) -> dict[str, Any]:
             "score": asdict(problem.forgiving) if problem.forgiving else None,
             "sources": {name: dict(counts) for name, counts in result.sources.items()},
             "notes": dict(result.notes),
+            "cost": dict(result.cost),
             "front_size": len(front),
             "front_diversity": front.diversity(),
             "hypervolume": result.curve[-1].hypervolume,

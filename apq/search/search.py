@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from apq.cost import Cost, Stopwatch
 from apq.errors import ApqError, choose
 from apq.search import ALGORITHMS
 from apq.search.front import Front, Reference, front_of
@@ -30,6 +31,7 @@ class Result:
         curve: Best accuracy and hypervolume over candidates.
         reference: The box in which hypervolume was measured.
         algorithm, seed: How it was searched.
+        cost: Of the search.
         scoring_seconds: Time spent in predicting and pricing, s.
         sources: By where candidates came from (:data:`apq.search.problem.SOURCES`), how many were
             scored and how many are on the front.
@@ -46,6 +48,7 @@ class Result:
     reference: Reference
     algorithm: str
     seed: int
+    cost: Cost
     scoring_seconds: float
     sources: Mapping[str, Mapping[str, int]]
     notes: Mapping[str, float]
@@ -87,6 +90,7 @@ def search(
                 f"{algorithm} has no use for --{name.replace('_', '-')}: leave it out, or search "
                 f"with {', '.join(others)}"
             )
+    watch = Stopwatch()
     record = Record(problem, candidates or method.candidates, on_progress, on_batch)
     start = problem.anchors[:0] if seeds is None else _feasible(problem, seeds, seed)
     method.engine(record, seed, start, options)
@@ -107,6 +111,7 @@ def search(
         record.reference,
         algorithm,
         seed,
+        watch.cost(),
         record.scoring_seconds,
         record.shares(),
         record.notes,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from apq.files import Schema
 from apq.files.headers import Header
-from apq.files.reading import Count, Fraction, Items, Named, Text
+from apq.files.reading import CostTable, Count, Fraction, Items, Named, Text
 from apq.search.best import Cost
 from apq.space.schema import CandidateField, SpaceField
 
@@ -23,7 +23,8 @@ class Accuracy(Schema):
     test: Fraction
     predicted: float | None
     predicted_spread: float | None
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)] | None = None  # of earlier versions
+    cost: CostTable | None = None
 
 
 class Images(Schema):

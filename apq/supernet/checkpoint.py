@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from apq.cost import Cost
 from apq.errors import ModelError
 from apq.files.headers import Header
-from apq.files.reading import Count
+from apq.files.reading import CostTable, Count
 from apq.supernet.network import Supernet
 from apq.supernet.tensors import load_tensors, require_tensors, save_tensors
 
@@ -22,7 +22,7 @@ class CheckpointHeader(Header):
 
     Attributes:
         step: Steps done.
-        seconds: Time they took.
+        cost: What they cost.
     """
 
     what = "a checkpoint of apq train-supernet"
@@ -30,7 +30,7 @@ class CheckpointHeader(Header):
 
     kind: Literal["supernet checkpoint"]
     step: Count
-    seconds: Annotated[float, Field(ge=0)]
+    cost: CostTable
 
 
 def save_checkpoint(
@@ -40,9 +40,9 @@ def save_checkpoint(
     average: dict[str, Tensor],
     identity: dict[str, Any],
     step: int,
-    seconds: float,
+    cost: Cost,
 ) -> None:
-    """Write weights, their running average, momentum, the step reached and the seconds spent.
+    """Write weights, their running average, momentum, the step reached and the cost so far.
 
     ``identity`` is what decides the training; a checkpoint is of no use to another.
     """
@@ -52,7 +52,7 @@ def save_checkpoint(
         buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
         if buffer is not None:
             tensors[f"momentum.{name}"] = buffer
-    kind = {"kind": "supernet checkpoint", "step": step, "seconds": seconds}
+    kind = {"kind": "supernet checkpoint", "step": step, "cost": dict(cost)}
     save_tensors(path, tensors, kind | identity)
 
 
@@ -62,8 +62,8 @@ def load_checkpoint(
     optimiser: torch.optim.SGD,
     average: dict[str, Tensor],
     identity: dict[str, Any],
-) -> tuple[int, float]:
-    """Fill network, optimiser and average; returns the steps done and the seconds spent.
+) -> tuple[int, Cost]:
+    """Fill network, optimiser and average; returns the steps done and their cost.
 
     Raises:
         ModelError: the file is damaged or of another training.
@@ -90,7 +90,7 @@ def load_checkpoint(
             optimiser.state[parameter]["momentum_buffer"] = buffer.to(
                 memory_format=torch.channels_last if buffer.dim() == 4 else torch.preserve_format
             )
-    return header.step, header.seconds
+    return header.step, header.cost.model_dump()
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from apq import __version__
 from apq.errors import ModelError
 from apq.files import Document
 from apq.files.headers import Header
-from apq.files.reading import Items, Text
+from apq.files.reading import CostTable, Items, Text
 from apq.space import Candidate, Space
 from apq.space.graph import LAYERS, Graph, Node, walk
 from apq.space.graph import depthwise as is_depthwise
@@ -280,6 +280,7 @@ class SupernetHeader(Header):
         image_set, images: Name and digest of the images it was trained on.
         recipe: How it was trained.
         channels_sorted: Whether its hidden channels have been sorted.
+        cost: What its training cost; that of what it started from is in those files.
     """
 
     what = "a supernet as apq train-supernet writes it"
@@ -293,6 +294,7 @@ class SupernetHeader(Header):
     images: Text | None = None
     recipe: RecipeTable | None = None
     channels_sorted: bool | None = None
+    cost: CostTable | None = None
 
 
 def save_supernet(path: Path, network: Supernet, metadata: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apq.cost import Cost, Stopwatch
 from apq.errors import ModelError, SpaceError, choose
 from apq.images import ImageSet
 from apq.space import Candidate, Space
@@ -191,13 +192,14 @@ def train_supernet(
         "recipe": asdict(recipe), "fingerprint": space.fingerprint, "images": images.digest(),
     }  # fmt: skip
     identity = json.loads(json.dumps(identity))  # as it will be read back
-    start, spent = 0, 0.0
+    start = 0
+    spent: Cost | None = None
     average: dict[str, Tensor] = {}
     if checkpoint is not None and checkpoint.exists():
         start, spent = load_checkpoint(checkpoint, network, optimiser, average, identity)
     keep_memory()
     network.train()
-    saved = began = time.monotonic()
+    saved, watch = time.monotonic(), Stopwatch(spent)
     loss_mean, hit_mean = float("nan"), float("nan")
     order = np.empty(0, dtype=np.int64)
     for step in range(start, total):
@@ -230,13 +232,12 @@ def train_supernet(
             _add_to(average, network, averaged)
         start = step + 1
         if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-            save_checkpoint(checkpoint, network, optimiser, average, identity, start,
-                             spent + time.monotonic() - began)  # fmt: skip
+            cost = watch.cost()
+            save_checkpoint(checkpoint, network, optimiser, average, identity, start, cost)
             saved = time.monotonic()
         if on_progress is not None:
             number = Recipe.phases.index(phase) + 1
             on_progress(start, total, {"phase": number, "loss": loss_mean, "train_acc": hit_mean})
-    seconds = spent + time.monotonic() - began
     network.load_state_dict(average, strict=False)
     scores = _finish(network, images)
     return network, identity | {
@@ -245,7 +246,7 @@ def train_supernet(
         "image_set": images.name,
         "channels_sorted": sorted_already or (total > 0 and "width" in recipe.phases),
         "steps": total,
-        "seconds": round(seconds, 1),
+        "cost": watch.cost(),
         "validation_accuracy": scores,
     }
 

@@ -60,8 +60,15 @@ def test_a_run_writes_what_it_found(problem, tmp_path):
 def test_the_same_seed_writes_the_same_bytes(problem, tmp_path):
     for name in ("a", "b"):
         run_search(tmp_path / name, problem, candidates=300, seed=3)
-    for file in ("evaluations.parquet", "front.parquet", "best.json"):
+    for file in ("evaluations.parquet", "front.parquet"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    told = [json.loads((tmp_path / name / "best.json").read_text()) for name in "ab"]
+    for run in told:
+        assert run.pop("checksum")
+        cost = run["search"].pop("cost")
+        assert 0 < cost["cpu_s"] < 60
+        assert cost["wall_s"] > 0
+    assert told[0] == told[1]
     assert not [p for p in tmp_path.rglob("*") if "partial" in p.name or ".tmp" in p.name]
 
 

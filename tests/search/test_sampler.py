@@ -51,7 +51,7 @@ def test_it_solves_anybodys_problem_in_a_plain_study(jobs):
     )
     random.optimize(toy, n_trials=900)
     assert all(t.params["x"] >= 2 for t in study.best_trials)
-    assert 0.96 * BEST < volume(study) <= BEST * (1 + 1e-6)
+    assert 0.93 * BEST < volume(study) <= BEST * (1 + 1e-6)
     assert volume(random) < 0.9 * BEST
     assert len({t.system_attrs["NSGAIISampler:generation"] for t in study.trials}) >= 29
 

@@ -1,0 +1,39 @@
+"""What making something cost: time on the wall, time of processors, on what."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+Cost = Mapping[str, Any]
+"""``wall_s`` and ``cpu_s``, seconds; ``device``."""
+
+
+class Stopwatch:
+    """Measures this process from now on, on top of what was spent before.
+
+    Args:
+        spent: The cost so far of something that is continued.
+    """
+
+    def __init__(self, spent: Cost | None = None) -> None:
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+        if spent is not None:
+            self._wall -= spent["wall_s"]
+            self._cpu -= spent["cpu_s"]
+
+    def cost(self) -> dict[str, Any]:
+        """The cost until now."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return {
+            "wall_s": round(time.monotonic() - self._wall, 2),
+            "cpu_s": round(time.process_time() - self._cpu, 2),
+            "device": f"CPU, {cores} cores",
+        }
+
+
+def told(cost: Cost) -> str:
+    """A cost in words."""
+    return f"{cost['wall_s']:,.1f} s, {cost['cpu_s']:,.1f} s of processor ({cost['device']})"
