@@ -112,10 +112,10 @@ def test_searches_keep_the_budget_when_priced_layer_by_layer(folder, algorithm):
         assert energy <= 0.0005
     chosen = json.loads((out / "best.json").read_text())
     assert space.build(space.genes([Candidate.from_dict(chosen["candidate"])])[0])
-    assert (
-        "po2-4" in (out / "report.html").read_text()
-        or "ternary" in (out / "report.html").read_text()
-    )
+    page = (out / "report.html").read_text()
+    for block in chosen["blocks"][:-1]:
+        for kind in ("pw", "dw"):
+            assert f"{block[f'{kind}_w_bits']}/{block[f'{kind}_a_bits']}" in page
 
 
 def test_a_winner_of_named_formats_is_tuned_exported_and_verified(folder):
