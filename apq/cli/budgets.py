@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,10 @@ def given(*texts: str | None) -> dict[str, list[float]]:
     return {n: numbers(n, t) for n, t in zip(BUDGETS, texts, strict=True) if t is not None}
 
 
+MOST = 100_000
+"""Budgets that one option may stand for."""
+
+
 def numbers(metric: str, text: str) -> list[float]:
     """Numbers of a budget option: ``4,6,8`` or a range ``4:20:0.1`` (both ends included)."""
     values: list[float] = []
@@ -72,13 +77,24 @@ def numbers(metric: str, text: str) -> list[float]:
             parts = [float(p) for p in word.split(":")]
         except ValueError:
             raise typer.BadParameter(f"{metric}: {word!r} is not a number") from None
+        if not all(map(math.isfinite, parts)):
+            raise typer.BadParameter(f"{metric}: {word!r} is not finite")
         if len(parts) == 1:
             values += parts
         elif len(parts) == 3 and parts[2] > 0 and parts[1] >= parts[0]:
-            steps = int((parts[1] - parts[0]) / parts[2] + 1e-9)
-            values += [round(parts[0] + i * parts[2], 9) for i in range(steps + 1)]
+            steps = (parts[1] - parts[0]) / parts[2] + 1e-9
+            if steps >= MOST:
+                raise typer.BadParameter(
+                    f"{metric}: {word!r} is {steps:,.0f} budgets, at most {MOST:,} are searched"
+                )
+            values += [round(parts[0] + i * parts[2], 9) for i in range(int(steps) + 1)]
         else:
             raise typer.BadParameter(f"{metric}: a range is FIRST:LAST:STEP, got {word!r}")
+    if len(values) > 1 and 0 in values:
+        raise typer.BadParameter(
+            f"{metric}: {text!r} is read as the budgets {', '.join(f'{v:g}' for v in values)}, and "
+            "0 cannot be met; decimals have a point: 0.5"
+        )
     return values
 
 

@@ -136,9 +136,17 @@ def price_space(space: Space, models: CostModel | Sequence[CostModel] = ()) -> P
             ``latency_ms@bitfusion-apq``.
 
     Raises:
-        TableError: a combination the space allows has no price; names it and what is near.
+        TableError: a combination the space allows has no price (names it and what is near), or
+            two devices have one name.
     """
     devices = list(models) if isinstance(models, Sequence) else [models]
+    names = [device.name for device in devices]
+    for name in names:
+        if names.count(name) > 1:
+            raise TableError(
+                f"two cost models call their device {name!r}; give each once, or change the "
+                "`# device:` line of one table"
+            )
     fixed: dict[str, float] = {}
     tables: dict[str, list[NDArray[np.float64]]] = {}
     fixed_layers = to_array(list(space.fixed_layers.values()))

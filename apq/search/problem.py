@@ -43,6 +43,9 @@ class Forgiving:
         smaller, larger: Tolerated relative accuracy loss in percent, per side.
         rate: The factor of reduction that earns it.
         stress: Scales the reference.
+
+    Raises:
+        ApqError: a number that makes no score.
     """
 
     metric: str
@@ -51,6 +54,16 @@ class Forgiving:
     larger: float = 8.0
     rate: float = 2.0
     stress: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = (self.reference, self.smaller, self.larger, self.rate, self.stress)
+        if not all(map(math.isfinite, numbers)):
+            raise ApqError(f"the numbers of a score must be finite, got {numbers}")
+        if self.reference <= 0 or self.stress <= 0 or self.rate <= 0 or self.rate == 1:
+            raise ApqError(
+                "a score needs a reference and a stress above 0, and a rate above 0 other than 1; "
+                f"got {self.reference:g}, {self.stress:g} and {self.rate:g}"
+            )
 
     def factor(self, cost: Floats) -> Floats:
         """1 + delta for costs of shape ``(n,)``."""
@@ -126,7 +139,8 @@ class Problem:
 
     Raises:
         BudgetError: a limit is negative, not a number, or below what can be reached.
-        ApqError: an objective, a metric or a fixed gene does not exist.
+        ApqError: an objective, a metric or a fixed gene does not exist, or the caution is not
+            finite.
     """
 
     priced: PricedSpace
@@ -140,6 +154,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         known = ["accuracy", *(["score"] if self.forgiving else []), *self.priced.metrics]
+        if not math.isfinite(self.caution):
+            raise ApqError(f"the caution must be a finite number, got {self.caution}")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ApqError(f"objectives must be distinct and at least one, got {self.objectives}")
         for name in self.objectives:

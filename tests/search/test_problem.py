@@ -210,3 +210,18 @@ def test_the_exact_minimum_is_feasible_however_it_is_added_up(tiny_priced, seed,
         Problem(priced, nobody, ("accuracy", metric), limits={metric: printed})
     costs = priced.costs(priced.space.every_candidate(), [metric])[metric]
     assert high >= costs.max() * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rate": 0.0}, {"rate": 1.0}, {"reference": 0.0}, {"stress": -1.0}, {"smaller": np.nan}],
+)
+def test_numbers_that_make_no_score_are_refused(wrong):
+    with pytest.raises(ApqError, match=r"score (needs|must be finite)|must be finite"):
+        Forgiving(**({"metric": "bitops_g", "reference": 0.5} | wrong))
+
+
+@pytest.mark.parametrize("caution", [np.nan, np.inf])
+def test_a_caution_that_is_no_number_is_refused(tiny_priced, tiny_accuracy, caution):
+    with pytest.raises(ApqError, match="caution must be a finite number"):
+        Problem(tiny_priced, tiny_accuracy, ("accuracy",), caution=caution)
