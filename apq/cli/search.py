@@ -25,7 +25,7 @@ from apq.cli.budgets import (
     price,
     product,
 )
-from apq.cli.common import err, live_line, next_step, out, print_json
+from apq.cli.common import err, live_line, next_step, one_thread, out, print_json
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -185,7 +185,7 @@ def search(
     results: list[Result] = []
     for problem, budget in zip(problems, budgets, strict=True):
         folder = out_path if len(budgets) == 1 else out_path / folder_name(budget)
-        with live_line(f"{algorithm} {_words(budget)}") as report:
+        with live_line(f"{algorithm} {_words(budget)}") as report, one_thread():
             result = run_search(
                 folder, problem, algorithm, candidates, seed, options, results, report, baselines
             )
