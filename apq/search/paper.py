@@ -9,6 +9,7 @@ from either parent. The released code differs (see benchmarks/search_peers.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -48,16 +49,22 @@ def paper(record: Record, seed: int, seeds: Genes, options: Options) -> None:
     seeds = seeds[: min(POPULATION, record.left)]
     missing = min(POPULATION, record.left) - len(seeds)
     rows = redraw(missing, partial(problem.region.draw, rng=rng))
-    people = join(record.score(seeds, "given"), record.score(rows, "random"))
+    people = join(_score(record, seeds, "given"), _score(record, rows, "random"))
     rounds = 0
     while rounds < ROUNDS and record.left > 0:
         parents = best(people, PARENTS)
         mutants = redraw(min(MUTANTS, record.left), partial(_mutants, problem, parents, rng))
-        people = join(parents, record.score(mutants, "variation"))
+        people = join(parents, _score(record, mutants, "variation"))
         crosses = redraw(min(CROSSOVERS, record.left), partial(_crossovers, problem, parents, rng))
-        people = join(people, record.score(crosses, "variation"))
+        people = join(people, _score(record, crosses, "variation"))
         rounds += 1
     record.notes |= {"rounds": float(rounds), "drawn": float(redraw.drawn)}
+
+
+def _score(record: Record, rows: Genes, source: str) -> Scored:
+    """Scored rows that keep the genes of the blocks they skip, for children that run them."""
+    space = record.problem.priced.space
+    return replace(record.score(space.canonical(rows), source), genes=rows)
 
 
 def best(people: Scored, count: int) -> Scored:
@@ -79,8 +86,9 @@ class Redraw:
         """``count`` rows of ``draw(n)``, in the order in which they were drawn."""
         problem, kept, vain = self.problem, [self.problem.anchors[:0]], 0
         while (missing := count - sum(map(len, kept))) > 0:
-            rows = problem.priced.space.canonical(draw(min(10_000, max(2 * missing, vain))))
-            good = np.flatnonzero(problem.region.contains(rows) & problem.feasible(rows))
+            rows = draw(min(10_000, max(2 * missing, vain)))
+            run = problem.priced.space.canonical(rows)
+            good = np.flatnonzero(problem.region.contains(run) & problem.feasible(run))
             used = len(rows) if len(good) < missing else int(good[missing - 1]) + 1
             kept.append(rows[good[:missing]])
             self.drawn += used

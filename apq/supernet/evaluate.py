@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,9 @@ from apq.supernet.elastic import ConvBN
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """Images ``(n, h, w, c)`` as a uint8 tensor ``(n, c, h, w)`` in channels-last memory."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    with warnings.catch_warnings():  # worker processes map arrays read-only, and nothing writes
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
