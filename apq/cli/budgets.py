@@ -77,7 +77,7 @@ def numbers(metric: str, text: str) -> list[float]:
             parts = [float(p) for p in word.split(":")]
         except ValueError:
             raise typer.BadParameter(f"{metric}: {word!r} is not a number") from None
-        if not all(map(math.isfinite, parts)):
+        if len(parts) > 1 and not all(map(math.isfinite, parts)):
             raise typer.BadParameter(f"{metric}: {word!r} is not finite")
         if len(parts) == 1:
             values += parts

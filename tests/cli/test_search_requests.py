@@ -18,7 +18,8 @@ TABLE = str(HERE / "lut/bitfusion-apq-cifar10.csv")
     [
         (["--latency-ms", "0,5"], "decimals have a point"),
         (["--latency-ms", "0:1:1e-12"], "1,000,000,000,000 budgets"),
-        (["--latency-ms", "inf"], "is not finite"),
+        (["--latency-ms", "inf"], "must be a positive number, got inf; reachable"),
+        (["--latency-ms", "0.4:inf:1"], "is not finite"),
         (["--latency-ms", "0.5:0.4:0.1"], "FIRST:LAST:STEP"),
         (["--latency-ms", "0.5", "--lut", TABLE], "two cost models call their device"),
         (["--latency-ms", "0.5", "--caution", "nan"], "caution must be a finite number"),
