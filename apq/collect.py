@@ -226,7 +226,6 @@ def _claim(job: _Job) -> Iterator[bool]:
         free = not any(
             start < stop and job.start < end and _held(path) for path, start, end in _claims(locks)
         )
-        free = free and not _held(Path(own.lock_file))
         if free:
             own.acquire()
     try:

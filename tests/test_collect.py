@@ -191,6 +191,19 @@ def fill(folder: Path, supernet_path: Path, count: int, chunk: int = 10) -> None
     collect(load_supernet(supernet_path), images, folder, count, **options)
 
 
+def fill_together(processes, folder: Path, supernet_path: Path, count: int, chunks) -> None:
+    """One process per chunk size, all at once on one folder."""
+    workers = [
+        processes.Process(target=fill, args=(folder, supernet_path, count, chunk))
+        for chunk in chunks
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+
+
 def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
     tmp_path, supernet_path
 ):
@@ -213,12 +226,7 @@ def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
         for part in part_files(tmp_path):  # not what a kill left half written, under another name
             assert len(pd.read_parquet(part)) == 10
     assert reached == sorted(set(reached))
-    both = [processes.Process(target=fill, args=(tmp_path, supernet_path, count)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-        assert process.exitcode == 0
+    fill_together(processes, tmp_path, supernet_path, count, chunks=(10, 10))
     samples = read_samples(tmp_path)
     assert len(samples) == len(pd.read_parquet(tmp_path)) == count
     genes = samples.genes[np.lexsort(samples.genes.T)]
@@ -228,16 +236,7 @@ def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
 
 def test_two_processes_with_different_chunks_measure_everything_once(tmp_path, supernet_path):
     processes = multiprocessing.get_context("forkserver")
-    chunks = (20, 5, 7)
-    workers = [
-        processes.Process(target=fill, args=(tmp_path, supernet_path, 90, chunk))
-        for chunk in chunks
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
+    fill_together(processes, tmp_path, supernet_path, 90, chunks=(20, 5, 7))
     samples = read_samples(tmp_path)
     assert len(samples) == 90
     assert len(np.unique(samples.genes, axis=0)) == 90

@@ -38,6 +38,14 @@ class Schema(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class CostTable(Schema):
+    """What making something cost, as :class:`apq.cost.Stopwatch` measures it."""
+
+    wall_s: Annotated[float, Field(ge=0)]
+    cpu_s: Annotated[float, Field(ge=0)]
+    device: Text
+
+
 class Document(Schema):
     """What one kind of file says. Fields that nothing reads are kept in :attr:`said` alone.
 
@@ -346,11 +354,3 @@ def _unknown(name: str, place: str, known: Sequence[str]) -> str:
 
 def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-class CostTable(Schema):
-    """What making something cost, as :class:`apq.cost.Stopwatch` measures it."""
-
-    wall_s: Annotated[float, Field(ge=0)]
-    cpu_s: Annotated[float, Field(ge=0)]
-    device: Text

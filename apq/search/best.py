@@ -13,7 +13,7 @@ from apq.files.reading import CostTable, Count, Items, Named, Text
 from apq.space import Choice
 from apq.space.schema import CandidateField, Format, SpaceField
 
-Cost = Annotated[float, Field(ge=0)]
+Price = Annotated[float, Field(ge=0)]
 
 
 class Predicted(Schema):
@@ -45,7 +45,7 @@ class CandidateFile(Sealed):
     candidate: CandidateField
     space: SpaceField | None = None
     predicted: Predicted = Predicted()
-    costs: Named[Cost] = Field(default_factory=dict)
+    costs: Named[Price] = Field(default_factory=dict)
     devices: Items[Text] = ()
 
     @model_validator(mode="before")

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq.search.local_search import LocalSearch, default_share
+from apq.search.local_search import LocalSearch
 from apq.search.options import Options
 from apq.search.problem import Scored, join
 from apq.search.record import Record
 from apq.search.rows import first_of_each, row_keys
-from apq.search.variation import children, rank
+from apq.search.variation import children, fittest
 from apq.search.warm_start import warm_start
 from apq.space import Genes
 
@@ -45,10 +45,7 @@ def evolution(record: Record, seed: int, seeds: Genes, options: Options) -> None
         rows = problem.spread_sample(min(size, record.left), rng)
         pool = join(pool, record.score(record.unseen(rows), "random"))
     pool = best(pool, parents)
-    share = options.local_search
-    local = LocalSearch(
-        record, seeds, default_share(record, LOCAL_SEARCH) if share is None else share
-    )
+    local = LocalSearch(record, seeds, options.local_search, LOCAL_SEARCH)
     while record.left > 0:
         count = min(size, record.left)
         first, second = rng.integers(len(pool.genes), size=(2, count))
@@ -64,5 +61,4 @@ def evolution(record: Record, seed: int, seeds: Genes, options: Options) -> None
 def best(pool: Scored, count: int) -> Scored:
     """The first ``count`` distinct rows by Pareto rank, then crowding."""
     pool = pool[first_of_each(row_keys(pool.genes))]
-    ranks, distance = rank(pool.values)
-    return pool[np.lexsort((-distance, ranks))[:count]]
+    return pool[fittest(pool.values, count)]

@@ -105,16 +105,6 @@ def _optima(problem: Problem, goal: Scalarisation, model: Additive, unit: float)
     return kept
 
 
-def default_share(record: Record, share: float) -> float:
-    """The share of local search that serves a search: ``share`` with one objective, less for
-    fronts from few candidates."""
-    return (
-        share
-        if len(record.problem.objectives) == 1
-        else share * min(1.0, record.candidates / ENOUGH)
-    )
-
-
 class LocalSearch:
     """Local searches now and then, while another engine runs.
 
@@ -124,10 +114,14 @@ class LocalSearch:
     Args:
         record: Scores candidates.
         starts: Rows to start from first.
-        share: Part of all candidates that local search may use, 0 … 1.
+        share: Part of all candidates that local search may use, 0 … 1; None: what serves best.
+        usual: That part with one objective; fronts from few candidates get less.
     """
 
-    def __init__(self, record: Record, starts: Genes, share: float) -> None:
+    def __init__(self, record: Record, starts: Genes, share: float | None, usual: float) -> None:
+        if share is None:
+            several = len(record.problem.objectives) > 1
+            share = usual * (min(1.0, record.candidates / ENOUGH) if several else 1.0)
         self.record, self.share = record, share
         self.starts = list(starts[:ELITE])
         self.found: list[Genes] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from apq.search.genome import SpaceGenome
-from apq.search.local_search import LocalSearch, default_share
+from apq.search.local_search import LocalSearch
 from apq.search.options import Options
 from apq.search.problem import Scored, join
 from apq.search.record import Record
@@ -55,9 +55,7 @@ def nsga2(record: Record, seed: int, seeds: Genes, options: Options) -> None:
             chosen = sampler.survive(pool.values)
             pool, numbers = pool[chosen], numbers[chosen]
     before = counted = record.done
-    share = options.local_search
-    share = default_share(record, LOCAL_SEARCH) if share is None else share
-    local = LocalSearch(record, seeds, share)
+    local = LocalSearch(record, seeds, options.local_search, LOCAL_SEARCH)
     rng = np.random.default_rng([seed, record.done])
     brood = 0
     while record.left > 0:

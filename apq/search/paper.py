@@ -22,9 +22,6 @@ from apq.search.record import Record
 from apq.space import ATTRIBUTES, Genes
 
 POPULATION, PARENTS, MUTANTS, CROSSOVERS, RATE, ROUNDS = 100, 25, 50, 50, 0.1, 500
-CANDIDATES = POPULATION + ROUNDS * (MUTANTS + CROSSOVERS)
-"""What the published search scores."""
-
 PATIENCE = 2_000_000
 """Draws in a row of which none keeps the budget that end the search with an error."""
 

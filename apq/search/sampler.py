@@ -19,9 +19,8 @@ from optuna.trial import FrozenTrial
 
 from apq.search.genome import Genome, ParameterGenome, Rows
 from apq.search.problem import Floats
-from apq.search.variation import rank, tournament
+from apq.search.variation import fittest, rank, tournament
 
-Indices = NDArray[np.intp]
 Numbers = Sequence[int] | NDArray[np.int64]
 
 
@@ -67,7 +66,6 @@ class JointSampler(NSGAIISampler):
                 child_generation_strategy=self._child,
             )
         self._genome = genome
-        self._size = population_size
         self._seed = secrets.randbits(63) if seed is None else seed
         self._lock = threading.Lock()
         self._of: tuple[Any, ...] | None = None
@@ -116,11 +114,9 @@ class JointSampler(NSGAIISampler):
         pairs = tournament(*rank(values, penalty), 2 * count, rng).reshape(2, count)
         return genome.vary(rows[pairs[0]], rows[pairs[1]], rng)
 
-    def survive(self, values: Floats, penalty: Floats | None = None) -> Indices:
+    def survive(self, values: Floats, penalty: Floats | None = None) -> NDArray[np.int64]:
         """Which rows survive, by rank, then crowding; ascending indices, ``(population_size,)``."""
-        ranks, distance = rank(values, penalty)
-        chosen: Indices = np.sort(np.lexsort((-distance, ranks))[: self._size])
-        return chosen
+        return np.sort(fittest(values, self.population_size, penalty))
 
     def _rng_of(self, numbers: Numbers, brood: int) -> np.random.Generator:
         parents = zlib.crc32(np.asarray(numbers, dtype="<i8").tobytes())
@@ -165,15 +161,15 @@ class JointSampler(NSGAIISampler):
             if of != self._of:
                 self._of, self._waiting, self._broods = of, [], 0
             if not self._waiting:
+                size = self.population_size
+                assert size is not None  # NSGAIISampler's always has one
                 genome = self._genome or ParameterGenome(search_space)
                 if parents:
                     values, penalty = _figures(study, parents)
                     rows = genome.rows([trial.params for trial in parents])
-                    rows = self.breed(
-                        genome, rows, values, numbers, self._size, penalty, self._broods
-                    )
+                    rows = self.breed(genome, rows, values, numbers, size, penalty, self._broods)
                 else:
-                    rows = self.first(genome, self._size, self._broods)
+                    rows = self.first(genome, size, self._broods)
                 self._waiting = [genome.params(row) for row in rows[::-1]]
                 self._broods += 1
             return dict(self._waiting.pop())

@@ -30,10 +30,10 @@ def stock(record: Record, seed: int, seeds: Genes, options: Options) -> None:
     problem = record.problem
     sampler = NSGAIISampler(population_size=POPULATION, seed=seed)
     study = open_study(problem, sampler, options.storage)
-    earlier = finished(study)
-    record.take(scored_trials(problem, earlier))
-    record.done += len(earlier)
     genome = SpaceGenome(problem)
+    earlier = finished(study)
+    record.take(scored_trials(genome, earlier))
+    record.done += len(earlier)
     for row in seeds:
         study.enqueue_trial(genome.params(row))
 
@@ -46,4 +46,5 @@ def stock(record: Record, seed: int, seeds: Genes, options: Options) -> None:
 
     if record.left > 0:
         study.optimize(objective(problem, score), n_trials=record.left)
-    record.take(scored_trials(problem, finished(study)))
+    if options.storage is not None:  # what other processes found meanwhile
+        record.take(scored_trials(genome, finished(study)))

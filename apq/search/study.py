@@ -138,24 +138,27 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
 
 
-def scored_trials(problem: Problem, trials: list[FrozenTrial]) -> Scored:
-    """Trials of any sampler as candidates of the problem.
+def trial_rows(genome: SpaceGenome, trials: list[FrozenTrial]) -> Genes:
+    """Rows of the genome's problem, ``(n, axes)``, from trials of any sampler.
 
     Raises:
         ApqError: a trial lacks a gene, or has a value that the space does not offer.
     """
-    genome, rows = SpaceGenome(problem), []
+    rows = [genome.rows([])]
     for trial in trials:
         try:
-            rows.append(genome.rows([trial.params])[0])
+            rows.append(genome.rows([trial.params]))
         except (KeyError, TypeError) as error:
             raise ApqError(
                 f"trial {trial.number} of the stored study is not a candidate of space "
-                f"{problem.priced.space.name!r} ({error}); give another --storage"
+                f"{genome.problem.priced.space.name!r} ({error}); give another --storage"
             ) from None
-    if not rows:
-        return problem.evaluate(problem.anchors[:0])
-    scored = problem.evaluate(problem.region.snap(np.array(rows)))
+    return genome.problem.region.snap(np.concatenate(rows))
+
+
+def scored_trials(genome: SpaceGenome, trials: list[FrozenTrial]) -> Scored:
+    """Trials of any sampler as scored candidates; raises as :func:`trial_rows`."""
+    scored = genome.problem.evaluate(trial_rows(genome, trials))
     known = [str(trial.user_attrs.get("source", "given")) for trial in trials]
     scored.source[:] = [SOURCES.index(name) if name in SOURCES else 0 for name in known]
     return scored
@@ -181,7 +184,7 @@ class Store:
         self._genome = SpaceGenome(problem)
         self._kept = Population(self.study, len(problem.priced.space.axes))
         trials = finished(self.study)
-        scored = scored_trials(problem, trials)
+        scored = scored_trials(self._genome, trials)
         self._known = row_keys(scored.genes)
         others = sum("source" not in trial.user_attrs for trial in trials)
         self.before = sum(self._kept.candidates.values()) + others
@@ -207,8 +210,11 @@ class Store:
         self._save([self._fresh(best)])
 
     def others(self) -> Scored:
-        """Everything in the study, other processes' candidates included."""
-        return scored_trials(self.problem, finished(self.study))
+        """What other processes have stored since this one began."""
+        trials = finished(self.study)
+        keys = row_keys(trial_rows(self._genome, trials))
+        fresh = np.flatnonzero(~np.isin(keys, self._known))
+        return scored_trials(self._genome, [trials[i] for i in fresh])
 
     def _fresh(self, rows: Scored) -> Scored:
         """The rows that are not stored yet, each once."""

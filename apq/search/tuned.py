@@ -9,7 +9,7 @@ from pydantic import Field
 from apq.files import Schema
 from apq.files.headers import Header
 from apq.files.reading import CostTable, Count, Fraction, Items, Named, Text
-from apq.search.best import Cost
+from apq.search.best import Price
 from apq.space.schema import CandidateField, SpaceField
 
 
@@ -60,7 +60,7 @@ class ModelHeader(Header):
     std: Items[Annotated[float, Field(gt=0)]]
     classes: Items[Text]
     accuracy: Accuracy | None = None
-    costs: Named[Cost] = Field(default_factory=dict)
+    costs: Named[Price] = Field(default_factory=dict)
     devices: Items[Text] = ()
     recipe: Named[Any] = Field(default_factory=dict)
     supernet: Text | None = None

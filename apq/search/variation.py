@@ -54,6 +54,13 @@ def rank(values: Floats, penalty: Floats | None = None) -> tuple[Ints, Floats]:
     return ranks, crowding(values, ranks)
 
 
+def fittest(values: Floats, count: int | None, penalty: Floats | None = None) -> Ints:
+    """The first ``count`` rows by rank, then crowding, best first; arguments as in :func:`rank`."""
+    ranks, distance = rank(values, penalty)
+    first: Ints = np.lexsort((-distance, ranks))[:count]
+    return first
+
+
 def tournament(ranks: Ints, distance: Floats, count: int, rng: np.random.Generator) -> Ints:
     """Rows that win binary tournaments by rank, then crowding; shape ``(count,)``."""
     a, b = rng.integers(len(ranks), size=(2, count))
