@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Self
@@ -21,7 +22,7 @@ from apq.errors import SamplesError
 from apq.files import Document, read_json, whole
 from apq.files.reading import Items
 from apq.samples import part_files, part_metadata
-from apq.space import BIT_ATTRIBUTES, Genes, Space
+from apq.space import Genes, Space, is_format
 
 _SMALL = 20_000  # spaces up to this size are listed and shuffled instead of sampled
 POLICIES = 10  # bit policies per architecture in the grouped half (APQ section 4.1)
@@ -166,7 +167,7 @@ def _asked(folder: Path) -> dict[tuple[int, int], Genes]:
 
 
 def _bit_columns(space: Space) -> NDArray[np.bool_]:
-    return np.array([axis.attribute in BIT_ATTRIBUTES for axis in space.axes])
+    return np.array([axis.is_format for axis in space.axes])
 
 
 def _stream(space: Space, seed: int, quantized: bool, total: int, version: int) -> Iterator[Genes]:
@@ -190,7 +191,7 @@ def _stream(space: Space, seed: int, quantized: bool, total: int, version: int) 
             loose[:CORNERS] = space.canonical(_alike(space, loose[:CORNERS], own))
         architecture = np.repeat(space.sample(1, rng), POLICIES, axis=0)
         policies = (rng.random(architecture.shape) * space.cardinalities).astype(np.int16)
-        grouped = space.repair(np.where(bits, policies, architecture))
+        grouped = space.snap(np.where(bits, policies, architecture), canonical=False)
         # a rule may tie bits to an architecture gene: the architecture of the group must stay
         kept = np.all(grouped[:, ~bits] == architecture[:, ~bits], axis=1)
         yield np.concatenate([loose, space.canonical(grouped[kept])])
@@ -211,15 +212,24 @@ def _alike(space: Space, genes: Genes, rng: np.random.Generator) -> Genes:
         other = (rng.random(len(bits)) < 0.1) & (number > 0)
         drawn = (rng.random(len(bits)) * space.cardinalities[bits]).astype(np.int16)
         row[bits] = np.where(other, drawn, row[bits])
-    return space.repair(out)
+    return space.snap(out, canonical=False)
 
 
 def architectures(space: Space) -> int:
     """Different architectures of a space, exclusions aside."""
-    total = 1
-    for s, stage in enumerate(space.stages):
-        sizes = [len(x.choices[0]) * len(x.choices[1]) for x in space.slots if x.stage == s]
-        total *= sum(int(np.prod(sizes[:depth], dtype=object)) for depth in stage.depth)
+    free = [len(space.axes[i].choices) for i in space.shared if not space.axes[i].is_format]
+    sizes = [
+        math.prod(
+            len(choices)
+            for name, choices in zip(slot.attributes, slot.choices, strict=True)
+            if not is_format(name)
+        )
+        for slot in space.slots
+    ]
+    total = math.prod(free)
+    for stage in space.stages:
+        of_stage = [sizes[i] for i in stage.slots]
+        total *= sum(math.prod(of_stage[:depth]) for depth in stage.depth)
     return total
 
 

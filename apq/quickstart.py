@@ -20,7 +20,7 @@ from apq.predictor import Predictor, load_predictor, train_predictor
 from apq.samples import read_samples
 from apq.search.problem import Problem
 from apq.search.search import Result, search
-from apq.space import BIT_ATTRIBUTES, Candidate, Space, load_space
+from apq.space import Candidate, Space, load_space
 from apq.supernet import SupernetFile, largest, load_supernet, save_supernet
 from apq.supernet.evaluate import EvalImages, measure
 from apq.supernet.training import Recipe, train_supernet
@@ -136,7 +136,7 @@ def quickstart(
     )
     winner = result.front.genes[[result.chosen]]
 
-    at_8_bits = tuple(f"*_{attribute}=8" for attribute in BIT_ATTRIBUTES)
+    at_8_bits = ("bits=8",)
     plain = Problem(priced, predictor.predict, problem.objectives, problem.limits, at_8_bits)
     baseline = search(plain, candidates=CANDIDATES, seed=seed, on_progress=tell("search at 8 bits"))
     networks = {

@@ -25,7 +25,7 @@ from apq.errors import SamplesError, SpaceError, side_by_side
 from apq.files import Schema, Sealed, parse_json, sealed, to_json, whole
 from apq.files.reading import CostTable, Count, Text
 from apq.files.tables import read_parquet, table_hash
-from apq.space import BIT_ATTRIBUTES, Choice, Genes, Space
+from apq.space import Choice, Genes, Space, is_format
 from apq.space.formats import ordered
 from apq.space.layer import bitops, channel_count, macs, size_bits, to_array, weight_count
 from apq.space.schema import SpaceField
@@ -76,7 +76,7 @@ def table_columns(space: Space, genes: Genes, precision: str) -> dict[str, list[
             columns["bitops"].append(int(bitops(layers).sum()))
             columns["size_bytes"].append(int(-(-size_bits(layers) // 8).sum()))
     for name, values in space.values(genes).items():
-        bits = any(name.endswith(b) for b in BIT_ATTRIBUTES)
+        bits = is_format(name)
         absent = pd.isna(values) | (bits and precision == "fp32")
         read = str if values.dtype == object else int
         columns[name] = [None if a else read(v) for a, v in zip(absent, values, strict=True)]
@@ -226,22 +226,23 @@ def by_choice(samples: Samples) -> pd.DataFrame:
         that chose it. Widths are thirds of what a slot offers: 1 narrowest, 3 widest.
     """
     space, genes, accuracy = samples.space, samples.genes, samples.accuracy
-    active = space.active(genes)
-    blocks = active.sum(axis=1)
+    decides = space.decides(genes)
+    blocks = space.active(genes).sum(axis=1)
     rows: list[tuple[str, Choice, float, float]] = [
         ("depth", int(n), *_mean(accuracy, blocks == n)) for n in np.unique(blocks)
     ]
-    bits = [] if set(samples.precision) == {"fp32"} else list(BIT_ATTRIBUTES)
-    for attribute in ("kernel", "width", *bits):
+    fp32 = set(samples.precision) == {"fp32"}
+    for attribute in (a for a in space.attributes if not (fp32 and is_format(a))):
         own = [(j, a) for j, a in enumerate(space.axes) if a.attribute == attribute]
         shares: dict[Choice, NDArray[np.float64]] = {}
         for j, axis in own:
             size = len(axis.choices)
             for index, choice in enumerate(axis.labels):
                 label = 1 + 3 * index // size if attribute == "width" else choice
-                chosen = active[:, axis.slot] & (genes[:, j] == index)
-                shares[label] = shares.get(label, 0.0) + chosen / blocks
-        order = sorted(shares) if attribute in ("kernel", "width") else ordered(shares)
+                chosen = decides[:, j] & (genes[:, j] == index)
+                per = 1 if axis.slot is None else blocks
+                shares[label] = shares.get(label, 0.0) + chosen / per
+        order = ordered(shares) if is_format(attribute) else sorted(shares)
         rows += [(attribute, key, *_mean(accuracy, shares[key])) for key in order]
     return pd.DataFrame(rows, columns=["attribute", "choice", "accuracy", "share"])
 

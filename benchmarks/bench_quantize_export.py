@@ -30,7 +30,7 @@ from apq.deploy.model import Model, build_network
 from apq.deploy.verify import open_file
 from apq.hardware import load_cost_model, price_space
 from apq.images import load_images
-from apq.space import PRESETS, BitChoices, Bits, Block, Candidate
+from apq.space import PRESETS, BitChoices
 from apq.supernet import Subnet, Supernet, largest, load_supernet
 from apq.supernet.evaluate import EvalImages, recalibrate
 
@@ -39,11 +39,9 @@ WIDTHS = (2, 4, 6, 8)
 
 def mixed(candidate, rng):
     """The candidate with random bits in every block."""
-    stages = tuple(
-        tuple(Block(b.kernel, b.width, Bits(*map(int, rng.choice(WIDTHS, 4)))) for b in stage)
-        for stage in candidate.stages
-    )
-    return Candidate(candidate.resolution, stages)
+    bits = [name for name, _ in candidate.choices if name.endswith("_bits")]
+    chosen = rng.choice(WIDTHS, len(bits)).tolist()
+    return candidate.with_(**dict(zip(bits, chosen, strict=True)))
 
 
 def plain_graph(space, candidate):
@@ -117,7 +115,7 @@ def main():
     space = loaded.network.space
     images = load_images(told.images, space.resolution, space.in_channels, space.classes)
     data = EvalImages.of(images, loaded.mean, loaded.std, limit=told.count, calibration=500)
-    wide = replace(space, bits=BitChoices(*[WIDTHS] * 4))
+    wide = space.with_(bits=BitChoices(*[WIDTHS] * 4))
     network = Supernet(wide)
     network.load_state_dict(loaded.network.state_dict())
     priced = price_space(space, load_cost_model(told.lut))

@@ -20,7 +20,7 @@ import torch
 
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.images import ImageSet, load_images
-from apq.space import BitChoices, Bits, Block, Candidate
+from apq.space import BitChoices
 from apq.supernet import Supernet, load_supernet
 
 RUNS = [  # name, bits of weights, activations, the rest's weights, distribution loss, seeds at most
@@ -48,14 +48,14 @@ RUNS = [  # name, bits of weights, activations, the rest's weights, distribution
 def middle(space):
     """Every axis at its middle choice, without bits."""
     genes = (space.cardinalities - 1) // 2
-    return space.build(space.canonical(space.repair(genes[None].astype(np.int16)))[0])
+    return space.build(space.canonical(space.snap(genes[None].astype(np.int16)))[0])
 
 
 def with_bits(candidate, w, a):
     """The candidate with ``w`` weight and ``a`` activation bits everywhere."""
-    bits = Bits(w, a, w, a)
-    stages = tuple(tuple(Block(b.kernel, b.width, bits) for b in s) for s in candidate.stages)
-    return Candidate(candidate.resolution, stages)
+    return candidate.with_(
+        **{name: w if "_w_" in name else a for name, _ in candidate.choices if "_bits" in name}
+    )
 
 
 def part_of(images, train, held, test):
@@ -126,7 +126,7 @@ def main():
     done = read(told.out, setting)
     images = load_images(told.images, space.resolution, space.in_channels, space.classes)
     images = part_of(images, told.train, 2000, told.test)
-    wide = replace(space, bits=BitChoices(*[(1, 2, 4, 8)] * 4))
+    wide = space.with_(bits=BitChoices(*[(1, 2, 4, 8)] * 4))
     network = Supernet(wide)
     network.load_state_dict(loaded.network.state_dict())
     supernet = replace(loaded, network=network.eval())

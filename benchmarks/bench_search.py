@@ -131,7 +131,7 @@ def volume(priced, accuracy, seeds):
     )
     problem = Problem(priced, accuracy, ("accuracy", "latency_ms"), {"latency_ms": 18.0})
     box = Reference(
-        np.array([-0.8, problem.region.extreme("latency_ms")[0]]), np.array([-0.5, 18.0])
+        np.array([-0.8, problem.searched.extreme("latency_ms")[0]]), np.array([-0.5, 18.0])
     )
     print(f"  (the product's own reference is {reference(problem).worst})")
     alone = Options(local_search=0.0, warm_start=False)

@@ -101,7 +101,7 @@ def pymoo_nsga2(problem, candidates, seed):
             )
 
         def _evaluate(self, x, out, *args, **kwargs):
-            scored = problem.evaluate(problem.region.snap(x.astype(np.int16)))
+            scored = problem.evaluate(problem.space.snap(x.astype(np.int16)))
             out["F"] = scored.values
             out["G"] = np.stack([scored.costs[m] - v for m, v in problem.limits.items()], axis=1)
             seen.append(scored.values[(out["G"] <= 0).all(axis=1)])
@@ -132,7 +132,7 @@ def optuna_per_gene(problem, candidates, seed):
 
     def objective(trial):
         row = [trial.suggest_int(axis.name, 0, len(axis.choices) - 1) for axis in axes]
-        scored = problem.evaluate(problem.region.snap(np.array([row], dtype=np.int16)))
+        scored = problem.evaluate(problem.space.snap(np.array([row], dtype=np.int16)))
         over = [float(scored.costs[m][0] - v) for m, v in problem.limits.items()]
         for metric, value in zip(problem.limits, over, strict=True):
             trial.set_constraint(metric, value)

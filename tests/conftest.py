@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apq.space import BitChoices, Space, Stage
+from apq.space import BitChoices, MobileNetV2, Space, Stage
 
 
 @pytest.fixture(scope="session")
@@ -23,17 +23,19 @@ def shared() -> Path:
 def tiny_space() -> Space:
     """A space of a few thousand candidates, small enough to enumerate."""
     return Space(
-        name="tiny",
-        resolution=8,
-        in_channels=1,
-        classes=10,
-        stem_channels=8,
-        first_channels=8,
-        head_channels=16,
-        stages=(
-            Stage(8, 1, depth=(1, 2), kernel=(3, 5), expand=(2, 3), width_step=8),
-            Stage(16, 2, depth=(1,), kernel=(3,), expand=(2, 4), width_step=8),
-        ),
-        bits=BitChoices((4, 8), (8,), (4, 8), (4, 8)),
-        exclude=({"kernel": 5, "dw_a_bits": 4},),
+        MobileNetV2(
+            name="tiny",
+            resolution=8,
+            in_channels=1,
+            classes=10,
+            stem_channels=8,
+            first_channels=8,
+            head_channels=16,
+            stages=(
+                Stage(8, 1, depth=(1, 2), kernel=(3, 5), expand=(2, 3), width_step=8),
+                Stage(16, 2, depth=(1,), kernel=(3,), expand=(2, 4), width_step=8),
+            ),
+            bits=BitChoices((4, 8), (8,), (4, 8), (4, 8)),
+            exclude=({"kernel": 5, "dw_a_bits": 4},),
+        )
     )

@@ -47,12 +47,12 @@ from apq.samples import read_samples, write_part
 from apq.search.best import read_best
 from apq.search.problem import Problem
 from apq.search.run import read_table, run_search
-from apq.space import BitChoices, Space, Stage, load_space
+from apq.space import BitChoices, MobileNetV2, Space, Stage, load_space
 from apq.supernet import Supernet, load_supernet, save_supernet
 from apq.supernet.network import SupernetFile, largest
 from apq.supernet.tensors import tensors_hash, weights_hash
 
-SPACE = Space(
+SPACE = Space(MobileNetV2(
     name="tiny", resolution=8, in_channels=1, classes=10, stem_channels=8, first_channels=8,
     head_channels=16,
     stages=(
@@ -61,7 +61,7 @@ SPACE = Space(
     ),
     bits=BitChoices((4, 8, "ternary"), (8,), (4, 8), (4, 8)),
     exclude=({"kernel": 5, "dw_a_bits": 4},),
-)  # fmt: skip
+))  # fmt: skip
 
 TOML = """
 name = "mine"

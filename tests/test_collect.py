@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mobilenet import block_genes
 
 from apq.collect import Quantization, collect
 from apq.errors import SamplesError
 from apq.images import load_images
 from apq.plan import ask, begun_with, covered, plan, planned
 from apq.samples import part_files, read_samples
-from apq.space import BIT_ATTRIBUTES, load_space
+from apq.space import load_space
 from apq.supernet import Supernet, load_supernet, save_supernet
 
 
@@ -43,9 +44,9 @@ def test_fp32_plan_is_distinct_architectures_and_grows_by_appending():
     assert len(np.unique(genes, axis=0)) == 300
     assert np.array_equal(plan(space, 120, 0, False), genes[:120])
     assert not np.array_equal(plan(space, 120, 1, False), genes[:120])
-    bits = [axis.attribute in BIT_ATTRIBUTES for axis in space.axes]
+    bits = [axis.is_format for axis in space.axes]
     active = space.active(genes)
-    used = space.block_genes(genes)[active][:, 2:]
+    used = block_genes(space, genes)[active][:, 2:]
     assert (used == 2).all()
     assert any(bits)
 
@@ -55,7 +56,7 @@ def test_quantized_plan_is_the_papers_mix():
     genes = plan(space, 200, seed=3, quantized=True)
     assert space.is_valid(genes).all()
     assert len(np.unique(genes, axis=0)) == 200
-    blocks = space.block_genes(genes)[:, :, :2].reshape(200, -1)
+    blocks = block_genes(space, genes)[:, :, :2].reshape(200, -1)
     sizes = np.unique(blocks, axis=0, return_counts=True)[1]
     # ten groups share one architecture each, the other hundred candidates have their own
     assert (sizes == 1).sum() >= 100
@@ -66,11 +67,9 @@ def test_quantized_plan_is_the_papers_mix():
 def test_a_fifth_of_the_random_half_has_one_format_everywhere_or_nearly(name):
     space = load_space(name)
     genes = plan(space, 200, seed=3, quantized=True)
-    assert (space.repair(genes) == genes).all()
+    assert (space.snap(genes) == genes).all()
     values, active = space.values(genes), space.active(genes)
-    bits = np.stack(
-        [values[a.name].astype(float) for a in space.axes if a.attribute in BIT_ATTRIBUTES], axis=1
-    )
+    bits = np.stack([values[a.name].astype(float) for a in space.axes if a.is_format], axis=1)
     most = np.array([np.unique(r[~np.isnan(r)], return_counts=True)[1].max() for r in bits])
     share = most / (4 * active.sum(axis=1))
     old = plan(space, 200, seed=3, quantized=True, version=1)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from mobilenet import blocks_of
 from typer.testing import CliRunner
 
 import apq.quickstart as module
@@ -35,8 +36,8 @@ def test_the_whole_chain_ends_with_a_true_table(short, tmp_path):
         layers = to_array(list(space.layers(row.candidate)))
         assert table.price(layers)["latency_ms"].sum() == pytest.approx(row.latency_ms, rel=1e-9)
         assert row.latency_ms <= made.budget_ms
-    blocks = [b for row in (at_8_bits, biggest) for s in row.candidate.stages for b in s]
-    assert {bit for b in blocks for bit in vars(b.bits).values()} == {8}
+    blocks = [b for row in (at_8_bits, biggest) for b in blocks_of(row.candidate)]
+    assert {bit for b in blocks for name, bit in b.items() if name.endswith("_bits")} == {8}
     for row in made.rows:
         assert 0 <= row.test <= 1
         assert row.model.exists()

@@ -38,7 +38,7 @@ def test_the_space_file_loads(tmp_path):
     space = load_space(str(path))
     assert space.slots[1].choices[1] == tuple(range(96, 200, 8))
     path.write_text(re.sub(r"\[bits\].*?\n\n", lambda _: bits + "\n", whole, flags=re.DOTALL))
-    assert load_space(str(path)).bits.pw_w == ("ternary", "po2-4", 4, 8)
+    assert load_space(str(path)).family.bits.pw_w == ("ternary", "po2-4", 4, 8)
 
 
 def test_shipped_data_belongs_together():

@@ -151,7 +151,7 @@ def search(
     from apq.search.many import scenarios
     from apq.search.options import Options
     from apq.search.problem import check_limits
-    from apq.search.region import everything
+    from apq.search.region import fixed
     from apq.search.run import describe, run_search
 
     options = Options(local_search, warm_start, storage, keep)
@@ -172,7 +172,7 @@ def search(
     turns: list[Round] = []
     if iterations:
         for budget in budgets:  # before anything is measured for them
-            check_limits(everything(priced.costs, tuple(fix or ())), budget)
+            check_limits(fixed(priced.costs, tuple(fix or ())), budget)
         home = Path("data") / priced.space.name
         predictor, turns = improve(
             lambda made, turn: problems_of(lambda: (made.predict, {}))[turn % len(budgets)],

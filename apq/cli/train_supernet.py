@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +77,7 @@ def train_supernet(
     if len(found.classes) != chosen.classes:
         warn(f"the network gets {len(found.classes)} classes, as the images have "
              f"({chosen.classes} in the space {space})")  # fmt: skip
-        chosen = replace(chosen, classes=len(found.classes))
+        chosen = chosen.with_(classes=len(found.classes))
     if not epochs and not start:
         raise typer.BadParameter("--epochs 0 trains nothing: it needs --start")
     names = tuple(name.strip() for name in phases.split(","))

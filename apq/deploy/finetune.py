@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,7 +136,7 @@ def finetune_candidate(
     chosen = candidate if isinstance(candidate, Chosen) else Chosen(candidate)
     candidate, space = chosen.candidate, supernet.network.space
     if recipe.fixed_weight_bits is not None:
-        space = replace(space, fixed_weight_bits=recipe.fixed_weight_bits)
+        space = space.with_(fixed_weight_bits=recipe.fixed_weight_bits)
     mean, std = supernet.mean, supernet.std
     calibration = normalise(to_tensor(images.splits["calibration"][0][:1000]), mean, std)
     held, held_labels = _split(images, "validation", mean, std)

@@ -63,7 +63,7 @@ def random_networks(space: Space, count: int, seed: int) -> Genes:
     """Distinct architectures for checking sums, all at the highest bits."""
     genes = space.sample(4 * count, np.random.default_rng(seed))
     for j, axis in enumerate(space.axes):
-        if axis.attribute.endswith("bits"):
+        if axis.is_format:
             genes[:, j] = len(axis.choices) - 1
     unique = np.unique(space.canonical(genes), axis=0)
     chosen: Genes = np.random.default_rng(seed + 1).permutation(unique)[:count]

@@ -123,7 +123,7 @@ def check(
         _require_bounded(data)
         return schema.model_validate(data, context=context)
     except ValidationError as wrong:
-        problem = _in_words(wrong, schema)
+        problem = in_words(wrong, schema)
     except _TooMuch as wrong:
         problem = str(wrong)
     raise error(_refusal(schema, where, problem))
@@ -162,12 +162,20 @@ def read_toml(path: Path, schema: type[D], context: Mapping[str, Any] | None = N
     Raises:
         ApqError: it cannot be read, is no TOML within the limits, or another document.
     """
-    text = _read_text(path, schema.error)
+    return schema.of(toml_data(path, schema.error), str(path), context)
+
+
+def toml_data(path: Path, kind: type[ApqError]) -> dict[str, Any]:
+    """What a TOML file says, unchecked.
+
+    Raises:
+        ApqError: it cannot be read or is no TOML (of the class ``kind``).
+    """
+    text = _read_text(path, kind)
     try:
-        data = tomllib.loads(text.decode("utf-8-sig").replace("\r\n", "\n"))
+        return tomllib.loads(text.decode("utf-8-sig").replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:
-        raise schema.error(f"{path} is not valid TOML: {_short(str(error), 200)}") from None
-    return schema.of(data, str(path), context)
+        raise kind(f"{path} is not valid TOML: {_short(str(error), 200)}") from None
 
 
 def bounded_json(text: str | bytes) -> Any:
@@ -290,7 +298,7 @@ def _refusal(schema: type[Schema], where: str, problem: str) -> str:
     return f"{where} is not {schema.what}: {problem.rstrip('.')}. {schema.remedy}".rstrip()
 
 
-def _in_words(error: ValidationError, schema: type[Schema], most: int = 3) -> str:
+def in_words(error: ValidationError, schema: type[Schema], most: int = 3) -> str:
     """The first few problems, fields missing in one place together."""
     problems: dict[str, list[str]] = {}
     for one in error.errors(include_url=False):

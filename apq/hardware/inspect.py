@@ -58,18 +58,18 @@ def shares(space: Space, table: CostModel, count: int = 200, seed: int = 0) -> d
 def priced_layers(space: Space, candidate: Candidate, device: CostModel) -> LayerArray:
     """The rows a device prices for one candidate, in the order they run, shape (n,)."""
     chosen = space.chosen(candidate)
-    rows: list[LayerArray] = []
-    done: set[str] = set()
-    for node in space.graph.layers:
-        if node.name in device.leaves_out or node.block in done:
-            continue
-        if not node.block:
-            rows += space.rows([node])
-        elif f"{node.block}_kernel" in chosen:
-            slot = next(slot for slot in space.slots if slot.name == node.block)
-            rows += device_rows(space, slot, {g: chosen[g] for g in slot.genes}, device)
-            done.add(node.block)
-    return np.array([row.reshape(1)[0] for row in rows], dtype=LAYER_DTYPE)
+    at = {node.name: i for i, node in enumerate(space.graph.nodes)}
+    fixed = [n for n in space.graph.layers if n.name in space.fixed_layers]
+    rows = [(at[n.name], row) for n, row in space.rows(fixed) if n.name not in device.leaves_out]
+    runs = space.active(space.genes([candidate]))[0]
+    for factor in space.factors:
+        if factor.nodes and (factor.slot is None or runs[factor.slot]):
+            values = {name: chosen[name] for name in space.grid(factor)}
+            parts = device_rows(space, factor, values, device)
+            first = at[factor.nodes[0].name]
+            rows += [(first, part) for part, where in parts if where]
+    rows.sort(key=lambda item: item[0])
+    return np.array([row.reshape(1)[0] for _, row in rows], dtype=LAYER_DTYPE)
 
 
 def missing(table: LookupTable, space: Space) -> LayerArray:

@@ -22,7 +22,7 @@ from apq import __version__
 from apq.errors import SpaceError, TableError
 from apq.files import whole
 from apq.hardware.base import BIT_COLUMNS, CostModel, Prices, list_layers
-from apq.hardware.pricing import allowed_combinations, device_rows
+from apq.hardware.pricing import device_rows
 from apq.space import Space
 from apq.space.formats import (
     AS_PRICED,
@@ -420,12 +420,11 @@ def needed_layers(space: Space, model: CostModel) -> LayerArray:
     """
     fixed = [layer for n, layer in space.fixed_layers.items() if n not in model.leaves_out]
     rows = dict.fromkeys(to_array(fixed).tolist())
-    for slot in space.slots:
-        grid = space.slot_grid(slot)
-        allowed = allowed_combinations(space, slot)
-        for part in device_rows(space, slot, grid, model):
+    for factor in space.factors:
+        grid, allowed = space.grid(factor), space.permitted(factor)
+        for part, where in device_rows(space, factor, grid, model):
             axes = tuple(i for i, n in enumerate(part.shape) if n == 1 and allowed.shape[i] > 1)
-            used = allowed.any(axis=axes, keepdims=True) if axes else allowed
+            used = np.any(allowed & where, axis=axes, keepdims=True) if axes else allowed & where
             rows |= dict.fromkeys(part[np.broadcast_to(used, part.shape)].tolist())
     return np.array(list(rows), dtype=LAYER_DTYPE)
 

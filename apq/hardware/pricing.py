@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.errors import TableError
+from apq.errors import SpaceError, TableError
 from apq.hardware.base import CostModel
-from apq.space import ATTRIBUTES, Genes, Slot, Space
-from apq.space.families import whole_block
-from apq.space.graph import Node
+from apq.space import Factor, Genes, Space
+from apq.space.families.mobilenet_v2 import whole_block
+from apq.space.graph import LAYERS, Node, depthwise, there
 from apq.space.layer import LayerArray, bitops, macs, size_bits, to_array
 
 COUNTED = ("macs_m", "bitops_g", "size_mb", "peak_memory_kb")
@@ -39,18 +40,19 @@ def peak_memory_kb(
 ) -> NDArray[np.float64]:
     """Largest activation memory while nodes run, 10^3 bytes, in the values' broadcast shape; see
     :meth:`apq.space.graph.Graph.peak_bits`. What they hand on counts at the space's fixed bits."""
-    return space.graph.peak_bits(nodes, space.sides, values, space.fixed_bits) / 8e3
+    sides = space.graph.sides(values)
+    return space.graph.peak_bits(nodes, sides, values, space.family.fixed_bits) / 8e3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PricedSpace:
-    """Dense prices of every block of a space, per metric.
+    """Dense prices of every factor of a space, per metric.
 
     Attributes:
-        space: The space.
-        fixed: Per metric the cost of the layers every candidate has.
-        tables: Per metric and slot an array over the slot's choices (shape of
-            ``Space.slot_grid``); NaN marks excluded combinations.
+        space: The space; what it does not permit is priced too (:meth:`within`).
+        fixed: Per metric the cost of what depends on no gene.
+        tables: Per metric and factor (``Space.factors``) an array over its genes (shape of
+            ``Space.grid``); NaN marks excluded combinations.
         sources: Where each device's figures come from.
     """
 
@@ -64,71 +66,167 @@ class PricedSpace:
         """Names of the costs this space is priced in."""
         return tuple(self.tables)
 
-    @cached_property
-    def _offsets(self) -> NDArray[np.int64]:
-        sizes = [int(np.prod([len(c) for c in slot.choices])) for slot in self.space.slots]
-        return np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    def within(self, space: Space) -> PricedSpace:
+        """The same prices, of a restriction of the space."""
+        return replace(self, space=space)
 
     @cached_property
-    def _strides(self) -> NDArray[np.int64]:
-        rows = []
-        for slot in self.space.slots:
-            sizes = [len(c) for c in slot.choices]
-            rows.append([int(np.prod(sizes[i + 1 :])) for i in range(len(sizes))])
-        return np.array(rows, dtype=np.int64)
+    def permitted(self) -> tuple[NDArray[np.bool_], ...]:
+        """Per factor which combinations may be chosen, in the shape of the price tables."""
+        return tuple(self.space.permitted(factor) for factor in self.space.factors)
 
     @cached_property
     def _flat(self) -> dict[str, NDArray[np.float64]]:
         return {m: np.concatenate([t.ravel() for t in ts]) for m, ts in self.tables.items()}
 
     def combinations(self, genes: Genes) -> NDArray[np.int64]:
-        """Index of each slot's chosen combination into its flattened table, ``(n, slots)``."""
-        blocks = self.space.block_genes(genes).astype(np.int64)
-        index: NDArray[np.int64] = np.einsum("nsa,sa->ns", blocks, self._strides)
-        return index
+        """Index of each factor's chosen combination into its flattened table, ``(n, factors)``."""
+        return self.space.combinations(genes)
 
     def costs(
         self, genes: Genes, metrics: Iterable[str] | None = None
     ) -> dict[str, NDArray[np.float64]]:
         """Costs of n candidates, one array of shape ``(n,)`` per metric.
 
-        Sums over active blocks plus the fixed layers; ``peak_memory_kb`` is a maximum instead.
+        Sums over what runs plus what is fixed; ``peak_memory_kb`` is a maximum instead.
         """
-        index = self.combinations(genes) + self._offsets
-        skipped = ~self.space.active(genes)
+        index = self.space.combinations(genes) + self.space.table_offsets
+        skipped = ~self.space.counted(genes)
         out = {}
         for metric in self.metrics if metrics is None else metrics:
             values = self._flat[metric][index]
             values[skipped] = 0.0
             if metric == "peak_memory_kb":
-                out[metric] = np.maximum(values.max(axis=1), self.fixed[metric])
+                out[metric] = np.maximum(values.max(axis=1, initial=0), self.fixed[metric])
             else:
                 out[metric] = values.sum(axis=1) + self.fixed[metric]
         return out
 
     def reach(self, metric: str) -> tuple[float, float]:
-        """Exact smallest and largest cost over the whole space.
+        """Exact smallest and largest cost over what the space permits."""
+        return self.extreme(metric)[0], self.extreme(metric, largest=True)[0]
 
-        Blocks are independent given the depths, so the best of each slot and the best depth of
-        each stage give the optimum (dynamic programming over slots; ours).
+    def extreme(
+        self, metric: str, largest: bool = False, canonical: bool = True
+    ) -> tuple[float, Genes]:
+        """The exact smallest (or largest) cost of what the space permits, and a row that has it.
+
+        Every factor first takes the best of the genes that only it reads. What is left, the genes
+        that factors share and the depths, is eliminated one after the other (Dechter, 1999,
+        "Bucket elimination"): exact, and with nothing but depths a choice per stage.
+
+        Returns:
+            The cost, and genes of shape ``(1, axes)``; skipped slots hold their best block too
+            unless ``canonical``.
         """
-        ends: list[float] = []
-        for best, pick in ((np.nanmin, min), (np.nanmax, max)):
-            slot_best = [float(best(t)) for t in self.tables[metric]]
-            stage_best = []
-            for s, stage in enumerate(self.space.stages):
-                values = [slot_best[slot.index] for slot in self.space.slots if slot.stage == s]
-                join = max if metric == "peak_memory_kb" else sum
-                stage_best.append(pick(join(values[:depth]) for depth in stage.depth))
-            if metric == "peak_memory_kb":
-                ends.append(max(max(stage_best), self.fixed[metric]))
-            else:
-                ends.append(sum(stage_best) + self.fixed[metric])
-        return ends[0], ends[1]
+        row = _best_row(self, metric, largest)
+        if canonical:
+            row = self.space.canonical(row)
+        return float(self.costs(row, [metric])[metric][0]), row
+
+    @cached_property
+    def bound(self) -> tuple[int, ...]:
+        """Places of the genes that several factors read."""
+        readers = np.zeros(len(self.space.axes), dtype=int)
+        for factor in self.space.factors:
+            readers[list(factor.axes)] += 1
+        return tuple(int(i) for i in np.flatnonzero(readers > 1))
+
+
+def _best_row(priced: PricedSpace, metric: str, largest: bool) -> Genes:
+    """The row of the extreme cost, skipped slots with their best block."""
+    space, worst = priced.space, -np.inf if largest else np.inf
+    best = np.nanargmax if largest else np.nanargmin
+    join = np.maximum if metric == "peak_memory_kb" else np.add
+    row = np.array([[allowed[0] for allowed in space.allowed]], dtype=np.int16)
+
+    private: list[tuple[tuple[int, ...], tuple[int, ...], NDArray[np.int64], tuple[int, ...]]] = []
+    functions: list[tuple[tuple[int, ...], NDArray[np.float64]]] = []
+    for factor, table, mask in zip(
+        space.factors, priced.tables[metric], priced.permitted, strict=True
+    ):
+        kept = tuple(i for i in factor.axes if i in priced.bound)
+        own = tuple(i for i in factor.axes if i not in priced.bound)
+        order = [factor.axes.index(i) for i in (*kept, *own)]
+        values = np.where(mask, table, worst).transpose(order)
+        shape = values.shape[len(kept) :]
+        values = values.reshape(*values.shape[: len(kept)], -1)
+        pick = best(values, axis=-1)
+        reduced = np.take_along_axis(values, pick[..., None], axis=-1)[..., 0]
+        private.append((kept, own, pick, shape))
+        depth = () if factor.slot is None else (space.slots[factor.slot].stage,)
+        if depth:
+            stage, position = space.stages[depth[0]], space.slots[factor.slot or 0].position
+            runs = np.array([d > position for d in stage.depth])
+            runs = runs.reshape(-1, *[1] * reduced.ndim)
+            reduced = np.where(runs, reduced[None], 0.0)
+        functions.append(((*depth, *kept), reduced))
+    for variable, choice in _eliminate(space, functions, join, largest):
+        row[0, variable] = choice(row[0])
+    for kept, own, pick, shape in private:
+        if own:
+            row[0, list(own)] = np.unravel_index(int(pick[tuple(row[0, list(kept)])]), shape)
+    return row
+
+
+Function = tuple[tuple[int, ...], NDArray[np.float64]]
+"""Places of genes, and a value for every combination of their choices."""
+
+
+def _eliminate(
+    space: Space, functions: list[Function], join: np.ufunc, largest: bool
+) -> list[tuple[int, Callable[[NDArray[np.int16]], int]]]:
+    """Best choice of every variable as a function of those chosen before it, in the order in which
+    to choose.
+
+    Raises:
+        SpaceError: the factors are so entangled that a joint table would not fit the memory.
+    """
+    best = np.argmax if largest else np.argmin
+    picks: list[tuple[int, Callable[[NDArray[np.int16]], int]]] = []
+    left = {i for scope, _ in functions for i in scope}
+    sizes = space.cardinalities.tolist()
+    while left:
+        joint = {v: {i for s, _ in functions if v in s for i in s} for v in left}
+        listed = {v: math.prod(sizes[i] for i in scope) for v, scope in joint.items()}
+        variable = min(left, key=lambda v, listed=listed: (listed[v], v))  # type: ignore[misc]
+        if listed[variable] > MOST_JOINT:
+            raise SpaceError(
+                f"space {space.name!r}: {space.axes[variable].name} is priced together with so "
+                f"many other genes that {listed[variable]:,} combinations would have to be "
+                f"listed, at most {MOST_JOINT:,}. Let fewer blocks share widths."
+            )
+        mine = [f for f in functions if variable in f[0]]
+        scope = tuple(sorted({i for s, _ in mine for i in s if i != variable}))
+        full = (*scope, variable)
+        total: Any = None
+        for own, table in mine:
+            order = sorted(range(len(own)), key=lambda dim, own=own: full.index(own[dim]))  # type: ignore[misc]
+            shape = [len(space.axes[i].choices) if i in own else 1 for i in full]
+            part = table.transpose(order).reshape(shape)
+            total = part if total is None else join(total, part)
+        allowed = list(space.allowed[variable])
+        total = np.broadcast_to(total, [len(space.axes[i].choices) for i in full])[..., allowed]
+        chosen = np.array(allowed)[best(total, axis=-1)]
+
+        def choice(
+            row: NDArray[np.int16], scope: tuple[int, ...] = scope, chosen: Any = chosen
+        ) -> int:
+            return int(chosen[tuple(row[list(scope)])])
+
+        picks.append((variable, choice))
+        functions = [f for f in functions if variable not in f[0]]
+        functions.append((scope, total.max(axis=-1) if largest else total.min(axis=-1)))
+        left.remove(variable)
+    return picks[::-1]
+
+
+MOST_JOINT = 50_000_000
+"""Combinations of choices that finding an extreme may list at once."""
 
 
 def price_space(space: Space, models: CostModel | Sequence[CostModel] = ()) -> PricedSpace:
-    """Price every block of a space once.
+    """Price every factor of a space once.
 
     Args:
         space: The space.
@@ -152,14 +250,18 @@ def price_space(space: Space, models: CostModel | Sequence[CostModel] = ()) -> P
     fixed_layers = to_array(list(space.fixed_layers.values()))
     for metric, values in counts(fixed_layers).items():
         fixed[metric] = float(values.sum())
-    fixed["peak_memory_kb"] = float(peak_memory_kb(space, space.graph.layers[:1], {}))
-    for slot in space.slots:
-        shape, grid = tuple(len(c) for c in slot.choices), space.slot_grid(slot)
-        parts = [counts(layers) for layers in space.rows(space.block(slot), grid)]
-        for metric in ("macs_m", "bitops_g", "size_mb"):
-            total = sum((np.broadcast_to(p[metric], shape) for p in parts), np.zeros(shape))
-            tables.setdefault(metric, []).append(total)
-        peak = peak_memory_kb(space, space.block(slot), grid)
+    first = [node for node in space.graph.layers[:1] if node.name in space.fixed_layers]
+    fixed["peak_memory_kb"] = float(peak_memory_kb(space, first, {})) if first else 0.0
+    for factor in space.factors:
+        grid = space.grid(factor)
+        parts = dict.fromkeys(("macs_m", "bitops_g", "size_mb"), 0.0)
+        for node, layers in space.rows(factor.nodes, grid):
+            for metric, values in counts(layers).items():
+                parts[metric] = parts[metric] + values * there(node, grid)
+        shape = tuple(m.size for m in grid.values())
+        for metric, total in parts.items():
+            tables.setdefault(metric, []).append(np.zeros(shape) + total)
+        peak = peak_memory_kb(space, factor.nodes, grid)
         tables.setdefault("peak_memory_kb", []).append(np.broadcast_to(peak, shape))
     for device in devices:
         suffix = f"@{device.name}" if len(devices) > 1 else ""
@@ -189,39 +291,41 @@ def _price_device(
         if np.isnan(values).any():
             raise TableError(device.explain(rows[np.isnan(values)]))
         fixed[metric + suffix] = float(values.sum()) + device.overhead.get(metric, 0.0)
-    for slot in space.slots:
-        shape = tuple(len(c) for c in slot.choices)
-        grid = space.slot_grid(slot)
-        allowed = allowed_combinations(space, slot)
-        parts = device_rows(space, slot, grid, device)
-        priced = [device.price(part) for part in parts]
+    for factor in space.factors:
+        grid, allowed = space.grid(factor), space.permitted(factor)
+        parts = device_rows(space, factor, grid, device)
+        priced = [(part, where, device.price(part)) for part, where in parts]
         for metric in prices:
-            total = sum((np.broadcast_to(p[metric], shape) for p in priced), np.zeros(shape))
-            if np.isnan(total[allowed]).any():
-                where = np.argwhere(np.isnan(total) & allowed)[0]
-                for part, price in zip(parts, priced, strict=True):
-                    at = tuple(w if n > 1 else 0 for w, n in zip(where, part.shape, strict=True))
-                    if np.isnan(price[metric][at]):
-                        raise TableError(device.explain(part[at].reshape(1)))
+            total = np.zeros(allowed.shape)
+            for part, where, price in priced:
+                total = total + np.where(where, price[metric], 0.0)
+                bad = np.broadcast_to(np.isnan(price[metric]) & where, allowed.shape) & allowed
+                if bad.any():
+                    cell = np.argwhere(bad)[0]
+                    at = tuple(c if n > 1 else 0 for c, n in zip(cell, part.shape, strict=True))
+                    raise TableError(device.explain(part[at].reshape(1)))
             tables.setdefault(metric + suffix, []).append(np.where(allowed, total, np.nan))
 
 
 def device_rows(
-    space: Space, slot: Slot, values: Mapping[str, Any], device: CostModel
-) -> list[LayerArray]:
-    """What a device prices of a block: its layers, or all of it as one row."""
-    if device.granularity == "block":
-        return [whole_block(slot, *values.values())]
-    return space.rows(space.block(slot), values)
+    space: Space, factor: Factor, values: Mapping[str, Any], device: CostModel
+) -> list[tuple[LayerArray, NDArray[np.bool_] | np.bool_]]:
+    """What a device prices of a factor, and where among the values it runs: its layers, or all of a
+    block as one row.
 
-
-def allowed_combinations(space: Space, slot: Slot) -> NDArray[np.bool_]:
-    """Which combinations of a slot's choices the space does not exclude (dense, boolean)."""
-    allowed = np.ones(tuple(len(c) for c in slot.choices), dtype=bool)
-    grid = dict(zip(ATTRIBUTES, space.slot_grid(slot).values(), strict=True))
-    for rule in space.rules:
-        hit = np.ones((), dtype=bool)
-        for attribute, value in rule.items():
-            hit = hit & (grid[attribute] == value)
-        allowed &= ~hit
-    return allowed
+    Raises:
+        TableError: the device prices whole blocks, and this is none that it knows.
+    """
+    nodes = [node for node in factor.nodes if node.name not in device.leaves_out]
+    if device.granularity == "block" and factor.slot is not None:
+        convolutions = [node for node in nodes if node.op in LAYERS]
+        first = convolutions[0]
+        kinds = [(n.op, depthwise(n)) for n in convolutions]
+        if kinds != [("conv", False), ("conv", True), ("conv", False)]:
+            raise TableError(
+                f"{device.name} prices whole inverted residuals, and block {factor.name} of space "
+                f"{space.name!r} is none; use a table of single layers (--granularity layer)"
+            )
+        side = space.graph.sides(values)[first.inputs[0]]
+        return [(whole_block(space.graph, nodes, side, values), np.True_)]
+    return [(row, there(node, values)) for node, row in space.rows(nodes, values)]

@@ -19,7 +19,7 @@ from apq.files import Document, Schema, read_toml
 from apq.files.limits import MOST_TEXT
 from apq.files.reading import Items, Text
 from apq.predictor.features import Groups, Inputs
-from apq.space import BitChoices, Space, Stage, load_space
+from apq.space import BitChoices, MobileNetV2, Space, Stage, load_space
 from apq.space.layer import macs, weight_count
 
 
@@ -63,7 +63,7 @@ def _once_for_all() -> Space:
     def stage(channels: int, stride: int) -> Stage:
         return Stage(channels, stride, (2, 3, 4), (3, 5, 7), expand=(3, 4, 6), width_step=0)
 
-    return Space(
+    network = MobileNetV2(
         name="ofa-mobilenet-v3",
         resolution=224,
         classes=1000,
@@ -74,6 +74,7 @@ def _once_for_all() -> Space:
         stages=(stage(24, 2), stage(40, 2), stage(80, 2), stage(112, 1), stage(160, 2)),
         bits=BitChoices((8,), (8,), (8,), (8,)),
     )
+    return Space(network)
 
 
 COLUMNS: dict[str, Columns] = {
@@ -363,11 +364,14 @@ def stage_counts(
     """
     counts = np.zeros((len(kernel), len(space.stages), 2))
     for slot in space.slots:
+        nodes = space.block(slot)
+        channels = space.graph.in_channels(nodes[0])
         there = (kernel[:, slot.index] > 0) & (expand[:, slot.index] > 0)
         size = kernel[there, slot.index].astype(np.int64)
-        hidden = np.rint(expand[there, slot.index] * slot.in_channels).astype(np.int64)
-        values = dict(zip(slot.genes, (size, hidden, 8, 8, 8, 8), strict=True))
-        for layers in space.rows(space.block(slot), values):
+        hidden = np.rint(expand[there, slot.index] * channels).astype(np.int64)
+        known = {"kernel": size, "width": hidden}
+        values = {g: known.get(a, 8) for g, a in zip(slot.genes, slot.attributes, strict=True)}
+        for _, layers in space.rows(nodes, values):
             counts[there, slot.stage, 0] += macs(layers)
             counts[there, slot.stage, 1] += weight_count(layers)
     return counts

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.space import ATTRIBUTES, Genes, Space
+from apq.space import Genes, Space, is_format
 from apq.space.formats import BITS
+from apq.space.graph import there
 from apq.space.layer import bitops, macs, weight_count
 
 Floats = NDArray[np.float32]
@@ -88,28 +89,37 @@ class SpaceFeatures:
     def __init__(self, space: Space, *, smooth: bool = True) -> None:
         self.space = space
         self.smooth = smooth
-        sizes = [sum(len(slot.choices[a]) for slot in space.slots) for a in range(len(ATTRIBUTES))]
-        hot = tuple((f"{name} choices", n) for name, n in zip(ATTRIBUTES, sizes, strict=True))
-        self.arch_hot_groups: Groups = hot[:2]
-        self.bits_hot_groups: Groups = hot[2:]
+        self._arch, self._bits = (
+            [i for i, a in enumerate(space.axes) if not a.is_depth and a.is_format == formats]
+            for formats in (False, True)
+        )
+        choices = [
+            (name, sum(len(a.choices) for a in space.axes if a.attribute == name))
+            for name in space.attributes
+        ]
+        hot = [(is_format(name), (f"{name} choices", n)) for name, n in choices]
+        self.arch_hot_groups: Groups = tuple(group for formats, group in hot if not formats)
+        self.bits_hot_groups: Groups = tuple(group for formats, group in hot if formats)
         self.arch_groups: Groups = ()
         self.bits_groups: Groups = ()
         if not smooth:
             return
         slots, stages = len(space.slots), len(space.stages)
         self._levels = _level_table(space)
-        self._stage_starts = np.array(
-            [next(s.index for s in space.slots if s.stage == i) for i in range(stages)]
-        )
-        self._counts, self._offsets, self._strides = _count_tables(space)
+        self._grid_arch = _Grid.of(space, formats=False)
+        self._grid_bits = _Grid.of(space, formats=True)
+        self._stage_starts = np.array([stage.slots[0] for stage in space.stages])
+        self._counts = _count_table(space)
+        arch, bits = self._grid_arch, self._grid_bits
         self.arch_groups = (
-            ("depth", stages), ("kernel", slots), ("width", slots),
-            ("sums", 2 * stages), ("counts", 2 * (1 + stages)),
+            ("depth", stages), *arch.groups, ("sums", len(arch.names) * stages),
+            ("counts", 2 * (1 + stages)),
         )  # fmt: skip
+        kinds = len(bits.names)
         self.bits_groups = (
-            *((name, slots) for name in ATTRIBUTES[2:]),
-            ("noise", 1), ("noise by kind", 4), ("noise by stage", stages),
-            ("noise by stage and kind", 4 * stages), ("noise by slot", slots),
+            *bits.groups,
+            ("noise", 1), ("noise by kind", kinds), ("noise by stage", stages),
+            ("noise by stage and kind", kinds * stages), ("noise by slot", slots),
             ("mean bits", 2), ("mean bits by stage", 2 * stages),
         )  # fmt: skip
 
@@ -125,33 +135,36 @@ class SpaceFeatures:
                 f"genes must have shape (n, {len(self.space.axes)}) in space "
                 f"{self.space.name!r}, got {genes.shape}"
             )
-        n = len(genes)
         hot = self.space.hot_columns(genes)
-        bits_hot = hot[:, :, 2:].reshape(n, -1)
+        bits_hot = hot[:, self._bits]
         bits_hot = np.where(bits_hot >= 0, bits_hot - self.space.architecture_dims, -1)
-        arch = bits = np.zeros((n, 0), dtype=np.float32)
+        arch = bits = np.zeros((len(genes), 0), dtype=np.float32)
         if self.smooth:
             arch, bits = self._smooth(genes, hot)
-        return Inputs(hot[:, :, :2].reshape(n, -1), bits_hot, arch, bits)
+        return Inputs(hot[:, self._arch], bits_hot, arch, bits)
 
     def _smooth(self, genes: Genes, hot: NDArray[np.int64]) -> tuple[Floats, Floats]:
         n = len(genes)
-        levels = self._levels[hot].transpose(0, 2, 1)  # (n, attributes, slots); -1 is the zero row
-        sums = np.add.reduceat(levels, self._stage_starts, axis=2)
+        level = np.concatenate([self._levels[hot], np.zeros((n, 1), dtype=np.float32)], axis=1)
+        arch_grid, bits_grid = level[:, self._grid_arch.places], level[:, self._grid_bits.places]
+        sums, noise = (
+            np.add.reduceat(grid, self._stage_starts, axis=2) for grid in (arch_grid, bits_grid)
+        )
         depth = self.space.depths(genes).astype(np.float32)
-        blocks = self.space.block_genes(genes).astype(np.int64)
-        index = np.einsum("nsa,sa->ns", blocks, self._strides) + self._offsets
-        index[hot[:, :, 0] < 0] = -1
-        stages = np.add.reduceat(self._counts[index], self._stage_starts, axis=1)
-        counts = np.log(np.concatenate([stages.sum(axis=1, keepdims=True), stages], axis=1))
-        noise = sums[:, 2:]
+        index = self.space.combinations(genes) + self.space.table_offsets
+        index[~self.space.counted(genes)] = -1
+        counted, slots = self._counts[index], len(self.space.slots)
+        stages = np.add.reduceat(counted[:, :slots], self._stage_starts, axis=1)
+        total = stages.sum(axis=1, keepdims=True)
+        total += counted[:, slots:].sum(axis=1, keepdims=True)
+        counts = np.log(np.maximum(np.concatenate([total, stages], axis=1), 1.0))
         kinds = noise.sum(axis=2)
         # bitops over macs and stored bits over weights: bits alone, whatever the architecture
         mean_bits = counts[:, :, 2:] - counts[:, :, :2]
-        arch = (depth, levels[:, :2], sums[:, :2], counts[:, :, :2])
+        arch = (depth, level[:, self._grid_arch.listed], sums, counts[:, :, :2])
         bits = (
-            levels[:, 2:], kinds.sum(axis=1), kinds, noise.sum(axis=1), noise,
-            levels[:, 2:].sum(axis=1), mean_bits[:, 0], mean_bits[:, 1:],
+            level[:, self._grid_bits.listed], kinds.sum(axis=1), kinds, noise.sum(axis=1), noise,
+            bits_grid.sum(axis=1), mean_bits[:, 0], mean_bits[:, 1:],
         )  # fmt: skip
         return (
             np.concatenate([part.reshape(n, -1) for part in arch], axis=1),
@@ -163,6 +176,43 @@ class SpaceFeatures:
         return {"kind": "space", "smooth": self.smooth, "space": self.space.to_dict()}
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """Where the genes of one kind lie, by what is chosen and by slot.
+
+    Attributes:
+        names: What is chosen in slots.
+        places: Column of the gene, ``(names, slots)``; one past the last axis where there is none.
+        listed: Columns of all genes of the kind, name by name.
+        groups: Names of these, and how many each.
+    """
+
+    names: tuple[str, ...]
+    places: NDArray[np.int64]
+    listed: NDArray[np.int64]
+    groups: Groups
+
+    @classmethod
+    def of(cls, space: Space, formats: bool) -> _Grid:
+        names = tuple(
+            name
+            for name in space.attributes
+            if is_format(name) == formats and any(name in slot.attributes for slot in space.slots)
+        )
+        none = len(space.axes)
+        places = [
+            [space.place.get(f"{s.name}_{name}", none) for s in space.slots] for name in names
+        ]
+        listed = [i for i in space.encoded if space.axes[i].is_format == formats]
+        kinds = [space.axes[i].attribute for i in listed]
+        groups = tuple((name, kinds.count(name)) for name in dict.fromkeys(kinds))
+        shape = (len(names), len(space.slots))
+        return cls(
+            names, np.array(places, dtype=np.int64).reshape(shape),
+            np.array(listed, dtype=np.int64), groups,
+        )  # fmt: skip
+
+
 def _level_table(space: Space) -> Floats:
     """The number behind every one-hot column, and a last 0 for a skipped block.
 
@@ -171,31 +221,26 @@ def _level_table(space: Space) -> Floats:
     a skipped block makes none. What sets schemes of equal bits apart is left to the one-hot code.
     """
     levels: list[float] = []
-    for a, _ in enumerate(ATTRIBUTES):
-        for slot in space.slots:
-            choices = np.array(slot.choices[a])
-            values = (choices if a < 2 else BITS[choices]).astype(np.float64)
-            levels.extend(values / values.max() if a < 2 else 2.0 ** (values.min() - values))
+    for i in space.encoded:
+        axis = space.axes[i]
+        choices = np.array(axis.choices)
+        values = (BITS[choices] if axis.is_format else choices).astype(np.float64)
+        share = values / max(values.max(), 1.0)
+        levels.extend(2.0 ** (values.min() - values) if axis.is_format else share)
     return np.array([*levels, 0.0], dtype=np.float32)
 
 
-def _count_tables(space: Space) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Macs, weights, bitops and weight bits of every block of every slot, so that counting is a
-    gather: table ``(combinations + 1, 4)`` whose last row is zero, offsets, strides."""
+def _count_table(space: Space) -> Floats:
+    """Macs, weights, bitops and weight bits of every combination of every factor, so that counting
+    is a gather: ``(combinations + 1, 4)``, whose last row is zero."""
     rows: list[NDArray[np.float64]] = []
-    offsets: list[int] = []
-    strides: list[list[int]] = []
-    for slot in space.slots:
-        shape = tuple(len(c) for c in slot.choices)
-        total = np.zeros((*shape, 4))
-        for layers in space.rows(space.block(slot), space.slot_grid(slot)):
+    for factor in space.factors:
+        grid = space.grid(factor)
+        total = np.zeros((*(mesh.size for mesh in grid.values()), 4))
+        for node, layers in space.rows(factor.nodes, grid):
             weights = weight_count(layers)
             stored = weights * BITS[layers["weight_bits"]]
-            figures = (macs(layers), weights, bitops(layers), stored)
-            for i, figure in enumerate(figures):
-                total[..., i] += figure
-        offsets.append(sum(len(r) for r in rows))
-        strides.append([int(np.prod(shape[i + 1 :])) for i in range(len(shape))])
+            for i, figure in enumerate((macs(layers), weights, bitops(layers), stored)):
+                total[..., i] += figure * there(node, grid)
         rows.append(total.reshape(-1, 4))
-    table = np.concatenate([*rows, np.zeros((1, 4))]).astype(np.float32)
-    return table, np.array(offsets, dtype=np.int64), np.array(strides, dtype=np.int64)
+    return np.concatenate([*rows, np.zeros((1, 4))]).astype(np.float32)

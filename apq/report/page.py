@@ -6,6 +6,7 @@ The page runs no script and loads nothing; whatever came from files is escaped.
 from __future__ import annotations
 
 import io
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -22,6 +23,7 @@ from apq.files.headers import read_header
 from apq.search.best import Best, Block, Point, read_best
 from apq.search.run import read_table
 from apq.search.tuned import ModelHeader
+from apq.space import is_format
 from apq.space.formats import stored_bits
 
 CLOUD = 20_000
@@ -159,10 +161,13 @@ def _block_costs(blocks: Sequence[Block]) -> list[str]:
 
 def _blocks_table(blocks: Sequence[Block]) -> str:
     costs = _block_costs(blocks)
-    head = ("block", "kernel", "width", "bits pw w/a, dw w/a", *costs)
+    names = list(dict.fromkeys(name for b in blocks for name in b.architecture))
+    bits = list(dict.fromkeys(name for b in blocks for name in b.formats))
+    told = "/".join(name.removesuffix("_bits") for name in bits)
+    head = ("block", *names, f"bits of {told}" if bits else "", *costs)
     rows = (
-        (b.slot, b.kernel or "", b.width or "",
-         "/".join(map(str, b.bits)) if any(b.bits) else "",
+        (b.slot, *(b.choices.get(name, "") for name in names),
+         "/".join(str(b.choices.get(name, "")) for name in bits) if b.formats else "",
          *(f"{b.costs[c]:.4g} ({b.costs[c + '_share']:.0%})" for c in costs))
         for b in blocks
     )  # fmt: skip
@@ -223,7 +228,7 @@ def _picture_front(front: pd.DataFrame, scored: pd.DataFrame, best: Best, cost: 
 def _picture_blocks(blocks: Sequence[Block]) -> str:
     """What every block of the chosen candidate costs, above its bits."""
     costs = _block_costs(blocks)
-    names = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
+    names = list(dict.fromkeys(name for b in blocks for name in b.formats)) or [""]
     figure = _figure(9, 4.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     where, wide = np.arange(len(blocks)), 0.8 / max(1, len(costs))
@@ -233,33 +238,37 @@ def _picture_blocks(blocks: Sequence[Block]) -> str:
     above.set_ylabel("% of the cost")
     if costs:
         above.legend(fontsize=9)
-    bits = np.array([[stored_bits(b.bits[n]) for b in blocks] for n in range(len(names))])
+    bits = np.array([[stored_bits(b.choices.get(name)) for b in blocks] for name in names])
     below.imshow(bits, aspect="auto", cmap="YlGnBu", vmin=0, vmax=10)
     for (row, column), value in np.ndenumerate(bits):
         if np.isfinite(value):
-            color, word = "white" if value > 6 else "black", str(blocks[column].bits[row])
+            color, word = "white" if value > 6 else "black", str(blocks[column].choices[names[row]])
             below.text(column, row, word, ha="center", va="center", fontsize=8, color=color)
-    below.set_yticks(range(4), [n.replace("_bits", "") for n in names])
-    labels = [f"{b.slot}\nk{b.kernel}\n{b.width}" if b.kernel else b.slot for b in blocks]
+    below.set_yticks(range(len(names)), [n.removesuffix("_bits") for n in names])
+    labels = ["\n".join(map(str, (b.slot, *b.architecture.values()))) for b in blocks]
     below.set_xticks(where, labels, fontsize=8)
     return _svg(figure)
 
 
 def _picture_choices(front: pd.DataFrame, by: str) -> str:
-    """Kernel, width and mean bits of every slot over the front; white where skipped."""
-    slots = [c.removesuffix("_kernel") for c in front if c.endswith("_kernel")]
+    """What every slot chooses and its mean bits over the front; white where skipped."""
+    matches = (re.fullmatch(r"(b\d+)_(.+)", str(c)) for c in front)
+    found = [(m[1], m[2]) for m in matches if m]
+    slots = list(dict.fromkeys(slot for slot, _ in found))
     order = front.sort_values(by)
-    panels = (
-        ("kernel", [[f"{s}_kernel"] for s in slots]),
-        ("width", [[f"{s}_width"] for s in slots]),
-        (
-            "mean bits",
-            [[c for c in front if c.startswith(s) and c.endswith("_bits")] for s in slots],
-        ),
-    )
-    figure = _figure(9, 1.2 + 0.16 * len(slots))
-    for axes, (title, groups) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
-        values = np.array([_numbers(order[g]).mean(axis=1) for g in groups])
+    kinds: dict[str, dict[str, list[str]]] = {}
+    for slot, name in found:
+        kind = "mean bits" if is_format(name) else name
+        kinds.setdefault(kind, {}).setdefault(slot, []).append(f"{slot}_{name}")
+    if not kinds:
+        return ""
+    figure = _figure(3 * len(kinds), 1.2 + 0.16 * len(slots))
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, (title, groups) in zip(panels, kinds.items(), strict=True):
+        nothing = np.full(len(order), np.nan)
+        values = np.array(
+            [_numbers(order[groups[s]]).mean(axis=1) if s in groups else nothing for s in slots]
+        )
         image = axes.imshow(values, aspect="auto", interpolation="nearest", cmap="viridis")
         axes.set_title(title, fontsize=10)
         axes.set_yticks(range(len(slots)), slots, fontsize=7)

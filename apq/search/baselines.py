@@ -11,7 +11,7 @@ from apq.search.options import Options
 from apq.search.problem import Problem, Scored, join
 from apq.search.record import CHUNK, OnProgress
 from apq.search.search import Result, search
-from apq.space import BIT_ATTRIBUTES, Choice
+from apq.space import Choice
 from apq.space.formats import ordered
 
 
@@ -29,12 +29,12 @@ def uniform_bits(
     other gene free. None: no such network keeps the budgets. Formats that not every layer offers,
     or that the problem fixes otherwise, are left out; so is everything if its bits are all fixed.
     """
-    space, region = problem.priced.space, problem.region
-    bit_axes = [i for i, axis in enumerate(space.axes) if axis.attribute in BIT_ATTRIBUTES]
-    if all(len(region.allowed[i]) == 1 for i in bit_axes):
+    space = problem.space
+    bit_axes = [i for i, axis in enumerate(space.axes) if axis.is_format]
+    if all(len(space.allowed[i]) == 1 for i in bit_axes):
         return {}
     common = set.intersection(
-        *({space.axes[i].labels[c] for c in region.allowed[i]} for i in bit_axes)
+        *({space.axes[i].labels[c] for c in space.allowed[i]} for i in bit_axes)
     )
     found: dict[Choice, Result | None] = {}
     for bits in ordered(common):

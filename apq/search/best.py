@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from apq.errors import SpaceError
 from apq.files import Document, Schema, Sealed, read_json
 from apq.files.reading import CostTable, Count, Items, Named, Text
-from apq.space import Choice
-from apq.space.schema import CandidateField, Format, SpaceField
+from apq.space import Choice, is_format
+from apq.space.formats import code_of
+from apq.space.schema import CandidateField, SpaceField
 
 Price = Annotated[float, Field(ge=0)]
 
@@ -52,7 +53,7 @@ class CandidateFile(Sealed):
     @classmethod
     def _alone(cls, data: Any) -> Any:
         """A candidate without anything around it is one too."""
-        if isinstance(data, dict) and "candidate" not in data and "stages" in data:
+        if isinstance(data, dict) and "candidate" not in data and {"depth_0", "stages"} & {*data}:
             return {"candidate": data}
         return data
 
@@ -62,30 +63,50 @@ class Block(Schema):
 
     Attributes:
         slot: Its name.
-        kernel, width, pw_w_bits, pw_a_bits, dw_w_bits, dw_a_bits: What was chosen.
-        costs: What remains: per metric its cost and, as ``METRIC_share``, the share of the whole.
+        costs: Per metric its cost and, as ``METRIC_share``, its share of the whole.
+        choices: What else the file says: what was chosen, by attribute.
     """
 
     model_config = Schema.model_config | {"extra": "allow"}
-    __pydantic_extra__: dict[str, float] = Field(init=False)
+    __pydantic_extra__: dict[str, float | int | str] = Field(init=False)
 
     slot: Text
-    kernel: Count | None = None
-    width: Count | None = None
-    pw_w_bits: Format | None = None
-    pw_a_bits: Format | None = None
-    dw_w_bits: Format | None = None
-    dw_a_bits: Format | None = None
 
     @property
     def costs(self) -> dict[str, float]:
         """Costs and shares by name."""
-        return self.__pydantic_extra__
+        return {k: float(v) for k, v in self.__pydantic_extra__.items() if self._is_cost(k)}
 
     @property
-    def bits(self) -> tuple[Choice | None, ...]:
-        """The four formats."""
-        return self.pw_w_bits, self.pw_a_bits, self.dw_w_bits, self.dw_a_bits
+    def choices(self) -> dict[str, Choice]:
+        """What was chosen by attribute: numbers, and formats as people write them."""
+        chosen = {k: v for k, v in self.__pydantic_extra__.items() if not self._is_cost(k)}
+        return {k: v if isinstance(v, str) else int(v) for k, v in chosen.items()}
+
+    @property
+    def formats(self) -> dict[str, Choice]:
+        """The number formats among the choices."""
+        return {k: v for k, v in self.choices.items() if is_format(k)}
+
+    @property
+    def architecture(self) -> dict[str, Choice]:
+        """The other choices."""
+        return {k: v for k, v in self.choices.items() if not is_format(k)}
+
+    def _is_cost(self, name: str) -> bool:
+        return name.endswith("_share") or f"{name}_share" in self.__pydantic_extra__
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        for name, value in self.__pydantic_extra__.items():
+            if self._is_cost(name) and isinstance(value, str):
+                raise ValueError(f"{name} is {value!r}, must be a number")
+            if is_format(name):
+                try:
+                    code_of(value)  # type: ignore[arg-type]
+                except SpaceError as error:
+                    raise ValueError(f"{name}: {error}") from error
+        return self
 
 
 class Point(Schema):

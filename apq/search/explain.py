@@ -14,26 +14,26 @@ def explain(problem: Problem, front: Front, row: int) -> list[dict[str, Any]]:
     """The active blocks of one row of a front, in network order, then the fixed layers.
 
     Returns:
-        Per block ``slot``, its choices (``kernel``, ``width``, bits) and per additive cost of the
-        problem ``METRIC`` and ``METRIC_share`` (of the whole candidate). The last entry has
-        ``slot`` "fixed".
+        Per block ``slot``, its choices by attribute (``kernel``, ``width``, bits) and per additive
+        cost of the problem ``METRIC`` and ``METRIC_share`` (of the whole candidate). Factors of no
+        block follow with the genes they read; the last entry has ``slot`` "fixed".
     """
     space, priced = problem.priced.space, problem.priced
     genes = front.genes[row : row + 1]
     index = priced.combinations(genes)[0]
-    active = space.active(genes)[0]
+    runs = space.counted(genes)[0]
     metrics = [m for m in problem.metrics if m != "peak_memory_kb"]
     out: list[dict[str, Any]] = []
-    for slot in space.slots:
-        if not active[slot.index]:
+    for f, factor in enumerate(space.factors):
+        if not runs[f] or not factor.nodes:
             continue
-        choices = space.block_genes(genes)[0, slot.index]
-        entry: dict[str, Any] = {"slot": f"b{slot.index:02d}"}
-        axes = (axis for axis in space.axes if axis.slot == slot.index)
-        for axis, gene in zip(axes, choices, strict=True):
-            entry[axis.attribute] = axis.labels[gene]
+        entry: dict[str, Any] = {"slot": factor.name}
+        for i in factor.axes:
+            axis = space.axes[i]
+            own = axis.slot == factor.slot
+            entry[axis.attribute if own else axis.name] = axis.labels[genes[0, i]]
         for metric in metrics:
-            cost = float(np.ravel(priced.tables[metric][slot.index])[index[slot.index]])
+            cost = float(np.ravel(priced.tables[metric][f])[index[f]])
             entry[metric] = cost
             entry[f"{metric}_share"] = cost / float(front.costs[metric][row])
         out.append(entry)

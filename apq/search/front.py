@@ -74,8 +74,8 @@ def reference(problem: Problem) -> Reference:
             ideal.append(-1.0)
             worst.append(-1.0 / problem.priced.space.classes)
         else:
-            ideal.append(problem.region.extreme(name)[0])
-            high = problem.region.extreme(name, largest=True)[0]
+            ideal.append(problem.searched.extreme(name)[0])
+            high = problem.searched.extreme(name, largest=True)[0]
             worst.append(min(problem.limits.get(name, high), high))
     return Reference(np.array(ideal), np.array(worst))
 

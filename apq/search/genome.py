@@ -109,7 +109,8 @@ class SpaceGenome:
             else:
                 assert isinstance(kind, CategoricalDistribution)
                 params[name] = trial.suggest_categorical(name, kind.choices)
-        return self.problem.region.snap(self.rows([params]))
+        row: Genes = self.problem.space.snap(self.rows([params]))
+        return row
 
 
 def _distribution(labels: Sequence[Any]) -> BaseDistribution:

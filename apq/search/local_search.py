@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from apq.hardware.pricing import PricedSpace
 from apq.search.front import Archive
-from apq.search.knapsack import BINS, minimise_for_budgets
+from apq.search.knapsack import BINS, Bound, minimise_for_budgets
 from apq.search.problem import Floats, Problem, Scored
 from apq.search.program import Additive
 from apq.search.record import Record
@@ -57,7 +58,7 @@ def local_search(
     better: Genes | None = row
     while better is not None:
         row = better
-        around = neighbours(problem.region, row)
+        around = neighbours(problem.space, row)
         if record.done + len(around.rows) >= until:
             break
         scored = record.score(around.rows, "local search")
@@ -65,8 +66,8 @@ def local_search(
         value = goal.value(scored)
         unit, better = float(value.std()), None
         for wary in WARINESS:
-            model = local_model(problem.region, around, value, wary * unit)
-            tried = record.score(_optima(problem, goal, model, unit), "local search")
+            model = local_model(problem.space, around, value, wary * unit)
+            tried = record.score(_optima(problem, goal, model, unit, row), "local search")
             best.add_feasible(tried, problem.limits)
             worth = np.where(goal.meets(problem, tried.genes), goal.value(tried), np.inf)
             if worth.min(initial=np.inf) < now - 1e-7:
@@ -75,22 +76,25 @@ def local_search(
     return row, best.best
 
 
-def _optima(problem: Problem, goal: Scalarisation, model: Additive, unit: float) -> Genes:
-    """Optima of a model under the budget, within all limits; perhaps none."""
-    priced = problem.priced
+def _optima(
+    problem: Problem, goal: Scalarisation, model: Additive, unit: float, row: Genes
+) -> Genes:
+    """Optima of a model under the budget, within all limits; perhaps none. Of the genes that
+    several factors read at most one differs from ``row``."""
+    priced = problem.searched
     if "peak_memory_kb" in problem.limits:  # a maximum: what exceeds it anywhere is out
         over = [t > problem.limits["peak_memory_kb"] for t in priced.tables["peak_memory_kb"]]
-        blocks = [np.where(o, 1e9, b) for o, b in zip(over, model.blocks, strict=True)]
-        model = Additive(blocks, model.depths)
+        tables = [np.where(o, 1e9, b) for o, b in zip(over, model.tables, strict=True)]
+        model = Additive(tables, model.depths)
     models = [model]
     others = [m for m in problem.limits if m not in (goal.metric, "peak_memory_kb")]
     if others:
         load = [
-            np.sum([priced.tables[m][slot.index] / problem.limits[m] for m in others], axis=0)
-            for slot in priced.space.slots
+            np.sum([priced.tables[m][f] / problem.limits[m] for m in others], axis=0)
+            for f in range(len(priced.space.factors))
         ]
         for price in PRICES:
-            dear = [b + price * unit * x for b, x in zip(model.blocks, load, strict=True)]
+            dear = [b + price * unit * x for b, x in zip(model.tables, load, strict=True)]
             models.append(Additive(dear, model.depths))
     # rounding to bins may carry a row over the budget: the last few bins are asked for
     width = (goal.budget - priced.fixed[goal.metric]) / BINS
@@ -98,11 +102,23 @@ def _optima(problem: Problem, goal: Scalarisation, model: Additive, unit: float)
     if len(problem.objectives) > 1:  # neighbouring points of the front come for free
         budgets = np.concatenate([budgets, goal.budget * NEARBY])
     rows = [
-        minimise_for_budgets(problem.region, m, goal.metric, goal.budget, budgets) for m in models
+        minimise_for_budgets(priced, m, goal.metric, goal.budget, budgets, bound)
+        for m in models
+        for bound in _bounds(priced, row)
     ]
     found = distinct(np.concatenate(rows))
     kept: Genes = found[goal.meets(problem, found)]
     return kept
+
+
+def _bounds(priced: PricedSpace, row: Genes) -> list[Bound]:
+    """A row's choices of the genes that several factors read, and all that differ in one."""
+    own = tuple(int(row[i]) for i in priced.bound)
+    found = [own]
+    for place, i in enumerate(priced.bound):
+        others = (g for g in priced.space.allowed[i] if g != own[place])
+        found += [(*own[:place], g, *own[place + 1 :]) for g in others]
+    return found
 
 
 class LocalSearch:

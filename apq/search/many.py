@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from apq.hardware.pricing import PricedSpace
 from apq.search.problem import Accuracy, Forgiving, Problem, check_limits
-from apq.search.region import everything
+from apq.search.region import fixed
 
 
 def scenarios(
@@ -33,9 +33,9 @@ def scenarios(
     Raises:
         BudgetError: a budget cannot be met.
     """
-    region = everything(priced, fix)
+    searched = fixed(priced, fix)
     for limits in budgets:
-        check_limits(region, limits)
+        check_limits(searched, limits)
     accuracy, more = load_accuracy()
     problems = []
     for limits in budgets:

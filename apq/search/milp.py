@@ -119,7 +119,7 @@ def milp(record: Record, seed: int, seeds: Genes, options: Options) -> None:
 
 
 def _solve(problem: Problem, goal: Scalarisation, model: Additive) -> Genes | None:
-    return minimise(problem.region, model, {**problem.limits, goal.metric: goal.budget})
+    return minimise(problem.searched, model, {**problem.limits, goal.metric: goal.budget})
 
 
 def _local(

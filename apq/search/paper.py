@@ -19,7 +19,7 @@ from apq.errors import ApqError
 from apq.search.options import Options
 from apq.search.problem import Problem, Scored, join
 from apq.search.record import Record
-from apq.space import ATTRIBUTES, Genes
+from apq.space import Genes
 
 POPULATION, PARENTS, MUTANTS, CROSSOVERS, RATE, ROUNDS = 100, 25, 50, 50, 0.1, 500
 PATIENCE = 2_000_000
@@ -45,7 +45,7 @@ def paper(record: Record, seed: int, seeds: Genes, options: Options) -> None:
     redraw = Redraw(problem)
     seeds = seeds[: min(POPULATION, record.left)]
     missing = min(POPULATION, record.left) - len(seeds)
-    rows = redraw(missing, partial(problem.region.draw, rng=rng))
+    rows = redraw(missing, partial(problem.space.draw, rng=rng))
     people = join(_score(record, seeds, "given"), _score(record, rows, "random"))
     rounds = 0
     while rounds < ROUNDS and record.left > 0:
@@ -60,7 +60,7 @@ def paper(record: Record, seed: int, seeds: Genes, options: Options) -> None:
 
 def _score(record: Record, rows: Genes, source: str) -> Scored:
     """Scored rows that keep the genes of the blocks they skip, for children that run them."""
-    space = record.problem.priced.space
+    space = record.problem.space
     return replace(record.score(space.canonical(rows), source), genes=rows)
 
 
@@ -84,8 +84,8 @@ class Redraw:
         problem, kept, vain = self.problem, [self.problem.anchors[:0]], 0
         while (missing := count - sum(map(len, kept))) > 0:
             rows = draw(min(10_000, max(2 * missing, vain)))
-            run = problem.priced.space.canonical(rows)
-            good = np.flatnonzero(problem.region.contains(run) & problem.feasible(run))
+            run = problem.space.canonical(rows)
+            good = np.flatnonzero(problem.space.contains(run) & problem.feasible(run))
             used = len(rows) if len(good) < missing else int(good[missing - 1]) + 1
             kept.append(rows[good[:missing]])
             self.drawn += used
@@ -100,24 +100,19 @@ class Redraw:
 
 def _by_part(problem: Problem, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Per gene what ``chosen`` says of its stage's depth or its block."""
-    stages = len(problem.priced.space.stages)
-    blocks = np.repeat(chosen[:, stages:], len(ATTRIBUTES), axis=1)
-    return np.concatenate([chosen[:, :stages], blocks], axis=1)
-
-
-def _parts(problem: Problem) -> int:
-    return len(problem.priced.space.stages) + len(problem.priced.space.slots)
+    by_gene: NDArray[np.bool_] = chosen.take(problem.space.parts, axis=1)
+    return by_gene
 
 
 def _mutants(problem: Problem, parents: Scored, rng: np.random.Generator, count: int) -> Genes:
     chosen = parents.genes[rng.integers(len(parents.genes), size=count)]
-    hit = _by_part(problem, rng.random((count, _parts(problem))) < RATE)
-    mutants: Genes = np.where(hit, problem.region.draw(count, rng), chosen)
+    hit = _by_part(problem, rng.random((count, problem.space.part_count)) < RATE)
+    mutants: Genes = np.where(hit, problem.space.draw(count, rng), chosen)
     return mutants
 
 
 def _crossovers(problem: Problem, parents: Scored, rng: np.random.Generator, count: int) -> Genes:
     first, second = parents.genes[rng.integers(len(parents.genes), size=(2, count))]
-    taken = _by_part(problem, rng.random((count, _parts(problem))) < 0.5)
+    taken = _by_part(problem, rng.random((count, problem.space.part_count)) < 0.5)
     crosses: Genes = np.where(taken, second, first)
     return crosses

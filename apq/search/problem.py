@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from apq.errors import ApqError, BudgetError, choose
 from apq.hardware.pricing import PricedSpace
-from apq.search.region import SLACK, Region, everything, within
-from apq.space import Genes
+from apq.search.region import SLACK, fixed, within
+from apq.space import Genes, Space
 
 GAINS = ("accuracy", "score")
 """Objectives that are maximised; all others are costs."""
@@ -132,7 +132,7 @@ class Problem:
         objectives: Any of ``accuracy`` (maximised), ``score`` (maximised, needs ``forgiving``)
             and the priced costs (minimised).
         limits: Largest allowed value per cost.
-        fix: Restrictions of genes, see :func:`apq.search.region.everything`.
+        fix: Restrictions of genes, see :func:`apq.search.region.fixed`.
         caution: k in accuracy = mean - k · spread.
         forgiving: What ``score`` means.
         made_from: Names and hashes of what the problem was made from, for the run's files.
@@ -162,12 +162,17 @@ class Problem:
             choose(name, known, "objective")
         if self.forgiving:
             choose(self.forgiving.metric, self.priced.metrics, "cost")
-        check_limits(self.region, self.limits)
+        check_limits(self.searched, self.limits)
 
     @cached_property
-    def region(self) -> Region:
+    def searched(self) -> PricedSpace:
+        """The space with what may be chosen, and its prices."""
+        return fixed(self.priced, self.fix)
+
+    @property
+    def space(self) -> Space:
         """What may be chosen."""
-        return everything(self.priced, self.fix)
+        return self.searched.space
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -225,12 +230,12 @@ class Problem:
     def anchors(self) -> Genes:
         """Feasible rows known exactly, at least one: what infeasible rows are pulled towards."""
         metrics = dict.fromkeys([*self.limits, *self.metrics]) or self.priced.metrics[:1]
-        rows = np.concatenate([self.region.extreme(metric)[1] for metric in metrics])
+        rows = np.concatenate([self.searched.extreme(metric)[1] for metric in metrics])
         rows = rows[self.feasible(rows)]
         if not len(rows):
             from apq.search.program import cheapest_within
 
-            row = cheapest_within(self.region, next(iter(self.limits)), self.limits)
+            row = cheapest_within(self.searched, next(iter(self.limits)), self.limits)
             assert row is not None  # check_limits has seen to it
             rows = row
         return np.unique(rows, axis=0)
@@ -238,7 +243,7 @@ class Problem:
     @cached_property
     def cheap(self) -> Genes:
         """Per limit the cheapest block of every slot, skipped or not, and the smallest depths."""
-        rows = [self.region.extreme(metric, canonical=False)[1] for metric in self.limits]
+        rows = [self.searched.extreme(metric, canonical=False)[1] for metric in self.limits]
         return np.concatenate(rows) if rows else self.anchors
 
     def cheapen(
@@ -261,7 +266,7 @@ class Problem:
         part = rng.random(genes.shape, dtype=np.float32)
         toward = cheap + np.rint((genes - cheap) * part).astype(np.int16)
         back = rng.random((len(genes), 1)) < revert
-        toward = np.where(back, fallback, self.region.snap(toward, canonical=False))
+        toward = np.where(back, fallback, self.space.snap(toward, canonical=False))
         out[bad] = self.pull(genes, toward, fallback, rng)
         return out
 
@@ -292,12 +297,12 @@ class Problem:
         order = rng.random(child.shape, dtype=np.float32)
         low, high = np.zeros(len(bad), dtype=np.float32), np.ones(len(bad), dtype=np.float32)
         best = fallback[bad]
-        last = self.region.snap(anchor)
+        last = self.space.snap(anchor)
         ok = self.feasible(last)
         best[ok] = last[ok]
         for _ in range(halvings):
             middle = (low + high) / 2
-            trial = self.region.snap(np.where(order < middle[:, None], anchor, child))
+            trial = self.space.snap(np.where(order < middle[:, None], anchor, child))
             ok = self.feasible(trial)
             best[ok] = trial[ok]
             high, low = np.where(ok, middle, high), np.where(ok, low, middle)
@@ -307,7 +312,7 @@ class Problem:
 
     def sample(self, count: int, rng: np.random.Generator) -> Genes:
         """Random feasible rows: uniform ones, pulled to a known feasible row where needed."""
-        genes = self.region.sample(count, rng)
+        genes = self.space.snap(self.space.draw(count, rng))
         return self._pull_down(genes, rng)
 
     def _pull_down(self, genes: Genes, rng: np.random.Generator) -> Genes:
@@ -320,17 +325,17 @@ class Problem:
         Uniform genes crowd around the middle of every cost. Here each row takes a random share of
         its genes from the cheapest or from the richest candidate instead.
         """
-        genes = self.region.sample(count, rng)
-        rich = np.array([max(a) for a in self.region.allowed], dtype=np.int16)
-        ends = np.concatenate([self.anchors, self.region.snap(rich[None])])
+        genes = self.space.snap(self.space.draw(count, rng))
+        rich = np.array([max(a) for a in self.space.allowed], dtype=np.int16)
+        ends = np.concatenate([self.anchors, self.space.snap(rich[None])])
         share = rng.random((count, 1)) ** 0.5
         taken = rng.random(genes.shape) < share
         ends = ends[rng.integers(len(ends), size=count)]
-        genes = self.region.snap(np.where(taken, ends, genes))
+        genes = self.space.snap(np.where(taken, ends, genes))
         return self._pull_down(genes, rng)
 
 
-def check_limits(region: Region, limits: Mapping[str, float]) -> None:
+def check_limits(priced: PricedSpace, limits: Mapping[str, float]) -> None:
     """Raise unless some permitted candidate keeps all limits; exact, no sampling.
 
     Raises:
@@ -338,22 +343,22 @@ def check_limits(region: Region, limits: Mapping[str, float]) -> None:
         ApqError: there is no such cost.
     """
     for metric, limit in limits.items():
-        choose(metric, region.priced.metrics, "cost")
-        low, high = region.extreme(metric)[0], region.extreme(metric, largest=True)[0]
+        choose(metric, priced.metrics, "cost")
+        low, high = priced.extreme(metric)[0], priced.extreme(metric, largest=True)[0]
         reach = f"reachable with these choices: {rounded_up(low)} … {rounded_up(high)}"
         if not math.isfinite(limit) or limit <= 0:
             raise BudgetError(f"{metric} must be a positive number, got {limit}; {reach}")
         if not within({metric: np.array([low])}, {metric: limit}).all():
             raise BudgetError(
-                f"no candidate of space {region.space.name!r} has {metric} <= {limit:g}; {reach}"
+                f"no candidate of space {priced.space.name!r} has {metric} <= {limit:g}; {reach}"
             )
     if len(limits) > 1:
-        rows = np.concatenate([region.extreme(metric)[1] for metric in limits])
-        costs = region.priced.costs(rows, limits)
+        rows = np.concatenate([priced.extreme(metric)[1] for metric in limits])
+        costs = priced.costs(rows, limits)
         if not within(costs, limits).any():
             from apq.search.program import check_together
 
-            check_together(region, limits)
+            check_together(priced, limits)
 
 
 def rounded_up(value: float) -> str:

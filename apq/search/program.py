@@ -1,16 +1,17 @@
 """Exact answers by integer programming: one block per slot, one depth per stage, additive costs.
 
-The multiple-choice program of LANA (arXiv 2107.10624), with depths: binaries z pick a block per
-slot, y a depth per stage; a slot has a block exactly if its stage's depth reaches it. Blocks that
-another one beats in gain and in every limited cost are left out first, which changes no optimum.
-Solved by HiGHS through SciPy.
+The multiple-choice program of LANA (arXiv 2107.10624), with depths and shared genes: binaries z
+pick a combination per factor, y a depth per stage and a choice per gene that several factors read.
+A slot has a block exactly if its stage's depth reaches it, and combinations agree on what they
+share. Combinations that another one with the same shared genes beats in gain and in every limited
+cost are left out first, which changes no optimum. Solved by HiGHS through SciPy.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.errors import BudgetError
+from apq.hardware.pricing import PricedSpace
 from apq.search.front import nondominated
-from apq.search.region import Region, within
+from apq.search.region import within
 from apq.space import Genes, Space
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -30,41 +33,43 @@ class Additive:
     """A value that is a sum over choices.
 
     Attributes:
-        blocks: Per slot a table in the shape of the price tables.
+        tables: Per factor of the space a table that broadcasts to the price tables' shape.
         depths: Per stage a value per depth choice.
         constant: What every candidate has.
     """
 
-    blocks: Sequence[Floats]
+    tables: Sequence[Floats]
     depths: Sequence[Floats]
     constant: float = 0.0
 
     def value(self, space: Space, genes: Genes) -> Floats:
         """The sum for rows, ``(n,)``."""
-        active, blocks = space.active(genes), space.block_genes(genes)
+        active = space.active(genes)
         total = np.full(len(genes), self.constant)
         for s, depths in enumerate(self.depths):
             total += depths[genes[:, s]]
-        for slot, table in zip(space.slots, self.blocks, strict=True):
-            rows = np.flatnonzero(active[:, slot.index])
-            full = np.broadcast_to(table, [len(c) for c in slot.choices])
-            total[rows] += full[tuple(blocks[rows, slot.index].T)]
+        for factor, table in zip(space.factors, self.tables, strict=True):
+            rows = np.arange(len(genes))
+            if factor.slot is not None:
+                rows = np.flatnonzero(active[:, factor.slot])
+            full = np.broadcast_to(table, [len(space.axes[i].choices) for i in factor.axes])
+            total[rows] += full[tuple(genes[rows][:, list(factor.axes)].T)]
         return total
 
 
-def cost_as_additive(region: Region, metric: str) -> Additive:
+def cost_as_additive(priced: PricedSpace, metric: str) -> Additive:
     """A metric of the price tables (not ``peak_memory_kb``, which is no sum)."""
-    depths = [np.zeros(len(stage.depth)) for stage in region.space.stages]
-    return Additive(region.priced.tables[metric], depths, region.priced.fixed[metric])
+    depths = [np.zeros(len(stage.depth)) for stage in priced.space.stages]
+    return Additive(priced.tables[metric], depths, priced.fixed[metric])
 
 
 def minimise(
-    region: Region, what: Additive, limits: Mapping[str, float], seconds: float = 30.0
+    priced: PricedSpace, what: Additive, limits: Mapping[str, float], seconds: float = 30.0
 ) -> Genes | None:
     """The permitted candidate with the smallest ``what`` within the limits.
 
     Args:
-        region: What may be chosen.
+        priced: What may be chosen, and its costs.
         what: To be minimised.
         limits: Largest cost per metric; ``peak_memory_kb`` too.
         seconds: Give up after so long and take the best found.
@@ -74,82 +79,139 @@ def minimise(
     """
     shrink = 1.0
     for _ in range(3):
-        row = _solve(region, what, {m: v * shrink for m, v in limits.items()}, seconds)
+        row = _solve(priced, what, {m: v * shrink for m, v in limits.items()}, seconds)
         if row is None:
             return None
-        costs = region.priced.costs(row, limits)
+        costs = priced.costs(row, limits)
         if within(costs, limits).all():
             return row
         shrink -= 2e-6  # the solver's own tolerance let it slip over a limit
     return None
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """The combinations of one factor that may be chosen.
+
+    Attributes:
+        index: Into its flattened table, ``(n,)``.
+        gain: What is minimised, ``(n,)``.
+        costs: The limited sums, ``(limits, n)``.
+    """
+
+    index: Ints
+    gain: Floats
+    costs: Floats
+
+
+def _cells(
+    priced: PricedSpace, what: Additive, sums: Sequence[str], peak: float
+) -> Iterator[_Cells]:
+    """Per factor what no other combination with the same shared genes beats in everything."""
+    bound = set(priced.bound)
+    for f, (factor, mask) in enumerate(zip(priced.space.factors, priced.permitted, strict=True)):
+        if np.isfinite(peak):
+            mask = mask & (priced.tables["peak_memory_kb"][f] <= peak)
+        index = np.flatnonzero(mask)
+        gain = np.broadcast_to(what.tables[f], mask.shape).ravel()[index]
+        costs = [priced.tables[m][f].ravel()[index] for m in sums]
+        points = np.stack([gain, *costs], axis=1)
+        dims = [d for d, i in enumerate(factor.axes) if i in bound]
+        groups = np.zeros(len(index), dtype=np.int64)
+        for d in dims:
+            groups = groups * mask.shape[d] + np.unravel_index(index, mask.shape)[d]
+        keep = np.zeros(len(index), dtype=bool)
+        for group in np.unique(groups):
+            mine = np.flatnonzero(groups == group)
+            keep[mine[nondominated(points[mine])]] = True
+        yield _Cells(index[keep], gain[keep], points[keep, 1:].T)
+
+
 def _solve(
-    region: Region, what: Additive, limits: Mapping[str, float], seconds: float
+    priced: PricedSpace, what: Additive, limits: Mapping[str, float], seconds: float
 ) -> Genes | None:
     from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
+    from scipy.sparse import coo_array
 
-    space, priced = region.space, region.priced
-    if limits.get("peak_memory_kb", np.inf) < priced.fixed["peak_memory_kb"]:
+    space = priced.space
+    peak = limits.get("peak_memory_kb", np.inf)
+    if peak < priced.fixed["peak_memory_kb"]:
         return None
     sums = [m for m in limits if m != "peak_memory_kb"]
-    gains, costs, picks, owner = [], [], [], []
-    for slot, mask, table in zip(space.slots, region.permitted, what.blocks, strict=True):
-        if "peak_memory_kb" in limits:
-            mask = mask & (priced.tables["peak_memory_kb"][slot.index] <= limits["peak_memory_kb"])
-        index = np.flatnonzero(mask)
-        points = [table.ravel()[index]]
-        points += [priced.tables[m][slot.index].ravel()[index] for m in sums]
-        keep = nondominated(np.stack(points, axis=1)) if len(index) else np.zeros(0, dtype=bool)
-        gains.append(points[0][keep])
-        costs.append(np.stack([p[keep] for p in points[1:]]) if sums else np.zeros((0, keep.sum())))
-        picks.append(index[keep])
-        owner.append(np.full(int(keep.sum()), slot.index))
-    depth_genes = [(s, g) for s in range(len(space.stages)) for g in region.allowed[s]]
-    depth_stage, depth_gene = np.array(depth_genes).T
-    depth = np.array([space.stages[s].depth[g] for s, g in depth_genes])
+    cells = list(_cells(priced, what, sums, peak))
+    if any(not len(c.index) for c, f in zip(cells, space.factors, strict=True) if f.slot is None):
+        return None
+    choices = [(i, g) for i in (*range(len(space.stages)), *priced.bound) for g in space.allowed[i]]
+    number = {choice: k for k, choice in enumerate(choices)}
+    starts = np.cumsum([0, *(len(c.index) for c in cells)])
+    blocks = int(starts[-1])
+    objective = np.concatenate(
+        [c.gain for c in cells]
+        + [[what.depths[i][g] if i < len(space.stages) else 0.0 for i, g in choices]]
+    )
+    at: list[tuple[Ints, Ints, Floats]] = []
+    low: list[float] = []
+    high: list[float] = []
 
-    slot_of = np.concatenate(owner)
-    blocks, depths = len(slot_of), len(depth_gene)
-    objective = np.concatenate([*gains, [what.depths[s][g] for s, g in depth_genes]])
-    rows = np.zeros((len(space.slots) + len(space.stages) + len(sums), blocks + depths))
-    low, high = np.zeros(len(rows)), np.zeros(len(rows))
-    for slot in space.slots:
-        rows[slot.index, :blocks] = slot_of == slot.index
-        reaches = (depth_stage == slot.stage) & (depth > slot.position)
-        rows[slot.index, blocks:] = -reaches.astype(float)
-    for s in range(len(space.stages)):
-        r = len(space.slots) + s
-        rows[r, blocks:] = depth_stage == s
-        low[r] = high[r] = 1.0
-    for i, metric in enumerate(sums):
-        r = len(space.slots) + len(space.stages) + i
+    def row(columns: Iterable[Ints], values: Iterable[Floats], a: float, b: float) -> None:
+        column, value = np.concatenate([*columns]), np.concatenate([*values])
+        at.append((np.full(len(column), len(low)), column, value))
+        low.append(a)
+        high.append(b)
+
+    for i in dict.fromkeys(i for i, _ in choices):  # one choice of every depth and shared gene
+        mine = np.array([blocks + number[i, g] for g in space.allowed[i]])
+        row([mine], [np.ones(len(mine))], 1.0, 1.0)
+    for f, (factor, c) in enumerate(zip(space.factors, cells, strict=True)):
+        own = np.arange(starts[f], starts[f + 1])
+        deep = np.zeros(0, dtype=np.int64)
+        if factor.slot is not None:  # a block exactly if its stage's depth reaches it
+            slot = space.slots[factor.slot]
+            depth = space.stages[slot.stage].depth
+            gates = [g for g in space.allowed[slot.stage] if depth[g] > slot.position]
+            deep = np.array([blocks + number[slot.stage, g] for g in gates], dtype=np.int64)
+        one = float(factor.slot is None)
+        row([own, deep], [np.ones(len(own)), -np.ones(len(deep))], one, one)
+        shape = priced.permitted[f].shape
+        for d, i in enumerate(factor.axes):  # combinations agree on the genes they share
+            if i not in priced.bound:
+                continue
+            chosen = np.unravel_index(c.index, shape)[d]
+            for g in space.allowed[i]:
+                agree = own[chosen == g]
+                mine = np.array([blocks + number[i, g]])
+                row([agree, mine], [np.ones(len(agree)), -np.ones(1)], -np.inf, 0.0)
+    for k, metric in enumerate(sums):
         room = limits[metric] - priced.fixed[metric]
         if room < 0:
             return None
         scale = max(room, 1e-9)  # rows near 1 keep the solver's absolute tolerance meaningful
-        rows[r, :blocks] = np.concatenate([c[i] for c in costs]) / scale
-        low[r], high[r] = -np.inf, room / scale
+        costs = np.concatenate([c.costs[k] for c in cells]) / scale
+        row([np.arange(blocks)], [costs], -np.inf, room / scale)
+    rows, columns, values = (np.concatenate(part) for part in zip(*at, strict=True))
+    matrix = coo_array((values, (rows, columns)), shape=(len(low), len(objective))).tocsr()
     size = np.abs(objective).max() or 1.0
     with _quiet():
         solution = milp(
             objective / size,
-            constraints=LinearConstraint(csr_array(rows), low, high),
-            integrality=np.ones(blocks + depths),
+            constraints=LinearConstraint(matrix, low, high),
+            integrality=np.ones(len(objective)),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": 1e-7, "time_limit": seconds},
         )
     if solution.x is None:
         return None
     chosen = solution.x > 0.5
-    row = np.zeros((1, len(space.axes)), dtype=np.int16)
-    row[0, depth_stage[chosen[blocks:]]] = depth_gene[chosen[blocks:]]
-    table_index = np.concatenate(picks)[chosen[:blocks]]
-    view = space.block_genes(row)[0]
-    for s, at in zip(slot_of[chosen[:blocks]], table_index, strict=True):
-        view[s] = np.unravel_index(at, region.permitted[s].shape)
-    return space.canonical(row)
+    genes = np.zeros((1, len(space.axes)), dtype=np.int16)
+    for (i, g), picked in zip(choices, chosen[blocks:], strict=True):
+        if picked:
+            genes[0, i] = g
+    for f, (factor, c) in enumerate(zip(space.factors, cells, strict=True)):
+        picked = np.flatnonzero(chosen[starts[f] : starts[f + 1]])
+        if len(picked) and factor.axes:
+            combination = np.unravel_index(c.index[picked[0]], priced.permitted[f].shape)
+            genes[0, list(factor.axes)] = combination
+    return space.canonical(genes)
 
 
 @contextmanager
@@ -171,25 +233,25 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def cheapest_within(region: Region, metric: str, limits: Mapping[str, float]) -> Genes | None:
+def cheapest_within(priced: PricedSpace, metric: str, limits: Mapping[str, float]) -> Genes | None:
     """The candidate with the smallest ``metric`` among those within the *other* limits."""
     others = {m: v for m, v in limits.items() if m != metric}
     if metric == "peak_memory_kb":
         # A maximum is no sum: bisect over the values it can take.
-        values = np.unique(np.concatenate([t.ravel() for t in region.priced.tables[metric]]))
-        values = np.unique(np.maximum(values[np.isfinite(values)], region.priced.fixed[metric]))
-        blocks = [np.zeros(mask.shape) for mask in region.permitted]
-        zero = Additive(blocks, cost_as_additive(region, "macs_m").depths)
+        values = np.concatenate([t.ravel() for t in priced.tables[metric]])
+        values = np.unique(np.maximum(values[np.isfinite(values)], priced.fixed[metric]))
+        blocks = [np.zeros(mask.shape) for mask in priced.permitted]
+        zero = Additive(blocks, cost_as_additive(priced, "macs_m").depths)
         found, low, high = None, 0, len(values)
         while low < high:
             middle = (low + high) // 2
-            row = minimise(region, zero, others | {metric: float(values[middle])})
+            row = minimise(priced, zero, others | {metric: float(values[middle])})
             found, low, high = (found, middle + 1, high) if row is None else (row, low, middle)
         return found
-    return minimise(region, cost_as_additive(region, metric), others)
+    return minimise(priced, cost_as_additive(priced, metric), others)
 
 
-def check_together(region: Region, limits: Mapping[str, float]) -> None:
+def check_together(priced: PricedSpace, limits: Mapping[str, float]) -> None:
     """Raise unless one permitted candidate keeps all limits at once.
 
     Raises:
@@ -199,18 +261,18 @@ def check_together(region: Region, limits: Mapping[str, float]) -> None:
     from apq.search.problem import rounded_up
 
     first = next(iter(limits))
-    row = cheapest_within(region, first, limits)
-    if row is not None and within(region.priced.costs(row, [first]), {first: limits[first]}).all():
+    row = cheapest_within(priced, first, limits)
+    if row is not None and within(priced.costs(row, [first]), {first: limits[first]}).all():
         return
     lines = []
     for metric in limits:
-        row = cheapest_within(region, metric, limits)
+        row = cheapest_within(priced, metric, limits)
         if row is None:
             lines.append(f"the limits other than {metric} already exclude each other")
         else:
-            reached = region.priced.costs(row, [metric])[metric][0]
+            reached = priced.costs(row, [metric])[metric][0]
             lines.append(f"{metric} can reach {rounded_up(float(reached))} while the others hold")
     wanted = ", ".join(f"{m} <= {v:g}" for m, v in limits.items())
     raise BudgetError(
-        f"no candidate of space {region.space.name!r} has {wanted} together; " + "; ".join(lines)
+        f"no candidate of space {priced.space.name!r} has {wanted} together; " + "; ".join(lines)
     )

@@ -50,7 +50,7 @@ def next_scalarisation(problem: Problem, turn: int, rng: np.random.Generator) ->
     traded = [m for m in problem.costs_minimised if m != "peak_memory_kb"]
     limited = [m for m in problem.limits if m != "peak_memory_kb"]
     metric = str(rng.choice(traded or limited or problem.priced.metrics[:1]))
-    low, high = (problem.region.extreme(metric, largest=end)[0] for end in (False, True))
+    low, high = (problem.searched.extreme(metric, largest=end)[0] for end in (False, True))
     high = min(high, problem.limits.get(metric, high))
     if traded and turn % 4:
         high = low + (high - low) * _even(turn - turn // 4) ** 2
@@ -67,7 +67,7 @@ def _weights(problem: Problem, metric: str, rng: np.random.Generator) -> Floats:
         return mixed
     for i, name in enumerate(names):
         if name in problem.costs_minimised and name != metric:
-            low, high = (problem.region.extreme(name, largest=end)[0] for end in (False, True))
+            low, high = (problem.searched.extreme(name, largest=end)[0] for end in (False, True))
             weights[i] = 10 ** rng.uniform(-3, -1) / max(high - low, 1e-12)
     return weights
 

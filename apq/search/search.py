@@ -130,6 +130,6 @@ def choose_row(problem: Problem, front: Front) -> int:
 def _feasible(problem: Problem, rows: Genes, seed: int) -> Genes:
     """Rows snapped to what is permitted and pulled within the limits, distinct."""
     rng = np.random.default_rng([seed, 1])
-    rows = problem.region.snap(rows)
+    rows = problem.space.snap(rows)
     fallback = problem.anchors[rng.integers(len(problem.anchors), size=len(rows))]
     return distinct(problem.cheapen(rows, fallback, rng))

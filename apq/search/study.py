@@ -153,7 +153,8 @@ def trial_rows(genome: SpaceGenome, trials: list[FrozenTrial]) -> Genes:
                 f"trial {trial.number} of the stored study is not a candidate of space "
                 f"{genome.problem.priced.space.name!r} ({error}); give another --storage"
             ) from None
-    return genome.problem.region.snap(np.concatenate(rows))
+    snapped: Genes = genome.problem.space.snap(np.concatenate(rows))
+    return snapped
 
 
 def scored_trials(genome: SpaceGenome, trials: list[FrozenTrial]) -> Scored:

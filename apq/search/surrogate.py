@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apq.search.program import Additive
-from apq.search.region import Region
-from apq.space import ATTRIBUTES, Genes, Space
+from apq.space import Genes, Space
 
 Floats = NDArray[np.float64]
 
@@ -36,55 +36,54 @@ class Neighbours:
     base: NDArray[np.int64]
 
 
-def neighbours(region: Region, row: Genes) -> Neighbours:
+def neighbours(space: Space, row: Genes) -> Neighbours:
     """Neighbours of one permitted row, shape ``(axes,)``."""
-    space, stages = region.space, len(region.space.stages)
     full = row.copy()
-    blocks, runs = space.block_genes(full[None])[0], space.active(row[None])[0]
-    for slot in space.slots[1:]:
-        if not runs[slot.index]:
-            before = space.slots[slot.index - 1]
-            sizes = [(len(a), len(b)) for a, b in zip(before.choices, slot.choices, strict=True)]
-            copied = [
-                round(int(g) / max(a - 1, 1) * (b - 1))
-                for g, (a, b) in zip(blocks[before.index], sizes, strict=True)
-            ]
-            blocks[slot.index] = copied
-    full = region.snap(full[None], canonical=False)[0]
-    axis = np.repeat(np.arange(len(full)), [len(a) for a in region.allowed])
-    gene = np.concatenate([np.array(a) for a in region.allowed]).astype(np.int64)
+    runs = space.active(row[None])[0]
+    for before, slot in itertools.pairwise(space.slots):
+        for name in () if runs[slot.index] else slot.attributes:
+            if name in before.attributes:
+                there, here = (space.place[f"{s.name}_{name}"] for s in (before, slot))
+                most, own = (int(space.cardinalities[i]) - 1 for i in (there, here))
+                full[here] = round(int(full[there]) / max(most, 1) * own)
+    full = space.snap(full[None], canonical=False)[0]
+    axis = np.repeat(np.arange(len(full)), [len(a) for a in space.allowed])
+    gene = np.concatenate([np.array(a) for a in space.allowed]).astype(np.int64)
     moves = gene != full[axis]
     axis, gene = axis[moves], gene[moves]
     # where each slot is looked at: the centre, or the depth neighbour that first runs the slot
     base = np.zeros(len(axis), dtype=np.int64)
     reachable = np.ones(len(axis), dtype=bool)
+    slot_of = _slots(space)[axis]
     for slot in space.slots:
         if runs[slot.index]:
             continue
-        mine = (axis >= stages) & ((axis - stages) // len(ATTRIBUTES) == slot.index)
-        deeper = [
-            g
-            for g in region.allowed[slot.stage]
-            if space.stages[slot.stage].depth[g] > slot.position
-        ]
+        mine = slot_of == slot.index
+        depths = space.stages[slot.stage].depth
+        deeper = [g for g in space.allowed[slot.stage] if depths[g] > slot.position]
         if not deeper:
             reachable &= ~mine
             continue
-        depth = min(deeper, key=lambda g, s=slot.stage: space.stages[s].depth[g])  # type: ignore[misc]
+        depth = min(deeper, key=lambda g, depths=depths: depths[g])  # type: ignore[misc]
         base[mine] = 1 + int(np.flatnonzero((axis == slot.stage) & (gene == depth))[0])
     axis, gene, base = axis[reachable], gene[reachable], base[reachable]
     rows = np.repeat(full[None], len(axis) + 1, axis=0)
     shifted = np.flatnonzero(base) + 1
     rows[shifted, axis[base[shifted - 1] - 1]] = gene[base[shifted - 1] - 1]
     rows[np.arange(1, len(rows)), axis] = gene
-    snapped = region.snap(rows)
+    snapped = space.snap(rows)
     for i in np.flatnonzero(snapped[np.arange(1, len(rows)), axis] != gene):
-        _leave_exclusion(region, rows, snapped, axis, gene, base, int(i))
+        _leave_exclusion(space, rows, snapped, axis, gene, base, int(i))
     return Neighbours(full, snapped, axis, gene, base)
 
 
+def _slots(space: Space) -> NDArray[np.int64]:
+    """Slot of every axis, -1 for none."""
+    return np.array([-1 if axis.slot is None else axis.slot for axis in space.axes])
+
+
 def _leave_exclusion(
-    region: Region,
+    space: Space,
     rows: Genes,
     snapped: Genes,
     axis: NDArray[np.int64],
@@ -94,14 +93,11 @@ def _leave_exclusion(
 ) -> None:
     """Measure a gene that is excluded beside the centre's other genes from a neighbour that
     permits it: 4-bit activations beside kernel 7, say, from the one with kernel 5."""
-    first = len(region.space.stages)
-    slot = (axis[move] - first) // len(ATTRIBUTES)
-    beside = np.flatnonzero(
-        (axis >= first) & ((axis - first) // len(ATTRIBUTES) == slot) & (axis != axis[move])
-    )
+    slot_of = _slots(space)[axis]
+    beside = np.flatnonzero((slot_of == slot_of[move]) & (axis != axis[move]))
     trial = rows[beside + 1]
     trial[:, axis[move]] = gene[move]
-    trial = region.snap(trial)
+    trial = space.snap(trial)
     kept = trial[np.arange(len(beside)), axis[beside]] == gene[beside]
     kept &= trial[:, axis[move]] == gene[move]
     if kept.any():
@@ -110,35 +106,59 @@ def _leave_exclusion(
         snapped[move + 1] = trial[first_kept]
 
 
-def local_model(region: Region, around: Neighbours, values: Floats, penalty: float) -> Additive:
+def local_model(space: Space, around: Neighbours, values: Floats, penalty: float) -> Additive:
     """The value as centre + sum of single-gene effects, plus ``penalty`` per changed gene.
 
     Args:
-        region: What may be chosen.
+        space: What may be chosen.
         around: The neighbours.
         values: Their values, ``(n,)``, to be minimised.
         penalty: Keeps the optimum near the centre, where the model is right.
     """
-    space, stages = region.space, len(region.space.stages)
     effect = np.zeros((len(space.axes), int(space.cardinalities.max())))
     effect[around.axis, around.gene] = values[1:] - values[around.base] + penalty
-    own = effect[stages:].reshape(len(space.slots), len(ATTRIBUTES), -1)
-    blocks: list[Floats] = [np.empty(0)] * len(space.slots)
-    alike = sorted(space.slots, key=lambda slot: [len(c) for c in slot.choices])
-    for sizes, group in itertools.groupby(alike, lambda slot: [len(c) for c in slot.choices]):
-        members = [slot.index for slot in group]
-        tables: Floats = np.zeros([1] * (1 + len(sizes)))
-        for a, size in enumerate(sizes):
-            shape = [len(members), *(size if i == a else 1 for i in range(len(sizes)))]
-            tables = tables + own[members, a, :size].reshape(shape)
-        for slot, table in zip(members, tables, strict=True):
-            blocks[slot] = table
-    return Additive(blocks, list(effect[:stages]), float(values[0]))
+    sizes = space.cardinalities
+    by_axis = [effect[i, : sizes[i]] for i in range(len(space.axes))]
+    return _sum_of_effects(space, by_axis, float(values[0]))
+
+
+def _sum_of_effects(space: Space, effects: Sequence[Floats], constant: float) -> Additive:
+    """Effects of single choices, per axis, as tables of the factors: a factor has those of its own
+    genes, a gene that no slot owns those of its own factor."""
+    tables: list[Floats] = [np.empty(0)] * len(space.factors)
+    alike = sorted(range(len(tables)), key=lambda f: _shape(space, f))
+    for _, group in itertools.groupby(alike, lambda f: _shape(space, f)):
+        members = list(group)
+        axes = np.array([space.factors[f].axes for f in members])
+        own = np.array([_counted(space, f) for f in members])
+        total: Floats = np.zeros((len(members), *[1] * axes.shape[1]))
+        for d in range(axes.shape[1]):
+            if own[:, d].any():
+                part = np.stack([effects[i] for i in axes[:, d]]) * own[:, d, None]
+                shape = [len(members), *(-1 if k == d else 1 for k in range(axes.shape[1]))]
+                total = total + part.reshape(shape)
+        for f, table in zip(members, total, strict=True):
+            tables[f] = table
+    return Additive(tables, [effects[s] for s in range(len(space.stages))], constant)
+
+
+def _shape(space: Space, factor: int) -> tuple[int, ...]:
+    return tuple(len(space.axes[i].choices) for i in space.factors[factor].axes)
+
+
+def _counted(space: Space, factor: int) -> list[bool]:
+    """Which of a factor's genes have their effect in its table: a slot's own; of a factor without
+    slot those that no earlier one has."""
+    mine = space.factors[factor]
+    if mine.slot is not None:
+        return [space.axes[i].slot == mine.slot for i in mine.axes]
+    earlier = {i for f in space.factors[:factor] if f.slot is None for i in f.axes}
+    return [space.axes[i].slot is None and i not in earlier for i in mine.axes]
 
 
 def features(space: Space, genes: Genes) -> NDArray[np.float32]:
-    """Depth one-hots, then per slot and attribute one-hots that are 0 in skipped slots, and a
-    one; ``(n, features)``."""
+    """Depth one-hots, then the encoding, whose columns are 0 in skipped slots, and a one;
+    ``(n, features)``."""
     parts = [
         (genes[:, s, None] == np.arange(len(stage.depth))).astype(np.float32)
         for s, stage in enumerate(space.stages)
@@ -164,15 +184,8 @@ def fit_additive(space: Space, genes: Genes, values: Floats, ridge: float = 1e-2
     gram[np.diag_indices_from(gram)] += ridge
     right = x.T @ (values - mean).astype(np.float32)
     effects = cho_solve(cho_factor(gram), right.astype(np.float64))
-    sizes = [len(stage.depth) for stage in space.stages]
-    sizes += [len(slot.choices[a]) for a in range(len(ATTRIBUTES)) for slot in space.slots]
-    parts = np.split(effects[:-1], np.cumsum(sizes)[:-1])
-    depths, by_axis = parts[: len(space.stages)], parts[len(space.stages) :]
-    blocks = []
-    for slot in space.slots:
-        table: Floats = np.zeros([1] * len(ATTRIBUTES))
-        for a in range(len(ATTRIBUTES)):
-            of_axis = by_axis[a * len(space.slots) + slot.index]
-            table = table + of_axis.reshape([-1 if i == a else 1 for i in range(len(ATTRIBUTES))])
-        blocks.append(table)
-    return Additive(blocks, depths, mean + float(effects[-1]))
+    order = [*range(len(space.stages)), *space.encoded]
+    parts = np.split(effects[:-1], np.cumsum(space.cardinalities[order])[:-1])
+    by_axis = dict(zip(order, parts, strict=True))
+    in_order = [by_axis[i] for i in range(len(space.axes))]
+    return _sum_of_effects(space, in_order, mean + float(effects[-1]))

@@ -28,7 +28,7 @@ from apq.files.tables import read_parquet
 from apq.hardware.pricing import PricedSpace
 from apq.search.problem import Accuracy, Problem, check_limits
 from apq.search.record import OnProgress
-from apq.search.region import everything
+from apq.search.region import fixed
 from apq.search.search import search
 from apq.space import Genes
 from apq.workers import spread
@@ -93,11 +93,11 @@ def answer(
         ``accuracy_spread``, every cost, every gene's value; ``error`` says why a budget cannot
         be met, and its row is empty otherwise.
     """
-    region = everything(curve.priced, fix)
+    searched = fixed(curve.priced, fix)
     errors: list[str | None] = []
     for budget in curve.budgets:
         try:
-            check_limits(region, {curve.metric: budget, **curve.others})
+            check_limits(searched, {curve.metric: budget, **curve.others})
             errors.append(None)
         except BudgetError as error:
             errors.append(str(error))
@@ -198,7 +198,7 @@ def _part_name(curve: Curve, settings: tuple[Any, ...], made_from: Mapping[str, 
         curve.priced.space.fingerprint, curve.priced.fixed, dict(made_from or {}),
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(about).encode())
-    digest.update(repr(everything(curve.priced, settings[2]).allowed).encode())
+    digest.update(repr(fixed(curve.priced, settings[2]).space.allowed).encode())
     for tables in curve.priced.tables.values():
         for table in tables:
             digest.update(np.ascontiguousarray(table).tobytes())

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.search.problem import Floats, Problem
-from apq.space import ATTRIBUTES, Genes
+from apq.space import Genes
 
 Ints = NDArray[np.int64]
 REVERT = 0.3
@@ -90,33 +90,28 @@ def children(
         crossover: Probability per child to mix at all; else it is a mutated first parent.
         mutations: Mean number of mutated genes per child.
     """
-    space, region = problem.priced.space, problem.region
-    stages = len(space.stages)
+    space = problem.space
     n, axes = first.shape
     # genes or, for every other child, whole blocks come from the second parent
     by_gene = rng.random((n, axes), dtype=np.float32)
-    by_block = rng.random((n, stages + len(space.slots)), dtype=np.float32)
-    spread = np.concatenate(
-        [by_block[:, :stages], np.repeat(by_block[:, stages:], len(ATTRIBUTES), axis=1)], axis=1
-    )
+    by_block = rng.random((n, space.part_count), dtype=np.float32).take(space.parts, axis=1)
     whole = rng.random((n, 1)) < 0.5
     share = rng.random((n, 1), dtype=np.float32) * 0.5
     mixes = rng.random((n, 1)) < crossover
-    swap = (np.where(whole, spread, by_gene) < share) & mixes
+    swap = (np.where(whole, by_block, by_gene) < share) & mixes
     child = np.where(swap, second, first)
 
-    ran_first, ran_second = space.active(first), space.active(second)
-    blocks = space.block_genes(child)
-    for ran, only, parent in ((ran_first, ~ran_second, first), (ran_second, ~ran_first, second)):
-        blocks[ran & only] = space.block_genes(parent)[ran & only]
+    ran_first, ran_second = space.decides(first), space.decides(second)
+    child = np.where(ran_first & ~ran_second, first, child)
+    child = np.where(ran_second & ~ran_first, second, child)
 
-    fresh = region.sample(n, rng, canonical=False)
-    rate = rng.exponential(mutations, (n, 1)) / max(1, int(region.free.sum()))
+    fresh = space.snap(space.draw(n, rng), canonical=False)
+    rate = rng.exponential(mutations, (n, 1)) / max(1, space.free_count)
     hit = rng.random((n, axes), dtype=np.float32) < rate
     step = child + np.where(rng.random((n, axes), dtype=np.float32) < 0.5, 1, -1).astype(np.int16)
     step = np.clip(step, 0, space.cardinalities - 1)
     near = rng.random((n, axes), dtype=np.float32) < 0.5
     mutated = np.where(hit, np.where(near, step, fresh), child)
-    grown = space.active(mutated) & ~(ran_first | ran_second)
-    space.block_genes(mutated)[grown] = space.block_genes(fresh)[grown]
-    return problem.cheapen(region.snap(mutated), first, rng, revert=REVERT)
+    grown = space.decides(mutated) & ~(ran_first | ran_second)
+    mutated = np.where(grown, fresh, mutated)
+    return problem.cheapen(space.snap(mutated), first, rng, revert=REVERT)

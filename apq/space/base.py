@@ -1,4 +1,4 @@
-"""The search space: a value that says what can be chosen, and the arrays that follow from it."""
+"""The search space: a graph with its genes, and the arrays that follow from it."""
 
 from __future__ import annotations
 
@@ -7,226 +7,161 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.errors import SpaceError, side_by_side
-from apq.files.limits import MOST_CHANNELS, MOST_DEPTHS, MOST_EXCLUDED, MOST_STAGES, MOST_WIDTHS
-from apq.space.candidate import Bits, Block, Candidate
-from apq.space.formats import (
-    FORMATS,
-    Choice,
-    allowed,
-    choice_of,
-    code_of,
-    ordered,
-)
+from apq.errors import ApqError, SpaceError, choose, side_by_side
+from apq.files.limits import MOST_EXCLUDED
+from apq.space.axes import Axis, SearchedStage, Slot, is_format
+from apq.space.candidate import Candidate
+from apq.space.families import DEFAULT_FAMILY, FAMILIES, Family
+from apq.space.families.base import plain
+from apq.space.families.builder import Builder
+from apq.space.formats import FORMATS, Choice, choice_of, code_of
 from apq.space.graph import LAYERS, Graph, Node
-from apq.space.layer import Layer, LayerArray, out_side, to_layer
+from apq.space.layer import Layer, LayerArray, to_layer
 
 Genes = NDArray[np.int16]
 
-ARCHITECTURE = ("kernel", "width")
-BIT_FIELDS = ("pw_w", "pw_a", "dw_w", "dw_a")
-BIT_ATTRIBUTES = tuple(f"{name}_bits" for name in BIT_FIELDS)
-ATTRIBUTES = ARCHITECTURE + BIT_ATTRIBUTES
-"""What is chosen in every block slot, in the order of the genes."""
-
 
 @dataclass(frozen=True)
-class Stage:
-    """A run of block slots with one output width.
+class Factor:
+    """Nodes whose costs depend on the same few genes, and are looked up together.
 
     Attributes:
-        channels: Output channels of every block of the stage.
-        stride: Stride of the first block; the others have 1.
-        depth: How many leading blocks may be kept. The largest is the number of slots.
-        kernel: Depthwise kernel sizes to choose from (odd).
-        expand: With ``width_step``: lowest and highest hidden width as multiples of a block's
-            input channels. Without: the multiples to choose from.
-        width_step: Distance between hidden widths, in channels; 0 means ``expand`` is a list.
-    """
-
-    channels: int
-    stride: int
-    depth: tuple[int, ...]
-    kernel: tuple[int, ...]
-    expand: tuple[float, ...]
-    width_step: int = 8
-
-    def widths(self, in_channels: int) -> tuple[int, ...]:
-        """Hidden widths of a block with ``in_channels`` inputs, ascending."""
-        if not self.width_step:
-            return tuple(_divisible(round(in_channels * e)) for e in self.expand)
-        low, high = self.expand[0] * in_channels, self.expand[-1] * in_channels
-        count = int((high - low) / self.width_step + 1e-9)
-        return tuple(round(low) + i * self.width_step for i in range(count + 1))
-
-
-@dataclass(frozen=True)
-class BitChoices:
-    """Number formats a block may use for pointwise/depthwise weights and activations.
-
-    Plain widths as ints, others by name (:mod:`apq.space.formats`); given in any order, kept by
-    stored bits.
-
-    Raises:
-        SpaceError: a format is unknown.
-    """
-
-    pw_w: tuple[Choice, ...] = (4, 6, 8)
-    pw_a: tuple[Choice, ...] = (4, 6, 8)
-    dw_w: tuple[Choice, ...] = (4, 6, 8)
-    dw_a: tuple[Choice, ...] = (4, 6, 8)
-
-    def __post_init__(self) -> None:
-        for name in BIT_FIELDS:
-            object.__setattr__(self, name, ordered(getattr(self, name)))
-
-    @property
-    def codes(self) -> tuple[tuple[int, ...], ...]:
-        """Codes of the choices, in the order of the fields."""
-        return tuple(tuple(map(code_of, getattr(self, name))) for name in BIT_FIELDS)
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One gene: its column name, what may be chosen, and the slot it belongs to (None: depth).
-
-    ``choices`` are what arrays hold: depths, kernels, widths, codes of number formats.
+        name: Of the block, e.g. ``b03``; of other nodes, the first one's.
+        nodes: In the order they run.
+        axes: Places of the genes: a block's own first, then those of others that it reads.
+        slot: The block's index; None for what every candidate has.
     """
 
     name: str
-    attribute: str
-    choices: tuple[int, ...]
-    stage: int
-    slot: int | None
-
-    @cached_property
-    def labels(self) -> tuple[Choice, ...]:
-        """The choices as people write them: numbers, and names of formats."""
-        if self.attribute not in BIT_ATTRIBUTES:
-            return self.choices
-        return tuple(map(choice_of, self.choices))
-
-    @cached_property
-    def named(self) -> bool:
-        """Whether a choice has a name. Columns of such an axis hold text, ``"8"`` too."""
-        return any(isinstance(label, str) for label in self.labels)
+    nodes: tuple[Node, ...]
+    axes: tuple[int, ...]
+    slot: int | None = None
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A place for a block: its fixed geometry and its choices in the order of ATTRIBUTES (formats
-    as codes)."""
+class _Rules:
+    """Exclusions about equally many genes of some slots, as flat tables.
 
-    index: int
-    stage: int
-    position: int
-    in_channels: int
-    out_channels: int
-    stride: int
-    side: int
-    choices: tuple[tuple[int, ...], ...]
+    Attributes:
+        axes: Per slot the genes that the exclusions are about, ``(slots, k)``.
+        strides, offsets: From their choices to a row of the tables, ``(slots, k)``, ``(slots,)``.
+        nearest: Per combination the permitted one that changes the fewest genes, then the smallest
+            number of steps, then keeps the highest choices (ours); ``(combinations, k)``.
+        permitted: Per slot the permitted combinations, ``(count, k)`` each.
+    """
 
-    @property
-    def name(self) -> str:
-        """The block's name, as in ``b03``."""
-        return f"b{self.index:02d}"
-
-    @property
-    def genes(self) -> tuple[str, ...]:
-        """Names of the genes, in the order of ATTRIBUTES."""
-        return tuple(f"{self.name}_{attribute}" for attribute in ATTRIBUTES)
-
-    @property
-    def shortcut(self) -> bool:
-        """Whether the block adds its input to its output."""
-        return self.stride == 1 and self.in_channels == self.out_channels
-
-
-def _divisible(value: float, step: int = 8) -> int:
-    """Round to a multiple of ``step``, never more than 10 % down (MobileNet's rule)."""
-    rounded = max(step, int(value + step / 2) // step * step)
-    return rounded + step if rounded < 0.9 * value else rounded
+    axes: NDArray[np.int64]
+    strides: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    nearest: NDArray[np.int16]
+    permitted: tuple[Genes, ...]
 
 
 @dataclass(frozen=True)
 class Space:
-    """What can be searched: MobileNetV2-type networks as data.
+    """What can be searched: the networks of a family, as a graph and its genes.
 
-    The network is: 3x3 stem, one fixed depthwise-separable block, the stages, a 1x1 head
-    convolution, global average pooling, a linear classifier. The fixed layers use ``fixed_bits``.
+    A space may be restricted (:meth:`restrict`): its genes mean the same, and drawing, counting and
+    :meth:`snap` keep to what is permitted.
 
     Attributes:
-        name: Short name.
-        resolution: Input side in pixels.
-        in_channels: Image channels.
-        classes: Outputs of the classifier.
-        stem_channels, stem_stride: The 3x3 stem convolution.
-        first_channels: Output channels of the fixed first block (depthwise 3x3, then 1x1).
-        head_channels: Output channels of the 1x1 convolution before pooling.
-        stages: The searchable stages.
-        bits: Number formats the searchable blocks may use.
-        fixed_bits: Bitwidth of everything that is not searched.
-        fixed_weight_bits: Bitwidth of its weights, if another. Where the classifier is large or the
-            blocks are small these weights are much of a file.
-        exclude: Combinations no block may have, e.g. ``({"kernel": 7, "dw_a_bits": 4},)``.
+        family: The description that all else follows from.
+        allowed: Per axis the permitted choice indices, ascending; none given: all.
 
     Raises:
-        SpaceError: the numbers contradict themselves; the message names the field.
+        SpaceError: the numbers contradict themselves, or exclusions leave a slot nothing to
+            choose; the message names the field.
+
+    Example:
+        >>> from apq.space import load_space
+        >>> space = load_space("digits").restrict("bits=8", "kernel=3")
+        >>> space.count()
+        52212
     """
 
-    name: str
-    resolution: int
-    classes: int
-    stages: tuple[Stage, ...]
-    in_channels: int = 3
-    stem_channels: int = 16
-    stem_stride: int = 1
-    first_channels: int = 16
-    head_channels: int = 320
-    bits: BitChoices = BitChoices()
-    fixed_bits: int = 8
-    fixed_weight_bits: int | None = None
-    exclude: tuple[Mapping[str, Choice], ...] = ()
+    family: Family
+    allowed: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self)
+        self.family.check()
+        if not self.allowed:
+            every = tuple(tuple(range(len(axis.choices))) for axis in self.axes)
+            object.__setattr__(self, "allowed", every)
+        _check_rules(self)
+        _ = self._rules  # an exclusion that leaves nothing is refused now, not in a search
+
+    @property
+    def name(self) -> str:
+        """The space's name."""
+        return self.family.name
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the classifier."""
+        return self.family.classes
+
+    @property
+    def exclude(self) -> tuple[Mapping[str, Choice], ...]:
+        """Combinations of choices that no block may have."""
+        return self.family.exclude
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return int(self.graph.nodes[0].channels)
+
+    @cached_property
+    def resolution(self) -> int:
+        """Largest height and width of an image in pixels."""
+        side = self.graph.nodes[0].side
+        return side if isinstance(side, int) else max(self.axis(side).choices)
 
     # ---- structure -------------------------------------------------------------------------
 
     @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        """Every place for a block, active or not, in network order."""
-        bit_choices = self.bits.codes
-        slots: list[Slot] = []
-        channels = self.first_channels
-        side = int(out_side(self.resolution, self.stem_stride))
-        for s, stage in enumerate(self.stages):
-            for position in range(max(stage.depth)):
-                stride = stage.stride if position == 0 else 1
-                choices = (stage.kernel, stage.widths(channels), *bit_choices)
-                slots.append(
-                    Slot(len(slots), s, position, channels, stage.channels, stride, side, choices)
-                )
-                channels, side = stage.channels, int(out_side(side, stride))
-        return tuple(slots)
+    def _written(self) -> Builder:
+        return self.family.write()
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The network as nodes that read genes."""
+        return self._written.graph
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
-        """The genes: ``depth_0 …``, then per slot ``b00_kernel, b00_width, b00_pw_w_bits …``."""
-        axes = [
-            Axis(f"depth_{s}", "depth", stage.depth, s, None) for s, stage in enumerate(self.stages)
-        ]
-        for slot in self.slots:
-            for name, attribute, choices in zip(slot.genes, ATTRIBUTES, slot.choices, strict=True):
-                axes.append(Axis(name, attribute, choices, slot.stage, slot.index))
-        return tuple(axes)
+        """The genes: ``depth_0 …``, those of several blocks, then per slot ``b00_kernel …``."""
+        return self._written.axes
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every place for a block, active or not, in network order."""
+        return tuple(self._written.slots)
+
+    @cached_property
+    def stages(self) -> tuple[SearchedStage, ...]:
+        """Runs of slots of which a gene keeps the leading ones, one per depth axis, in order."""
+        return self._written.stages
+
+    @cached_property
+    def shared(self) -> tuple[int, ...]:
+        """Places of the genes that are neither a depth nor a block's own."""
+        return tuple(i for i, a in enumerate(self.axes) if a.slot is None and not a.is_depth)
+
+    def axis(self, name: str) -> Axis:
+        """The axis of a name."""
+        return self.axes[self.place[name]]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Columns of the genes by name."""
+        return {axis.name: i for i, axis in enumerate(self.axes)}
 
     @cached_property
     def cardinalities(self) -> NDArray[np.int16]:
@@ -234,32 +169,77 @@ class Space:
         return np.array([len(axis.choices) for axis in self.axes], dtype=np.int16)
 
     @cached_property
+    def parts(self) -> NDArray[np.int64]:
+        """What each gene belongs to, shape ``(len(axes),)``: every depth and every shared gene is a
+        part of its own, then every slot is one."""
+        first = len(self.stages) + len(self.shared)
+        return np.array(
+            [i if axis.slot is None else first + axis.slot for i, axis in enumerate(self.axes)]
+        )
+
+    @property
+    def part_count(self) -> int:
+        """Number of parts."""
+        return len(self.stages) + len(self.shared) + len(self.slots)
+
+    def own(self, slot: Slot) -> tuple[int, ...]:
+        """Places of a slot's genes."""
+        return tuple(self.place[name] for name in slot.genes)
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        """The nodes grouped by the genes they read: slot by slot, then what every candidate has
+        that depends on genes at all. A shared gene has a factor of its own, if need be without
+        nodes."""
+        found = []
+        for slot in self.slots:
+            nodes, own = self.block(slot), self.own(slot)
+            others = sorted(self._read(nodes) - {*own})
+            found.append(Factor(slot.name, nodes, (*own, *others), slot.index))
+        always: dict[tuple[int, ...], list[Node]] = {}
+        for node in self.graph.nodes:
+            if not node.block and node.op != "image":
+                always.setdefault(tuple(sorted(self._read([node]))), []).append(node)
+        always.pop((), None)
+        for i in self.shared:
+            always.setdefault((i,), [])
+        for axes, members in always.items():
+            name = members[0].name if members else self.axes[axes[0]].name
+            found.append(Factor(name, tuple(members), axes))
+        return tuple(found)
+
+    def _read(self, nodes: Iterable[Node]) -> set[int]:
+        """Places of the genes, depths aside, that nodes read."""
+        names = set().union(*(self.graph.genes(node) for node in nodes))
+        return {self.place[name] for name in names if not self.axis(name).is_depth}
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of the canonical form (its name aside), 16 hex digits."""
+        """Hash of the description (its name aside), 16 hex digits."""
         data = {k: v for k, v in self.to_dict().items() if k != "name"}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def count(self) -> int:
         """Exact number of distinct candidates."""
-        total = 1
+        total = math.prod(len(self.allowed[i]) for i in self.shared)
+        ruled = {
+            int(axes[0]): len(rows)
+            for rules in self._rules
+            for axes, rows in zip(rules.axes, rules.permitted, strict=True)
+        }
+        covered = {int(i) for rules in self._rules for i in rules.axes.ravel()}
+        sizes = [
+            math.prod(len(self.allowed[i]) for i in self.own(slot) if i not in covered)
+            * math.prod(ruled.get(i, 1) for i in self.own(slot))
+            for slot in self.slots
+        ]
         for s, stage in enumerate(self.stages):
-            per_slot = []
-            for slot in (slot for slot in self.slots if slot.stage == s):
-                free = math.prod(
-                    len(c)
-                    for a, c in zip(ATTRIBUTES, slot.choices, strict=True)
-                    if a not in self._excluded_attributes
-                )
-                per_slot.append(free * len(self._valid[slot.index]))
-            total *= sum(math.prod(per_slot[:depth]) for depth in stage.depth)
+            depths = [stage.depth[g] for g in self.allowed[s]]
+            total *= sum(math.prod(sizes[i] for i in stage.slots[:depth]) for depth in depths)
         return total
 
     # ---- genes -----------------------------------------------------------------------------
-
-    def block_genes(self, genes: Genes) -> Genes:
-        """View of the block part of ``genes`` as ``(n, slots, len(ATTRIBUTES))``."""
-        return genes[:, len(self.stages) :].reshape(len(genes), len(self.slots), len(ATTRIBUTES))
 
     def depths(self, genes: Genes) -> NDArray[np.int64]:
         """Depth of every stage, shape ``(n, stages)``."""
@@ -270,55 +250,115 @@ class Space:
     @cached_property
     def _depth_table(self) -> NDArray[np.int64]:
         """Depth per stage and choice, padded, shape ``(stages, most choices)``."""
-        most = max(len(stage.depth) for stage in self.stages)
-        return np.array([stage.depth + (0,) * (most - len(stage.depth)) for stage in self.stages])
+        most = max((len(stage.depth) for stage in self.stages), default=0)
+        rows = [stage.depth + (0,) * (most - len(stage.depth)) for stage in self.stages]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), most)
+
+    @cached_property
+    def _gates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Stage and position of every slot."""
+        slots = [(slot.stage, slot.position) for slot in self.slots]
+        stage, position = np.array(slots, dtype=np.int64).reshape(-1, 2).T
+        return stage, position
 
     def active(self, genes: Genes) -> NDArray[np.bool_]:
         """Which slots run, shape ``(n, slots)``: the leading ``depth`` of each stage."""
-        active: NDArray[np.bool_] = self.depths(genes)[:, self._slot_stage] > self._slot_position
+        stage, position = self._gates
+        active: NDArray[np.bool_] = self.depths(genes)[:, stage] > position
         return active
+
+    def decides(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which genes are not those of skipped slots, shape as ``genes``."""
+        always = np.ones((len(genes), len(self.stages) + len(self.shared)), dtype=bool)
+        by_part = np.concatenate([always, self.active(genes)], axis=1)
+        decides: NDArray[np.bool_] = by_part.take(self.parts, axis=1)
+        return decides
 
     def canonical(self, genes: Genes) -> Genes:
         """Copy with the genes of skipped slots set to 0, so equal subnets are equal rows."""
-        out = genes.copy()
-        self.block_genes(out)[~self.active(out)] = 0
+        out: Genes = genes * self.decides(genes)
         return out
 
-    def repair(self, genes: Genes) -> Genes:
-        """Copy in which no block has an excluded combination.
+    def snap(self, genes: Genes, canonical: bool = True) -> Genes:
+        """Copy in which every gene is permitted and no block is excluded.
 
-        A forbidden block becomes the allowed one that changes the fewest genes, then the smallest
-        number of steps, then keeps the highest choices (deterministic; ours).
+        A gene becomes the nearest permitted one; an excluded block the permitted one that changes
+        the fewest genes, then the smallest number of steps, then keeps the highest choices
+        (deterministic; ours).
+
+        Args:
+            genes: In range, ``(n, axes)``.
+            canonical: Whether genes of skipped slots are set to 0.
         """
-        if not self.exclude:
-            return genes.copy()
-        out = genes.copy()
-        blocks = self.block_genes(out)
-        for slot in self.slots:
-            table = self._nearest_valid[slot.index]
-            cols = self._excluded_columns
-            blocks[:, slot.index, cols] = table[tuple(blocks[:, slot.index, c] for c in cols)]
-        return out
+        free = self.free.all()
+        out: Genes = genes.copy() if free else self._nearest[np.arange(genes.shape[1]), genes]
+        for rules in self._rules:
+            chosen = out[:, rules.axes]
+            index = rules.offsets + (chosen * rules.strides).sum(axis=2)
+            out[:, rules.axes] = rules.nearest[index]
+        return self.canonical(out) if canonical else out
+
+    def contains(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which rows are canonical and permitted, shape ``(n,)``."""
+        same: NDArray[np.bool_] = np.all(self.snap(genes) == genes, axis=1)
+        return same
 
     def is_valid(self, genes: Genes) -> NDArray[np.bool_]:
-        """Per row: in range and no active block has an excluded combination, shape ``(n,)``."""
+        """Per row: in range and nothing that decides is excluded, shape ``(n,)``."""
         ok: NDArray[np.bool_] = np.all((genes >= 0) & (genes < self.cardinalities), axis=1)
         safe = np.where(ok[:, None], genes, 0).astype(genes.dtype)
-        changed = np.any(self.block_genes(self.repair(safe)) != self.block_genes(safe), axis=2)
-        broken: NDArray[np.bool_] = np.any(changed & self.active(safe), axis=1)
-        return ok & ~broken
+        return ok & self.contains(self.canonical(safe))
+
+    def draw(self, count: int, rng: np.random.Generator) -> Genes:
+        """``count`` rows, every gene uniform over its permitted choices; exclusions may be hit."""
+        genes = (rng.random((count, len(self.allowed))) * self._counts).astype(np.int16)
+        return np.take_along_axis(self._choices, genes.T, axis=1).T
 
     def sample(self, count: int, rng: np.random.Generator) -> Genes:
         """Draw ``count`` candidates, every gene uniform and independent, blocks only from the
-        allowed combinations; canonical rows, shape ``(count, len(axes))``. Repeats may occur."""
-        genes = (rng.random((count, len(self.axes))) * self.cardinalities).astype(np.int16)
-        if self.exclude:
-            blocks = self.block_genes(genes)
-            for slot in self.slots:
-                valid = self._valid[slot.index]
-                pick = valid[rng.integers(len(valid), size=count)]
-                blocks[:, slot.index, self._excluded_columns] = pick
+        permitted combinations; canonical rows, shape ``(count, len(axes))``. Repeats may occur."""
+        genes = self.draw(count, rng)
+        ruled = [
+            (int(axes.min()), axes, rows)
+            for rules in self._rules
+            for axes, rows in zip(rules.axes, rules.permitted, strict=True)
+        ]
+        for _, axes, rows in sorted(ruled, key=lambda item: item[0]):
+            genes[:, axes] = rows[rng.integers(len(rows), size=count)]
         return self.canonical(genes)
+
+    @cached_property
+    def free(self) -> NDArray[np.bool_]:
+        """Which axes are not restricted, shape ``(axes,)``."""
+        free: NDArray[np.bool_] = self._counts == self.cardinalities
+        return free
+
+    @cached_property
+    def free_count(self) -> int:
+        """Number of axes with more than one permitted choice."""
+        return sum(len(a) > 1 for a in self.allowed)
+
+    @cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        return np.array([len(a) for a in self.allowed])
+
+    @cached_property
+    def _choices(self) -> NDArray[np.int16]:
+        """Permitted indices per axis, padded, shape ``(axes, most choices)``."""
+        table = np.zeros((len(self.allowed), int(self._counts.max())), dtype=np.int16)
+        for axis, allowed in enumerate(self.allowed):
+            table[axis, : len(allowed)] = allowed
+        return table
+
+    @cached_property
+    def _nearest(self) -> NDArray[np.int16]:
+        """Nearest permitted index per axis and index, shape ``(axes, most choices)``."""
+        table = np.zeros((len(self.allowed), int(self.cardinalities.max())), dtype=np.int16)
+        for axis, allowed in enumerate(self.allowed):
+            choices = np.array(allowed)
+            gap = np.abs(np.arange(table.shape[1])[:, None] - choices)
+            table[axis] = choices[gap.argmin(axis=1)]
+        return table
 
     def every_candidate(self, limit: int = 2_000_000) -> Genes:
         """All canonical rows of a small space.
@@ -328,67 +368,152 @@ class Space:
         """
         if self.count() > limit:
             raise SpaceError(f"space {self.name!r} has {self.count():.3g} candidates, over {limit}")
-        first = len(self.stages)
         rows: list[NDArray[np.int16]] = []
-        for depth_genes in itertools.product(*(range(len(s.depth)) for s in self.stages)):
-            depths = [self.stages[s].depth[g] for s, g in enumerate(depth_genes)]
+        outside = len(self.stages) + len(self.shared)
+        for leading in itertools.product(*self.allowed[:outside]):
+            base = np.zeros((1, len(self.axes)), dtype=np.int16)
+            base[0, :outside] = leading
+            runs = self.active(base)[0]
             options = []
             for slot in self.slots:
-                used = slot.position < depths[slot.stage]
-                sizes = [range(len(c)) if used else range(1) for c in slot.choices]
+                sizes = [self.allowed[i] if runs[slot.index] else (0,) for i in self.own(slot)]
                 options.append(np.array(list(itertools.product(*sizes)), dtype=np.int16))
             index = np.indices([len(o) for o in options]).reshape(len(options), -1)
-            genes = np.zeros((index.shape[1], len(self.axes)), dtype=np.int16)
-            genes[:, :first] = depth_genes
-            for i, (option, pick) in enumerate(zip(options, index, strict=True)):
-                self.block_genes(genes)[:, i] = option[pick]
+            genes = np.repeat(base, index.shape[1], axis=0)
+            for slot, option, pick in zip(self.slots, options, index, strict=True):
+                genes[:, list(self.own(slot))] = option[pick]
             rows.append(genes[self.is_valid(genes)])
         return np.concatenate(rows)
+
+    # ---- restrictions ----------------------------------------------------------------------
+
+    def restrict(self, *texts: str) -> Space:
+        """This space with fewer choices; texts as ``apq search --fix`` takes them.
+
+        Each is ``NAME=VALUE[,VALUE…]``, and they narrow each other. NAME is an axis
+        (``b03_kernel``, ``depth_0``), a pattern (``b0?_width``), an attribute (``kernel``,
+        ``pw_w_bits``), ``depth`` or ``bits``. VALUE is a choice, ``min`` or ``max``.
+
+        Raises:
+            ApqError: a text is malformed, or names an axis or a value that the space does not have.
+            SpaceError: exclusions leave a slot nothing to choose.
+        """
+        from apq.space.restrictions import parse
+
+        space = self
+        for text in texts:
+            space = space.narrowed(parse(self, text), text)
+        return space
+
+    def keep(self, candidate: Candidate, part: str) -> Space:
+        """This space with the architecture or the bits of a candidate.
+
+        What its skipped slots might be is left open: it costs nothing unless their depth is
+        searched too.
+
+        Args:
+            candidate: Of this space.
+            part: ``"architecture"`` or ``"bits"``.
+
+        Raises:
+            SpaceError: the candidate is of another space.
+        """
+        row = self.genes([candidate])
+        decides = self.decides(row)[0]
+        wanted = {
+            i: (int(row[0, i]),)
+            for i, axis in enumerate(self.axes)
+            if decides[i] and axis.is_format == (part == "bits")
+        }
+        return self.narrowed(wanted, f"{part} of a candidate")
+
+    def narrowed(self, wanted: Mapping[int, Sequence[int]], told: str) -> Space:
+        """This space with only ``wanted`` choices, by place of the axis.
+
+        Args:
+            wanted: Per axis the indices to keep.
+            told: What asks for it, for messages.
+
+        Raises:
+            SpaceError: a gene is left without a choice.
+        """
+        allowed = list(self.allowed)
+        for i, indices in wanted.items():
+            allowed[i] = tuple(c for c in allowed[i] if c in indices)
+            if not allowed[i]:
+                raise SpaceError(f"{told!r} contradicts an earlier one on {self.axes[i].name}")
+        narrower = replace(self, allowed=tuple(allowed))
+        for name in ("_written", "graph", "axes", "slots", "stages", "shared", "place", "factors"):
+            if name in self.__dict__:  # what restrictions do not change need not be found again
+                narrower.__dict__.setdefault(name, self.__dict__[name])
+        return narrower
+
+    def with_(self, **changes: Any) -> Space:
+        """The space of the same family's description with other values for some fields."""
+        return Space(replace(self.family, **changes))  # type: ignore[type-var]
+
+    def permitted(self, factor: Factor) -> NDArray[np.bool_]:
+        """Which combinations of a factor's genes may be chosen (dense, boolean)."""
+        mask = np.ones([len(self.axes[i].choices) for i in factor.axes], dtype=bool)
+        for dim, i in enumerate(factor.axes):
+            keep = np.zeros(len(self.axes[i].choices), dtype=bool)
+            keep[list(self.allowed[i])] = True
+            mask &= keep.reshape([-1 if d == dim else 1 for d in range(mask.ndim)])
+        for rules in self._rules:
+            for axes, rows in zip(rules.axes, rules.permitted, strict=True):
+                if not {*axes} <= {*factor.axes}:
+                    continue
+                dims = [factor.axes.index(i) for i in axes]
+                shape = [n if d in dims else 1 for d, n in enumerate(mask.shape)]
+                ok = np.zeros([mask.shape[d] for d in dims], dtype=bool)
+                ok[tuple(rows.T)] = True
+                mask &= ok.transpose(np.argsort(np.argsort(dims))).reshape(shape)
+        return mask
 
     # ---- candidates ------------------------------------------------------------------------
 
     def build(self, row: Sequence[int] | NDArray[np.integer[Any]]) -> Candidate:
         """The candidate that one row of genes describes."""
-        genes = np.asarray(row, dtype=np.int16)[None]
-        depths = self.depths(genes)[0]
-        blocks = self.block_genes(genes)[0]
-        stages: list[list[Block]] = [[] for _ in self.stages]
-        for slot in self.slots:
-            if slot.position < depths[slot.stage]:
-                values = [c[g] for c, g in zip(slot.choices, blocks[slot.index], strict=True)]
-                bits = Bits(*map(choice_of, values[2:]))
-                stages[slot.stage].append(Block(values[0], values[1], bits))
-        return Candidate(self.resolution, tuple(tuple(stage) for stage in stages))
+        genes = np.asarray(row, dtype=np.int16)
+        decides = self.decides(genes[None])[0]
+        return Candidate(
+            tuple(
+                (axis.name, axis.labels[gene])
+                for axis, gene, runs in zip(self.axes, genes.tolist(), decides, strict=True)
+                if runs
+            )
+        )
 
     def genes(self, candidates: Sequence[Candidate]) -> Genes:
         """Canonical rows of candidates, shape ``(len(candidates), len(axes))``.
 
         Raises:
-            SpaceError: a candidate does not belong to this space; the message names the field.
+            SpaceError: a candidate does not belong to this space; the message names the gene.
         """
         out = np.zeros((len(candidates), len(self.axes)), dtype=np.int16)
         for i, candidate in enumerate(candidates):
-            if len(candidate.stages) != len(self.stages):
+            unknown = [name for name in candidate.by_name if name not in self.place]
+            if unknown:
                 raise SpaceError(
-                    f"candidate has {len(candidate.stages)} stages, "
-                    f"space {self.name!r} has {len(self.stages)}"
+                    f"the candidate chooses {unknown[0]}, which space {self.name!r} does not have: "
+                    "it was made for another space"
                 )
-            if candidate.resolution != self.resolution:
-                raise SpaceError(
-                    f"candidate is for {candidate.resolution} px, "
-                    f"space {self.name!r} for {self.resolution} px"
-                )
-            blocks = self.block_genes(out[i : i + 1])[0]
-            for s, stage in enumerate(candidate.stages):
-                out[i, s] = self._index(self.axes[s], len(stage))
-            for slot in self.slots:
-                stage = candidate.stages[slot.stage]
-                if slot.position < len(stage):
-                    block = stage[slot.position]
-                    values = (block.kernel, block.width, *block.bits.codes)
-                    first = len(self.stages) + slot.index * len(ATTRIBUTES)
-                    for a, value in enumerate(values):
-                        blocks[slot.index, a] = self._index(self.axes[first + a], value)
+            values = {
+                name: code_of(choice) if self.axis(name).is_format else int(choice)
+                for name, choice in candidate.choices
+            }
+            for name, value in values.items():
+                out[i, self.place[name]] = self._index(self.axis(name), value)
+            decides = self.decides(out[i : i + 1])[0]
+            for axis, runs in zip(self.axes, decides, strict=True):
+                if runs and axis.name not in values:
+                    raise SpaceError(
+                        f"the candidate lacks {axis.name}, which space {self.name!r} chooses in it"
+                    )
+                if not runs and axis.name in values:
+                    raise SpaceError(
+                        f"the candidate chooses {axis.name}, but its depths skip that block"
+                    )
         return out
 
     def _index(self, axis: Axis, value: int) -> int:
@@ -399,7 +524,7 @@ class Space:
 
     def _refused(self, axis: Axis, value: float, where: str = "") -> SpaceError:
         told = f"{value:g}"
-        if axis.attribute in BIT_ATTRIBUTES and value in range(1, len(FORMATS)):
+        if axis.is_format and value in range(1, len(FORMATS)):
             told = str(choice_of(int(value)))
         return SpaceError(
             f"{where}{axis.name} = {told} is not in space {self.name!r}; "
@@ -411,7 +536,7 @@ class Space:
 
         An axis with named formats has text instead (``"8"``, ``"ternary"``) and None.
         """
-        active = self.active(genes)
+        decides = self.decides(genes)
         columns: dict[str, NDArray[Any]] = {}
         for j, axis in enumerate(self.axes):
             if axis.named:
@@ -419,7 +544,7 @@ class Space:
             else:
                 column = np.array(axis.choices, dtype=np.float64)[genes[:, j]]
             if axis.slot is not None:
-                column[~active[:, axis.slot]] = None  # in floats: NaN
+                column[~decides[:, j]] = None  # in floats: NaN
             columns[axis.name] = column
         return columns
 
@@ -429,9 +554,7 @@ class Space:
         Raises:
             SpaceError: a column is missing or holds a value the axis does not offer.
         """
-        missing = [
-            a.name for a in self.axes if a.name not in columns and a.attribute not in BIT_ATTRIBUTES
-        ]
+        missing = [a.name for a in self.axes if a.name not in columns and not a.is_format]
         if missing:
             raise SpaceError(
                 f"columns missing for space {self.name!r}: {', '.join(missing[:6])}"
@@ -440,8 +563,8 @@ class Space:
         n = len(columns[self.axes[0].name])
         genes = np.zeros((n, len(self.axes)), dtype=np.int16)
         for j, axis in enumerate(self.axes):
-            if axis.slot == 0 and axis.attribute == ATTRIBUTES[0]:
-                active = self.active(genes)  # depth genes are filled by now
+            if j == len(self.stages) + len(self.shared):
+                decides = self.decides(genes)  # depth genes are filled by now
             if axis.name not in columns:
                 genes[:, j] = len(axis.choices) - 1
                 continue
@@ -452,45 +575,91 @@ class Space:
             position = np.minimum(np.searchsorted(ordered, np.nan_to_num(column)), len(order) - 1)
             genes[:, j] = order[position]
             wrong = ordered[position] != column
-            if axis.attribute in BIT_ATTRIBUTES:
+            if axis.is_format:
                 absent = np.isnan(column)
                 genes[absent, j] = len(axis.choices) - 1
                 wrong &= ~absent
             if axis.slot is not None:
-                wrong &= active[:, axis.slot]
+                wrong &= decides[:, j]
             if np.any(wrong):
                 i = int(np.flatnonzero(wrong)[0])
                 raise self._refused(axis, column[i], f"row {i}: ")
         return self.canonical(genes)
 
+    # ---- factors ---------------------------------------------------------------------------
+
+    @cached_property
+    def _steps(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Genes of every factor, one factor after the other, what a step in each moves in its
+        flattened table, and where each factor begins."""
+        shapes = [[len(self.axes[i].choices) for i in f.axes] for f in self.factors]
+        strides = [math.prod(s[i + 1 :]) for s in shapes for i in range(len(s))]
+        columns = [i for f in self.factors for i in f.axes]
+        starts = np.cumsum([0, *map(len, shapes)])[:-1]
+        return np.array(columns, dtype=np.int64), np.array(strides, dtype=np.int64), starts
+
+    @cached_property
+    def table_offsets(self) -> NDArray[np.int64]:
+        """Where each factor's table begins if they are flattened one after the other."""
+        sizes = [math.prod(len(self.axes[i].choices) for i in f.axes) for f in self.factors]
+        return np.cumsum([0, *sizes])[:-1]
+
+    def combinations(self, genes: Genes) -> NDArray[np.int64]:
+        """Index of each factor's chosen combination into its flattened table, ``(n, factors)``."""
+        columns, strides, starts = self._steps
+        index: NDArray[np.int64] = np.add.reduceat(
+            genes.take(columns, axis=1) * strides, starts, axis=1
+        )
+        return index
+
+    def counted(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which factors count, ``(n, factors)``: those of skipped slots do not."""
+        active = self.active(genes)
+        always = np.ones((len(genes), len(self.factors) - active.shape[1]), dtype=bool)
+        return np.concatenate([active, always], axis=1) if always.shape[1] else active
+
     # ---- encoding --------------------------------------------------------------------------
 
     @cached_property
+    def attributes(self) -> tuple[str, ...]:
+        """What can be chosen besides depths, in the order of the encoding: architecture, then
+        number formats, each in the order in which the graph first has them."""
+        names = dict.fromkeys(axis.attribute for axis in self.axes if not axis.is_depth)
+        return tuple(sorted(names, key=is_format))
+
+    @cached_property
+    def encoded(self) -> tuple[int, ...]:
+        """Places of the axes in the order of the encoding: attribute by attribute."""
+        order = {name: i for i, name in enumerate(self.attributes)}
+        places = (i for i, axis in enumerate(self.axes) if not axis.is_depth)
+        return tuple(sorted(places, key=lambda i: order[self.axes[i].attribute]))
+
+    @cached_property
     def architecture_dims(self) -> int:
-        """Columns of the encoding that describe kernels and widths; bit columns follow."""
-        return sum(len(a.choices) for a in self.axes if a.attribute in ARCHITECTURE)
+        """Columns of the encoding that describe the architecture; bit columns follow."""
+        kept = (a for a in self.axes if not (a.is_format or a.is_depth))
+        return sum(len(axis.choices) for axis in kept)
 
     @cached_property
     def encoding_dims(self) -> int:
         """Columns of the whole encoding."""
-        return sum(len(a.choices) for a in self.axes if a.slot is not None)
+        return sum(len(self.axes[i].choices) for i in self.encoded)
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
-        offsets = np.zeros((len(self.slots), len(ATTRIBUTES)), dtype=np.int64)
+        """First column of every axis in the encoding; far below 0 for a depth."""
+        offsets = np.full(len(self.axes), -(2**40))
         total = 0
-        for a in range(len(ATTRIBUTES)):
-            for slot in self.slots:
-                offsets[slot.index, a] = total
-                total += len(slot.choices[a])
+        for i in self.encoded:
+            offsets[i] = total
+            total += len(self.axes[i].choices)
         return offsets
 
     def hot_columns(self, genes: Genes) -> NDArray[np.int64]:
-        """Columns of the encoding that are 1, shape ``(n, slots, len(ATTRIBUTES))``; -1 where a
-        slot is skipped. Attribute 0 and 1 are architecture, the rest bits."""
-        columns: NDArray[np.int64] = self._offsets + self.block_genes(genes)
-        columns[~self.active(genes)] = -1
-        return columns
+        """Columns of the encoding that are 1, shape as ``genes``; -1 for depths and where a slot is
+        skipped."""
+        columns: NDArray[np.int64] = self._offsets + genes
+        return np.where(self.decides(genes) & (columns >= 0), columns, -1)
 
     def encode(self, genes: Genes) -> NDArray[np.float32]:
         """One-hot code of APQ (CVPR 2020, section 3.2), shape ``(n, encoding_dims)``.
@@ -498,30 +667,11 @@ class Space:
         Grouped by attribute: kernels of all slots, widths of all slots, then the four bit
         attributes. A skipped block is all zeros; depth has no columns of its own.
         """
-        hot = self.hot_columns(genes).reshape(len(genes), len(self.slots) * len(ATTRIBUTES))
         out = np.zeros((len(genes), self.encoding_dims + 1), dtype=np.float32)
-        np.put_along_axis(out, hot, 1.0, axis=1)  # -1 lands in the spare last column
+        np.put_along_axis(out, self.hot_columns(genes), 1.0, axis=1)  # -1 is the spare last column
         return out[:, :-1]
 
-    # ---- geometry: the only place where shapes are computed ----------------------------------
-
-    @property
-    def fixed_layer_bits(self) -> tuple[int, int]:
-        """Bits of weights and activations of the layers every candidate has."""
-        weight = self.fixed_weight_bits
-        return self.fixed_bits if weight is None else weight, self.fixed_bits
-
-    @cached_property
-    def graph(self) -> Graph:
-        """The network as nodes that read genes."""
-        from apq.space.families import mobilenet_v2
-
-        return mobilenet_v2(self)
-
-    @cached_property
-    def sides(self) -> dict[str, int]:
-        """Height and width in pixels of every node's output, by its name."""
-        return self.graph.sides(self.resolution)
+    # ---- geometry ----------------------------------------------------------------------------
 
     def graph_of(self, candidate: Candidate) -> Graph:
         """The network of one candidate: numbers in place of genes, only nodes that run."""
@@ -532,78 +682,58 @@ class Space:
 
         The candidate is taken to be of this space (:meth:`genes` checks).
         """
-        found = {f"depth_{s}": len(stage) for s, stage in enumerate(candidate.stages)}
-        for slot in self.slots:
-            stage = candidate.stages[slot.stage]
-            if slot.position < len(stage):
-                block = stage[slot.position]
-                values = (block.kernel, block.width, *block.bits.codes)
-                found |= zip(slot.genes, values, strict=True)
-        return found
+        return {
+            name: code_of(choice) if is_format(name) else int(choice)
+            for name, choice in candidate.choices
+        }
 
     def rows(
         self, nodes: Iterable[Node], values: Mapping[str, Any] | None = None
-    ) -> list[LayerArray]:
+    ) -> list[tuple[Node, LayerArray]]:
         """Those of ``nodes`` that hardware prices, as layers.
 
         Args:
             nodes: Nodes of ``graph``.
             values: Values of the genes they read: numbers, or arrays that broadcast together.
         """
+        sides = self.graph.sides(values)
         return [
-            self.graph.row(node, self.sides[node.inputs[0]], values)
+            (node, self.graph.row(node, sides[node.inputs[0]], values))
             for node in nodes
             if node.op in LAYERS
         ]
 
     @cached_property
     def fixed_layers(self) -> dict[str, Layer]:
-        """Layers every candidate has, by name: those of no searched block."""
-        fixed = [node for node in self.graph.layers if not node.block]
-        rows = self.rows(fixed)
-        return {node.name: to_layer(row) for node, row in zip(fixed, rows, strict=True)}
+        """Layers every candidate has as they are, by name."""
+        fixed = [n for n in self.graph.layers if not n.block and not self.graph.genes(n)]
+        return {node.name: to_layer(row) for node, row in self.rows(fixed)} if fixed else {}
 
     def block(self, slot: Slot) -> tuple[Node, ...]:
         """Nodes of a slot's block."""
         return tuple(node for node in self.graph.nodes if node.block == slot.name)
 
-    def slot_grid(self, slot: Slot) -> dict[str, NDArray[np.int64]]:
-        """A slot's choices as open-mesh arrays by name of the gene, one dimension per gene:
-        broadcasting them gives every combination, in the shape of the dense price tables."""
-        mesh = np.ix_(*(np.array(c, dtype=np.int64) for c in slot.choices))
-        return dict(zip(slot.genes, mesh, strict=True))
+    def grid(self, factor: Factor) -> dict[str, NDArray[np.int64]]:
+        """Choices of a factor's genes as open-mesh arrays by name of the gene, one dimension per
+        gene: broadcasting them gives every combination, in the shape of the dense price tables."""
+        axes = [self.axes[i] for i in factor.axes]
+        mesh = np.ix_(*(np.array(axis.choices, dtype=np.int64) for axis in axes))
+        return {axis.name: m for axis, m in zip(axes, mesh, strict=True)}
 
     def layers(self, candidate: Candidate) -> tuple[Layer, ...]:
         """Layers of one candidate in the order they run."""
         graph = self.graph_of(candidate)
-        return tuple(to_layer(graph.row(node, self.sides[node.inputs[0]])) for node in graph.layers)
+        sides = graph.sides()
+        return tuple(to_layer(graph.row(node, sides[node.inputs[0]])) for node in graph.layers)
 
     # ---- data ------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with the field names of the TOML form; inverse of :meth:`from_dict`."""
-        return {
-            "name": self.name,
-            **{
-                f.name: getattr(self, f.name)
-                for f in fields(self)
-                if f.name not in ("name", "stages", "bits", "exclude")
-                and getattr(self, f.name) is not None
-            },
-            "bits": {name: list(getattr(self.bits, name)) for name in BIT_FIELDS},
-            "stages": [
-                {
-                    "channels": s.channels,
-                    "stride": s.stride,
-                    "depth": list(s.depth),
-                    "kernel": list(s.kernel),
-                    "expand": [float(e) for e in s.expand],
-                    "width_step": s.width_step,
-                }
-                for s in self.stages
-            ],
-            "exclude": [dict(sorted(rule.items())) for rule in self.exclude],
-        }
+        """Plain data with the field names of the TOML form; inverse of :meth:`from_dict`.
+        Restrictions are no part of it."""
+        kind = next(name for name, kind in FAMILIES.items() if isinstance(self.family, kind))
+        about = {} if kind == DEFAULT_FAMILY else {"family": kind}
+        return about | plain(self.family)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Space:
@@ -612,9 +742,9 @@ class Space:
         Raises:
             SpaceError: a field is unknown, missing, or of the wrong type or range.
         """
-        from apq.space.files import space_from_dict
+        from apq.space.schema import read_space
 
-        return space_from_dict(data)
+        return read_space(data, "this")
 
     def require_same(self, other: Space, mine: str, theirs: str) -> None:
         """Raise unless ``other`` is this space.
@@ -624,7 +754,7 @@ class Space:
         """
         if self.fingerprint == other.fingerprint:
             return
-        table = side_by_side(_flat(self), _flat(other), (mine, theirs))
+        table = side_by_side(_flat(self.to_dict()), _flat(other.to_dict()), (mine, theirs))
         raise SpaceError(
             f"{mine} and {theirs} are for different spaces "
             f"({self.fingerprint} and {other.fingerprint}):\n{table}"
@@ -633,74 +763,57 @@ class Space:
     # ---- exclusions --------------------------------------------------------------------------
 
     @cached_property
-    def rules(self) -> tuple[dict[str, int], ...]:
-        """``exclude`` as arrays see it: formats as codes.
-
-        Raises:
-            SpaceError: a rule names an unknown format.
-        """
-        return tuple(
-            {a: code_of(v) if a in BIT_ATTRIBUTES else int(v) for a, v in rule.items()}
-            for rule in self.exclude
-        )
-
-    @cached_property
-    def _slot_stage(self) -> NDArray[np.int64]:
-        return np.array([slot.stage for slot in self.slots])
-
-    @cached_property
-    def _slot_position(self) -> NDArray[np.int64]:
-        return np.array([slot.position for slot in self.slots])
-
-    @cached_property
-    def _excluded_attributes(self) -> tuple[str, ...]:
-        return tuple(a for a in ATTRIBUTES if any(a in rule for rule in self.exclude))
-
-    @cached_property
-    def _excluded_columns(self) -> list[int]:
-        return [ATTRIBUTES.index(a) for a in self._excluded_attributes]
-
-    @cached_property
-    def _valid(self) -> list[NDArray[np.int16]]:
-        """Per slot the allowed index combinations of the attributes that rules mention."""
-        out = []
+    def _rules(self) -> tuple[_Rules, ...]:
+        """The exclusions, for slots with equally many genes they are about together."""
+        groups: dict[int, list[tuple[tuple[int, ...], Genes, tuple[int, ...]]]] = {}
         for slot in self.slots:
-            choices = [slot.choices[c] for c in self._excluded_columns]
-            rows = [
-                index
-                for index in itertools.product(*(range(len(c)) for c in choices))
-                if not any(
-                    all(
-                        choices[self._excluded_attributes.index(a)][
-                            index[self._excluded_attributes.index(a)]
-                        ]
-                        == value
-                        for a, value in rule.items()
-                    )
-                    for rule in self.rules
-                )
-            ]
-            if not rows:
+            rules = [rule for rule in self.exclude if {*rule} <= {*slot.attributes}]
+            names = [a for a in slot.attributes if any(a in rule for rule in rules)]
+            if not names:
+                continue
+            axes = tuple(self.place[f"{slot.name}_{name}"] for name in names)
+            ok = np.ones([len(self.axes[i].choices) for i in axes], dtype=bool)
+            for dim, i in enumerate(axes):
+                shut = np.ones(len(self.axes[i].choices), dtype=bool)
+                shut[list(self.allowed[i])] = False
+                ok[(slice(None),) * dim + (shut,)] = False
+            for rule in rules:
+                where: list[Any] = [slice(None)] * len(axes)
+                for name, value in rule.items():
+                    code = code_of(value) if is_format(name) else int(value)
+                    dim = names.index(name)
+                    where[dim] = np.array(self.axes[axes[dim]].choices) == code
+                hit = np.ix_(*(np.arange(n)[w] for n, w in zip(ok.shape, where, strict=True)))
+                ok[hit] = False
+            if not ok.any():
+                fixed = "" if self.free[list(axes)].all() else " with what is fixed"
                 raise SpaceError(
-                    f"space {self.name!r}: exclude leaves nothing to choose in slot "
-                    f"b{slot.index:02d}"
+                    f"space {self.name!r}: exclude leaves nothing to choose in slot {slot.name}"
+                    f"{fixed}; it has {[dict(rule) for rule in self.exclude]}"
                 )
-            out.append(np.array(rows, dtype=np.int16).reshape(len(rows), len(choices)))
-        return out
+            groups.setdefault(len(axes), []).append(
+                (axes, np.argwhere(ok).astype(np.int16), ok.shape)
+            )
+        return tuple(map(_as_tables, groups.values()))
 
-    @cached_property
-    def _nearest_valid(self) -> list[NDArray[np.int16]]:
-        """Per slot a table from index combination to the nearest allowed one."""
-        out = []
-        for slot, valid in zip(self.slots, self._valid, strict=True):
-            shape = [len(slot.choices[c]) for c in self._excluded_columns]
-            table = np.zeros((*shape, len(shape)), dtype=np.int16)
-            for index in np.ndindex(*shape):
-                step = np.abs(valid - np.array(index))
-                key = np.lexsort((-valid.sum(1), step.sum(1), (step > 0).sum(1)))
-                table[index] = valid[key[0]]
-            out.append(table)
-        return out
+
+def _as_tables(slots: Sequence[tuple[tuple[int, ...], Genes, tuple[int, ...]]]) -> _Rules:
+    """From axes, permitted combinations and numbers of choices of each slot."""
+    tables, strides, offsets, total = [], [], [], 0
+    for _, valid, shape in slots:
+        table = np.zeros((*shape, len(shape)), dtype=np.int16)
+        for index in np.ndindex(*shape):
+            step = np.abs(valid - np.array(index))
+            key = np.lexsort((-valid.sum(1), step.sum(1), (step > 0).sum(1)))
+            table[index] = valid[key[0]]
+        tables.append(table.reshape(-1, len(shape)))
+        strides.append([int(np.prod(shape[i + 1 :])) for i in range(len(shape))])
+        offsets.append(total)
+        total += len(tables[-1])
+    axes, permitted, _ = zip(*slots, strict=True)
+    return _Rules(
+        np.array(axes), np.array(strides), np.array(offsets), np.concatenate(tables), permitted
+    )
 
 
 def _codes(column: NDArray[Any]) -> NDArray[np.float64]:
@@ -714,76 +827,48 @@ def _codes(column: NDArray[Any]) -> NDArray[np.float64]:
     return np.array([known[v] for v in cells], dtype=np.float64)
 
 
-def _flat(space: Space) -> dict[str, object]:
-    data = space.to_dict()
-    flat: dict[str, object] = {k: v for k, v in data.items() if k not in ("stages", "bits")}
-    flat |= {f"bits.{k}": v for k, v in data["bits"].items()}
-    for s, stage in enumerate(data["stages"]):
-        flat |= {f"stages[{s}].{k}": v for k, v in stage.items()}
+def _flat(data: Mapping[str, Any]) -> dict[str, object]:
+    """Nested plain data by dotted path: ``stages[0].kernel``."""
+    flat: dict[str, object] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{k}": v for k, v in _flat(value).items()}
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for i, item in enumerate(value):
+                flat |= {f"{name}[{i}].{k}": v for k, v in _flat(item).items()}
+        else:
+            flat[name] = value
     return flat
 
 
-def _check(space: Space) -> None:
-    """Refuse numbers that contradict themselves."""
+def _check_rules(space: Space) -> None:
+    """Refuse exclusions about what no block chooses, and more of them than can be listed.
 
-    def need(ok: bool, field: str, value: object, rule: str) -> None:
-        if not ok:
-            raise SpaceError(f"space {space.name!r}: {field} = {value} must be {rule}")
-
-    for field in ("resolution", "classes", "in_channels", "stem_channels", "stem_stride",
-                  "first_channels", "head_channels"):  # fmt: skip
-        value = getattr(space, field)
-        need(1 <= value <= MOST_CHANNELS, field, value, f"between 1 and {MOST_CHANNELS}")
-    need(1 <= space.fixed_bits <= 32, "fixed_bits", space.fixed_bits, "1..32")
-    weight = space.fixed_weight_bits
-    need(weight is None or 1 <= weight <= 32, "fixed_weight_bits", weight, "1..32")
-    need(len(space.stages) > 0, "stages", "[]", "a list with at least one stage")
-    for name in BIT_FIELDS:
-        bits = getattr(space.bits, name)
-        need(bool(bits) and len(set(bits)) == len(bits), f"bits.{name}", list(bits), "distinct")
-        for choice in bits if name.endswith("_a") else ():
-            known = allowed(activations=True)
-            need(FORMATS[code_of(choice)].activations, f"bits.{name}", choice,
-                 f"a format of activations: {known} ({choice!r} is one of weights)")  # fmt: skip
-    before = space.first_channels
-    need(len(space.stages) <= MOST_STAGES, "stages", len(space.stages), f"at most {MOST_STAGES}")
-    for s, stage in enumerate(space.stages):
-        where = f"stages[{s}]"
-        ok = 1 <= stage.channels <= MOST_CHANNELS
-        need(ok, f"{where}.channels", stage.channels, f"1..{MOST_CHANNELS}")
-        need(1 <= stage.stride <= 8, f"{where}.stride", stage.stride, "1..8")
-        for field in ("depth", "kernel", "expand"):
-            values = getattr(stage, field)
-            ok = values and all(map(math.isfinite, values)) and min(values) > 0
-            ok = ok and tuple(sorted(set(values))) == tuple(values)
-            need(bool(ok), f"{where}.{field}", list(values), "ascending, positive and finite")
-        ok = max(stage.depth) <= MOST_DEPTHS
-        need(ok, f"{where}.depth", list(stage.depth), f"at most {MOST_DEPTHS}")
-        odd = all(k % 2 == 1 and k <= 31 for k in stage.kernel)
-        need(odd, f"{where}.kernel", list(stage.kernel), "odd sizes up to 31")
-        need(stage.width_step >= 0, f"{where}.width_step", stage.width_step, "0 or more")
-        for channels in dict.fromkeys((before, stage.channels)[: max(stage.depth)]):
-            low, high = stage.expand[0] * channels, stage.expand[-1] * channels
-            what = f"{where}.expand x {channels} input channels"
-            need(round(low) >= 1, what, f"{low:g} … {high:g}", "at least 1 hidden channel")
-            need(high <= MOST_CHANNELS, what, f"{low:g} … {high:g}",
-                 f"at most {MOST_CHANNELS} hidden channels")  # fmt: skip
-            many = (high - low) / stage.width_step + 1 if stage.width_step else len(stage.expand)
-            need(many <= MOST_WIDTHS, f"{what} in steps of {stage.width_step}",
-                 f"{many:.0f} widths", f"at most {MOST_WIDTHS} widths")  # fmt: skip
-        before = stage.channels
-    for slot in space.slots:
-        widths = slot.choices[1]
-        need(
-            len(set(widths)) == len(widths) <= MOST_WIDTHS and max(widths) <= MOST_CHANNELS,
-            f"hidden widths of slot b{slot.index:02d}", list(widths)[:8], "distinct and sane",
-        )  # fmt: skip
+    Raises:
+        SpaceError: an exclusion is empty, names something unknown, or there are too many.
+    """
+    attributes = dict.fromkeys(a for slot in space.slots for a in slot.attributes)
     for rule in space.exclude:
-        unknown = [a for a in rule if a not in ATTRIBUTES]
-        need(bool(rule) and not unknown, "exclude", dict(rule), f"over {', '.join(ATTRIBUTES)}")
+        for name, value in rule.items():
+            try:
+                choose(name, attributes, "field of exclude")
+            except ApqError as error:
+                raise SpaceError(f"space {space.name!r}: {error}") from error
+            if is_format(name):
+                code_of(value)
+            elif isinstance(value, str) or value != int(value):
+                raise SpaceError(f"space {space.name!r}: exclude {name} = {value!r} is no number")
+        if not rule or not any({*rule} <= {*slot.attributes} for slot in space.slots):
+            raise SpaceError(
+                f"space {space.name!r}: exclude = {dict(rule)} must be over {', '.join(attributes)}"
+            )
+    about = {name for rule in space.exclude for name in rule}
     count = sum(
-        math.prod(len(slot.choices[c]) for c in space._excluded_columns) for slot in space.slots
+        math.prod(len(c) for a, c in zip(slot.attributes, slot.choices, strict=True) if a in about)
+        for slot in space.slots
     )
-    need(count * len(space.exclude) <= MOST_EXCLUDED, "exclude", f"{len(space.exclude)} rules",
-         f"over fewer choices: {count:,} combinations would have to be listed")  # fmt: skip
-    _ = space._valid  # an exclusion that leaves nothing is refused now, not in a search
+    if count * len(space.exclude) > MOST_EXCLUDED:
+        raise SpaceError(
+            f"space {space.name!r}: exclude = {len(space.exclude)} rules must be over fewer "
+            f"choices: {count:,} combinations would have to be listed"
+        )

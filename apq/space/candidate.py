@@ -1,78 +1,120 @@
-"""A candidate: one sub-network, described by its active blocks only."""
+"""A candidate: one sub-network, described by what was chosen for the parts that run."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from apq.errors import SpaceError
-from apq.files import check
-from apq.space.formats import Choice, code_of
-
-
-@dataclass(frozen=True)
-class Bits:
-    """Number formats of one block: (pointwise, depthwise) x (weights, activations).
-
-    Plain widths are ints, others names (:mod:`apq.space.formats`).
-    """
-
-    pw_w: Choice = 8
-    pw_a: Choice = 8
-    dw_w: Choice = 8
-    dw_a: Choice = 8
-
-    @property
-    def codes(self) -> tuple[int, int, int, int]:
-        """Codes of the formats.
-
-        Raises:
-            SpaceError: a format is unknown.
-        """
-        return code_of(self.pw_w), code_of(self.pw_a), code_of(self.dw_w), code_of(self.dw_a)
-
-    def __str__(self) -> str:
-        """The four, as in ``8/8/ternary/4``."""
-        return f"{self.pw_w}/{self.pw_a}/{self.dw_w}/{self.dw_a}"
-
-
-@dataclass(frozen=True)
-class Block:
-    """One inverted residual: depthwise kernel size, hidden channels left after pruning, bits."""
-
-    kernel: int
-    width: int
-    bits: Bits = Bits()
+from apq.files.limits import MOST_CHANNELS, MOST_ITEMS
+from apq.space.axes import is_format
+from apq.space.formats import Choice, choice_of, code_of
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sub-network: input resolution in pixels and, per stage, its blocks.
+    """A sub-network: the choice of every gene that decides anything in it.
 
-    A stage's depth is the length of its tuple. Equal candidates are equal subnets.
+    Equal candidates are equal subnets: genes of skipped blocks are absent.
+
+    Attributes:
+        choices: Names of genes and what was chosen, in the order of the space's axes; formats as
+            people write them (``8``, ``"ternary"``).
+
+    Example:
+        >>> candidate = Candidate.of({"depth_0": 1, "b00_kernel": 3, "b00_pw_w_bits": 4})
+        >>> candidate["b00_kernel"]
+        3
+        >>> print(candidate)
+        b00 k3 b4
     """
 
-    resolution: int
-    stages: tuple[tuple[Block, ...], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain nested data for JSON."""
-        return asdict(self)
+    choices: tuple[tuple[str, Choice], ...]
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Candidate:
+    def of(cls, choices: Mapping[str, Choice]) -> Candidate:
+        """From choices by name."""
+        return cls(tuple(choices.items()))
+
+    @cached_property
+    def by_name(self) -> dict[str, Choice]:
+        """Choices by name of the gene."""
+        return dict(self.choices)
+
+    def __getitem__(self, name: str) -> Choice:
+        return self.by_name[name]
+
+    def with_(self, **choices: Choice) -> Candidate:
+        """A copy with other choices for some genes."""
+        return Candidate.of(self.by_name | choices)
+
+    @cached_property
+    def blocks(self) -> dict[str, dict[str, Choice]]:
+        """Choices by attribute of every block that runs (``b03``), and of none (``""``)."""
+        found: dict[str, dict[str, Choice]] = {}
+        for name, choice in self.choices:
+            block, attribute = re.fullmatch(r"(?:(b\d+)_)?(.+)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+            found.setdefault(block or "", {})[attribute] = choice
+        return found
+
+    def to_dict(self) -> dict[str, Choice]:
+        """Plain data for JSON."""
+        return dict(self.choices)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Candidate:
         """Inverse of :meth:`to_dict`.
 
         Raises:
             SpaceError: the data does not describe a candidate.
         """
-        from apq.space.schema import CandidateTable
-
-        return check(data, CandidateTable, "the candidate", SpaceError).build()
+        if not isinstance(data, Mapping):
+            raise SpaceError(f"the candidate is {str(data)[:60]!r}, must be a table")
+        if len(data) > MOST_ITEMS:
+            raise SpaceError(f"the candidate has {len(data):,} genes, at most {MOST_ITEMS:,}")
+        if "stages" in data:
+            raise SpaceError(
+                "the candidate is of an older version of apq, which listed blocks by stage; make "
+                "it again with the command that made it"
+            )
+        choices: dict[str, Choice] = {}
+        for name, value in data.items():
+            number = isinstance(value, int) and not isinstance(value, bool)
+            if is_format(name):
+                try:
+                    choices[name] = choice_of(code_of(value))
+                except SpaceError as error:
+                    raise SpaceError(f"{str(name)[:60]}: {error}") from error
+            elif number and 0 <= value <= MOST_CHANNELS:
+                choices[name] = value
+            else:
+                told = str(value) if not isinstance(value, str) else repr(value)
+                raise SpaceError(
+                    f"{name[:60]} is {told[:60]}, must be a whole number from 0 to {MOST_CHANNELS}"
+                )
+        return cls.of(choices)
 
     def __str__(self) -> str:
-        """One line: per block kernel, width and its four formats, as in ``k3w16b8/8/ternary/4``."""
-        return " | ".join(
-            " ".join(f"k{b.kernel}w{b.width}b{b.bits}" for b in stage) for stage in self.stages
-        )
+        """One line: per block its choices, as in ``b00 k3 w16 b8/8/ternary/4``; ``b`` stands for
+        the formats in the order of the genes."""
+        words = []
+        for block, choices in self.blocks.items():
+            formats = [str(c) for a, c in choices.items() if is_format(a)]
+            others = [
+                f"{_SHORT.get(a, f'{a}=')}{c}"
+                for a, c in choices.items()
+                if not (is_format(a) or a.startswith("depth_"))
+            ]
+            told = [
+                *filter(None, [block]),
+                *others,
+                *(["b" + "/".join(formats)] if formats else []),
+            ]
+            words.append(" ".join(told))
+        return " | ".join(filter(None, words))
+
+
+_SHORT = {"kernel": "k", "width": "w"}

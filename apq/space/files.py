@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from apq.errors import SpaceError, choose
-from apq.files import read_toml
+from apq.files.reading import toml_data
 from apq.space.base import Space
 from apq.space.presets import PRESETS
-from apq.space.schema import SpaceTable
+from apq.space.schema import read_space
 
 
 def load_space(name_or_path: str) -> Space:
@@ -24,15 +22,6 @@ def load_space(name_or_path: str) -> Space:
         return PRESETS[choose(name_or_path, PRESETS, "space")]()
     path = Path(name_or_path)
     try:
-        return read_toml(path, SpaceTable).build()
+        return read_space(toml_data(path, SpaceError), str(path))
     except SpaceError as error:
         raise error if str(path) in str(error) else SpaceError(f"{path}: {error}") from error
-
-
-def space_from_dict(data: Mapping[str, Any]) -> Space:
-    """Build a :class:`Space` from plain data, as TOML and JSON give it.
-
-    Raises:
-        SpaceError: a field is unknown, missing, or of the wrong type or range.
-    """
-    return SpaceTable.of(data, "this").build()

@@ -28,7 +28,7 @@ Value = int | str
 LAYERS = ("conv", "linear")
 """Kinds of nodes that have weights, which hardware prices and quantization rounds."""
 
-CHOSEN = ("channels", "kernel", "groups", "weight", "activation")
+CHOSEN = ("channels", "kernel", "groups", "weight", "activation", "side")
 """Fields of a node that may name a gene."""
 
 
@@ -39,14 +39,15 @@ class Node:
     Attributes:
         name: Where its weights are in the torch module, e.g. ``blocks.0.expand``.
         op: ``"image"`` (the input), ``"conv"`` (with batch norm and activation), ``"linear"``,
-            ``"add"`` (of its inputs; one that does not run is left out) or ``"pool"`` (mean over
-            all pixels).
+            ``"add"`` (of its inputs; one that does not run is left out), ``"select"`` (the last of
+            its inputs that runs; it computes nothing) or ``"pool"`` (mean over all pixels).
         inputs: Names of the nodes whose outputs it reads.
         channels: Channels of its output.
         kernel, stride, groups: Of a convolution, padded by ``kernel // 2``. A depthwise one has as
             many groups as channels.
         act: ``"relu6"``, or nothing.
         weight, activation: Number formats of weights and input, as codes.
+        side: Height and width of an image in pixels.
         when: Genes and the choices with which the node runs; all must hold.
         block: The searched block it belongs to, e.g. ``b00``; empty for a fixed layer.
     """
@@ -61,6 +62,7 @@ class Node:
     act: str = ""
     weight: Value = 8
     activation: Value = 8
+    side: Value = 0
     when: tuple[tuple[str, tuple[int, ...]], ...] = ()
     block: str = ""
 
@@ -127,17 +129,28 @@ class Graph:
         stands_for: dict[str, str] = {}
         nodes: list[Node] = []
         for node in self.nodes:
-            if not all(values[gene] in allowed for gene, allowed in node.when):
-                stands_for[node.name] = ""
-                continue
             inputs = [stands_for.get(name, name) for name in node.inputs]
             inputs = [name for name in inputs if name]
-            if node.op == "add" and len(inputs) == 1:
-                stands_for[node.name] = inputs[0]
-                continue
-            numbers = {f: resolve(getattr(node, f), values) for f in CHOSEN}
-            nodes.append(replace(node, inputs=tuple(inputs), when=(), **numbers))
+            if not runs(node, values) or (node.inputs and not inputs):
+                stands_for[node.name] = ""
+            elif node.op == "select" or (node.op == "add" and len(inputs) == 1):
+                stands_for[node.name] = inputs[-1]
+            else:
+                nodes.append(_resolved(replace(node, inputs=tuple(inputs), when=()), values))
         return Graph(tuple(nodes))
+
+    def filled(self, values: Mapping[str, int]) -> Graph:
+        """The graph with numbers in place of genes, and every node whether it runs or not."""
+        return Graph(tuple(_resolved(node, values) for node in self.nodes))
+
+    def genes(self, node: Node) -> set[str]:
+        """Genes that decide what a node costs: its own, and those of its input's shape."""
+        read = {getattr(node, field) for field in CHOSEN} | {gene for gene, _ in node.when}
+        for name in node.inputs:
+            read |= {self.by_name[name].channels}
+        if node.op != "linear":
+            read |= {self.nodes[0].side}
+        return {gene for gene in read if isinstance(gene, str)}
 
     @cached_property
     def pieces(self) -> tuple[tuple[Node, ...], ...]:
@@ -150,24 +163,29 @@ class Graph:
         bounds = [0, *starts, end, len(self.nodes)]
         return tuple(self.nodes[a:b] for a, b in itertools.pairwise(bounds) if a < b)
 
-    def sides(self, resolution: int) -> dict[str, int]:
-        """Height and width in pixels of every node's output, by its name."""
-        found: dict[str, int] = {}
+    def sides(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Height and width in pixels of every node's output, by its name.
+
+        Args:
+            values: Value of the gene that chooses the image's side, a number or an array.
+        """
+        found: dict[str, Any] = {}
         for node in self.nodes:
             if node.op == "image":
-                found[node.name] = resolution
+                found[node.name] = resolve(node.side, values or {})
             elif node.op in ("pool", "linear"):
                 found[node.name] = 1
             else:
-                found[node.name] = int(out_side(found[node.inputs[0]], node.stride))
+                side = out_side(found[node.inputs[0]], node.stride)
+                found[node.name] = side if side.ndim else int(side)
         return found
 
-    def row(self, node: Node, side: int, values: Mapping[str, Any] | None = None) -> LayerArray:
+    def row(self, node: Node, side: Any, values: Mapping[str, Any] | None = None) -> LayerArray:
         """A layer as hardware prices it.
 
         Args:
             node: One of ``layers``.
-            side: Height and width of its input.
+            side: Height and width of its input, a number or an array.
             values: Values of the genes it reads: numbers, or arrays that broadcast together.
 
         Returns:
@@ -191,7 +209,7 @@ class Graph:
     def peak_bits(
         self,
         nodes: Sequence[Node],
-        sides: Mapping[str, int],
+        sides: Mapping[str, Any],
         values: Mapping[str, Any],
         handed_on: int,
     ) -> NDArray[np.int64]:
@@ -217,18 +235,37 @@ class Graph:
 
         peak: Any = 0
         for i, node in enumerate(nodes):
-            if node.op == "add":
+            if node.op in ("add", "select"):
                 continue
             later = {name for n in nodes[i + 1 :] for name in n.inputs}
             earlier = {name for n in nodes[: i + 1] for name in (*n.inputs, n.name)}
             alive = {node.name, *node.inputs, *(later & earlier)}
-            peak = np.maximum(peak, sum(bits(name) for name in sorted(alive)))
+            peak = np.maximum(peak, there(node, values) * sum(bits(n) for n in sorted(alive)))
         return np.asarray(peak)
 
 
 def resolve(value: Any, values: Mapping[str, Any]) -> Any:
     """A number of a node: itself, or the value of the gene it names."""
     return values[value] if isinstance(value, str) else value
+
+
+def runs(node: Node, values: Mapping[str, int]) -> bool:
+    """Whether a node runs with these choices."""
+    return all(values[gene] in allowed for gene, allowed in node.when)
+
+
+def there(node: Node, values: Mapping[str, Any]) -> Any:
+    """Where among values of genes a node runs, as far as these genes decide it: booleans that
+    broadcast with them."""
+    out: Any = np.True_
+    for gene, allowed in node.when:
+        if gene in values:
+            out = out & np.isin(values[gene], allowed)
+    return out
+
+
+def _resolved(node: Node, values: Mapping[str, int]) -> Node:
+    return replace(node, **{field: resolve(getattr(node, field), values) for field in CHOSEN})
 
 
 def depthwise(node: Node) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apq.space.base import BitChoices, Space, Stage
+from apq.space.base import Space
+from apq.space.families import BitChoices, MobileNetV2, Stage
 
 
 def digits() -> Space:
@@ -14,15 +15,17 @@ def digits() -> Space:
         return Stage(channels, stride, depth=(1, 2), kernel=(3, 5), expand=(1, 4), width_step=8)
 
     return Space(
-        name="digits",
-        resolution=8,
-        in_channels=1,
-        classes=10,
-        stem_channels=8,
-        first_channels=8,
-        head_channels=64,
-        stages=(stage(8, 1), stage(16, 2), stage(24, 2)),
-        bits=BitChoices((2, 4, 8), (2, 4, 8), (2, 4, 8), (2, 4, 8)),
+        MobileNetV2(
+            name="digits",
+            resolution=8,
+            in_channels=1,
+            classes=10,
+            stem_channels=8,
+            first_channels=8,
+            head_channels=64,
+            stages=(stage(8, 1), stage(16, 2), stage(24, 2)),
+            bits=BitChoices((2, 4, 8), (2, 4, 8), (2, 4, 8), (2, 4, 8)),
+        )
     )
 
 
@@ -36,14 +39,16 @@ def cifar10() -> Space:
         return Stage(channels, stride, depth=(2, 3), kernel=(3, 5, 7), expand=(4, 6), width_step=8)
 
     return Space(
-        name="cifar10",
-        resolution=32,
-        classes=10,
-        stem_channels=16,
-        stem_stride=1,
-        first_channels=16,
-        head_channels=320,
-        stages=(stage(24, 2), stage(40, 2), stage(80, 1)),
+        MobileNetV2(
+            name="cifar10",
+            resolution=32,
+            classes=10,
+            stem_channels=16,
+            stem_stride=1,
+            first_channels=16,
+            head_channels=320,
+            stages=(stage(24, 2), stage(40, 2), stage(80, 1)),
+        )
     )
 
 
@@ -58,22 +63,24 @@ def apq_imagenet() -> Space:
         return Stage(channels, stride, depth, kernel=(3, 5, 7), expand=(4, 6), width_step=8)
 
     return Space(
-        name="apq-imagenet",
-        resolution=224,
-        classes=1000,
-        stem_channels=32,
-        stem_stride=2,
-        first_channels=16,
-        head_channels=1280,
-        stages=(
-            stage(24, 2),
-            stage(40, 2),
-            stage(80, 2),
-            stage(96, 1),
-            stage(192, 2),
-            stage(320, 1, depth=(1,)),
-        ),
-        exclude=({"kernel": 7, "dw_a_bits": 4},),
+        MobileNetV2(
+            name="apq-imagenet",
+            resolution=224,
+            classes=1000,
+            stem_channels=32,
+            stem_stride=2,
+            first_channels=16,
+            head_channels=1280,
+            stages=(
+                stage(24, 2),
+                stage(40, 2),
+                stage(80, 2),
+                stage(96, 1),
+                stage(192, 2),
+                stage(320, 1, depth=(1,)),
+            ),
+            exclude=({"kernel": 7, "dw_a_bits": 4},),
+        )
     )
 
 

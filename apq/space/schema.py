@@ -1,31 +1,36 @@
 """What a file says of a space and of a candidate, as the types other schemas are made of.
 
 Types, names and lengths of lists are checked here; which numbers a space may have is the matter of
-:class:`~apq.space.base.Space` itself, whoever builds one.
+its family, whoever builds one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
-
-from apq.errors import SpaceError
-from apq.files import Document, Schema
-from apq.files.limits import (
-    MOST_CHANNELS,
-    MOST_DEPTHS,
-    MOST_RULES,
-    MOST_STAGES,
-    MOST_TEXT,
-    MOST_WIDTHS,
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationError,
+    create_model,
 )
-from apq.space.base import BitChoices, Space, Stage
-from apq.space.candidate import Bits, Block, Candidate
+
+from apq.errors import ApqError, SpaceError, choose
+from apq.files import Document, Schema, check
+from apq.files.limits import MOST_TEXT, MOST_WIDTHS
+from apq.files.reading import in_words
+from apq.space.base import Space
+from apq.space.candidate import Candidate
+from apq.space.families import DEFAULT_FAMILY, FAMILIES
 from apq.space.formats import Choice, choice_of, code_of
 
-_Item = TypeVar("_Item")
-_Some = Annotated[tuple[_Item, ...], Field(strict=False, min_length=1, max_length=MOST_WIDTHS)]
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
 
 
 def _format(value: Any) -> Choice:
@@ -39,114 +44,100 @@ Format = Annotated[int | str, BeforeValidator(_format)]
 """A number format: a plain width, its digits, or a name."""
 
 
-class _StageTable(Schema):
-    channels: int
-    stride: int
-    depth: _Some[int]
-    kernel: _Some[int]
-    expand: _Some[float]
-    width_step: int = Stage.width_step
-
-
-class _BitsTable(Schema):
-    pw_w: _Some[Format] = BitChoices.pw_w
-    pw_a: _Some[Format] = BitChoices.pw_a
-    dw_w: _Some[Format] = BitChoices.dw_w
-    dw_a: _Some[Format] = BitChoices.dw_a
-
-
-class _Rule(Schema):
-    kernel: int = 0
-    width: int = 0
-    pw_w_bits: Format = 8
-    pw_a_bits: Format = 8
-    dw_w_bits: Format = 8
-    dw_a_bits: Format = 8
-
-
-class SpaceTable(Document):
-    """A space as TOML, JSON and Parquet metadata hold it."""
+class _SpaceTable(Document):
+    """A space as TOML, JSON and Parquet metadata hold it: the fields of its family."""
 
     model_config = Schema.model_config
     what = "a space"
     remedy = ""
     error = SpaceError
 
-    name: Annotated[str, StringConstraints(pattern=r"\S", max_length=MOST_TEXT)]
-    resolution: int
-    classes: int
-    in_channels: int = Space.in_channels
-    stem_channels: int = Space.stem_channels
-    stem_stride: int = Space.stem_stride
-    first_channels: int = Space.first_channels
-    head_channels: int = Space.head_channels
-    fixed_bits: int = Space.fixed_bits
-    fixed_weight_bits: int | None = None
-    bits: _BitsTable = _BitsTable()
-    stages: Annotated[
-        tuple[_StageTable, ...], Field(strict=False, min_length=1, max_length=MOST_STAGES)
-    ]
-    exclude: Annotated[tuple[_Rule, ...], Field(strict=False, max_length=MOST_RULES)] = ()
 
-    def build(self) -> Space:
-        """The space.
-
-        Raises:
-            SpaceError: its numbers contradict themselves.
-        """
-        return Space(
-            **dict(self)
-            | {
-                "stages": tuple(Stage(**dict(stage)) for stage in self.stages),
-                "bits": BitChoices(**dict(self.bits)),
-                "exclude": tuple(rule.model_dump(exclude_unset=True) for rule in self.exclude),
-            }
-        )
+@cache
+def table_of(kind: type) -> type[Schema]:
+    """The schema of a description: its fields by their types, lists in place of tuples."""
+    hints = get_type_hints(kind, include_extras=True)
+    known: dict[str, Any] = {}
+    for field in fields(kind):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = ... if default is MISSING else default
+        known[field.name] = (_in_file(hints[field.name]), default)
+    base = _SpaceTable if kind in FAMILIES.values() else Schema
+    return create_model(f"{kind.__name__}Table", __base__=base, **known)
 
 
-def _space(table: SpaceTable) -> Space:
+def _in_file(hint: Any) -> Any:
+    """The type a field has in a file."""
+    if hint == Choice:
+        return Format
+    if isinstance(hint, type) and is_dataclass(hint):
+        return Annotated[table_of(hint), AfterValidator(lambda table: _build(hint, table))]
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated and get_origin(inner[0]) is tuple:
+        return Annotated[_in_file(inner[0]), *inner[1:]]
+    if origin is tuple:
+        least = 0 if get_origin(inner[0]) is Mapping or inner[0] is Mapping else 1
+        some = Field(strict=False, min_length=least, max_length=MOST_WIDTHS)
+        return Annotated[tuple[_in_file(inner[0]), ...], some]  # type: ignore[misc]
+    if origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return dict[inner[0], _in_file(inner[1])]  # type: ignore[valid-type, misc]
+    if origin is types.UnionType:
+        union = _in_file(inner[0])
+        for other in inner[1:]:
+            union = union | _in_file(other)
+        return union
+    return hint
+
+
+def _build(kind: type, table: Schema) -> Any:
     try:
-        return table.build()
+        return kind(**dict(table))
     except SpaceError as error:
         raise ValueError(str(error)) from error
 
 
-class _BlockBits(Schema):
-    pw_w: Format = Bits.pw_w
-    pw_a: Format = Bits.pw_a
-    dw_w: Format = Bits.dw_w
-    dw_a: Format = Bits.dw_a
+def read_space(data: Any, where: str) -> Space:
+    """The space that plain data describes.
+
+    Raises:
+        SpaceError: a field is unknown, missing, or of the wrong type or range.
+    """
+    kind, rest = _family(data)
+    return Space(_build(kind, check(rest, table_of(kind), where, SpaceError)))
 
 
-class _BlockTable(Schema):
-    kernel: Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
-    width: Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
-    bits: _BlockBits
+def _family(data: Any) -> tuple[type, Any]:
+    """Which family data is of, and its fields."""
+    if not isinstance(data, Mapping):
+        return FAMILIES[DEFAULT_FAMILY], data
+    rest = {**data}
+    name = rest.pop("family", DEFAULT_FAMILY)
+    try:
+        return FAMILIES[choose(str(name), FAMILIES, "family")], rest
+    except ApqError as error:
+        raise SpaceError(str(error)) from error
 
 
-class CandidateTable(Schema):
-    """A candidate as JSON holds it."""
+def _space(data: Any) -> Space:
+    try:
+        kind, rest = _family(data)
+        return Space(_build(kind, table_of(kind).model_validate(rest)))
+    except ValidationError as wrong:
+        raise ValueError(in_words(wrong, table_of(kind))) from None
+    except SpaceError as error:
+        raise ValueError(str(error)) from error
 
-    resolution: Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
-    stages: Annotated[
-        tuple[Annotated[tuple[_BlockTable, ...], Field(strict=False, max_length=MOST_DEPTHS)], ...],
-        Field(strict=False, max_length=MOST_STAGES),
-    ]
 
-    def build(self) -> Candidate:
-        """The candidate."""
-        return Candidate(
-            self.resolution,
-            tuple(
-                tuple(Block(b.kernel, b.width, Bits(**dict(b.bits))) for b in stage)
-                for stage in self.stages
-            ),
-        )
+def _candidate(data: Any) -> Candidate:
+    try:
+        return Candidate.from_dict(data)
+    except SpaceError as error:
+        raise ValueError(str(error)) from error
 
 
 if TYPE_CHECKING:
     SpaceField = Space
     CandidateField = Candidate
 else:  # a table in the file is the object itself in a schema
-    SpaceField = Annotated[SpaceTable, AfterValidator(_space)]
-    CandidateField = Annotated[CandidateTable, AfterValidator(CandidateTable.build)]
+    SpaceField = Annotated[Any, PlainValidator(_space)]
+    CandidateField = Annotated[Any, PlainValidator(_candidate)]

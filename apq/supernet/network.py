@@ -116,8 +116,8 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         choices = {axis.name: axis.choices for axis in space.axes}
-        largest = space.graph.at({name: max(values) for name, values in choices.items()})
-        attach(self, build_modules(largest))
+        largest = {name: max(values) for name, values in choices.items()}
+        attach(self, build_modules(space.graph.filled(largest)))
         self._kernels = {
             node.name: choices[node.kernel]
             for node in space.graph.layers
@@ -238,7 +238,7 @@ def largest(space: Space) -> Candidate:
 def smallest(space: Space) -> Candidate:
     """The candidate with the first choice everywhere (bits aside, after repair)."""
     genes = space.cardinalities[None] * 0
-    return space.build(space.canonical(space.repair(genes))[0])
+    return space.build(space.snap(genes)[0])
 
 
 @dataclass(frozen=True)

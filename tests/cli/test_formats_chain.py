@@ -87,7 +87,7 @@ def test_samples_name_what_they_measured(folder):
     samples = read_samples(folder / "quantized")
     assert samples.space.fingerprint == load_space(str(folder / "mine.toml")).fingerprint
     for row, name in zip(samples.genes, frame["b00_pw_w_bits"], strict=True):
-        assert str(samples.space.build(row).stages[0][0].bits.pw_w) == name
+        assert str(samples.space.build(row)["b00_pw_w_bits"]) == name
     predictor = load_predictor(folder / "predictor.safetensors", samples.space)
     assert predictor.bits
     seen = predictor.features.inputs(samples.genes).bits_hot
@@ -125,9 +125,9 @@ def test_a_winner_of_named_formats_is_tuned_exported_and_verified(folder):
             "--fix", "pw_w_bits=ternary,po2-4", "--fix", "dw_w_bits=min", "--candidates", 200,
             "--storage", folder / "studies.log", "--out", out)  # fmt: skip
     best = json.loads((out / "best.json").read_text())
-    blocks = [block["bits"] for stage in best["candidate"]["stages"] for block in stage]
-    assert {b["pw_w"] for b in blocks} <= {"ternary", "po2-4"}
-    assert {b["dw_w"] for b in blocks} == {"binary"}
+    chosen = best["candidate"].items()
+    assert {c for name, c in chosen if name.endswith("pw_w_bits")} <= {"ternary", "po2-4"}
+    assert {c for name, c in chosen if name.endswith("dw_w_bits")} == {"binary"}
     model = out / "model.safetensors"
     figures("finetune", "--candidate", out / "best.json", "--supernet",
             folder / "supernet.safetensors", "--images", "digits", "--epochs", 1,

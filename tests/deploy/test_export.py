@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from mobilenet import with_bits
 
 from apq.deploy.export import FORMATS, export, pack_bits
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
@@ -15,25 +16,24 @@ from apq.deploy.verify import verify
 from apq.errors import ApqError, ModelError
 from apq.quantize import SCHEMES, quantize_subnet
 from apq.runtime.folded import fold
-from apq.space import PRESETS, BitChoices, Bits, Block, Candidate, Space, Stage
+from apq.space import PRESETS, BitChoices, Stage
 from apq.supernet import Subnet, largest
 from apq.supernet.evaluate import normalise, recalibrate, to_tensor
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-MIXED = (Bits(2, 4, 6, 8), Bits(8, 6, 4, 2), Bits(4, 8, 2, 6))
+MIXED = ((2, 4, 6, 8), (8, 6, 4, 2), (4, 8, 2, 6))
 
 
 @pytest.fixture(scope="module")
 def model(tiny_space, tiny_supernet, digits, tmp_path_factory):
     """Every weight and activation width from 2 to 8 in one small trained network."""
     bits = BitChoices(*[(2, 4, 6, 8)] * 4)
-    space = Space(**{**vars_of(tiny_space), "bits": bits, "exclude": ()})
+    space = tiny_space.with_(bits=bits, exclude=())
     top = largest(tiny_space)
     mixed = iter(MIXED)
-    stages = tuple(tuple(Block(b.kernel, b.width, next(mixed)) for b in s) for s in top.stages)
-    candidate = Candidate(8, stages)
+    candidate = with_bits(top, lambda: next(mixed))
     subnet = tiny_supernet.network.subnet(top)
     calibration = normalise(to_tensor(digits.splits["calibration"][0]), digits.mean, digits.std)
     recalibrate(subnet, calibration)
@@ -46,10 +46,6 @@ def model(tiny_space, tiny_supernet, digits, tmp_path_factory):
         network, space, candidate, "uniform", digits.mean, digits.std, digits.classes,
         {"costs": {"size_mb": 0.1}, "accuracy": {"predicted": 0.5}},
     )  # fmt: skip
-
-
-def vars_of(space):
-    return {name: getattr(space, name) for name in space.__dataclass_fields__}
 
 
 @pytest.mark.parametrize(
@@ -185,9 +181,8 @@ def test_integers_compute_what_training_saw(tiny_space, tiny_supernet, digits, b
     calibration = normalise(to_tensor(digits.splits["calibration"][0]), digits.mean, digits.std)
     subnet = tiny_supernet.network.subnet(top)
     recalibrate(subnet, calibration)
-    every = Bits(bits, bits, bits, bits)
-    stages = tuple(tuple(Block(b.kernel, b.width, every) for b in s) for s in top.stages)
-    network = quantize_subnet(subnet, tiny_space.graph_of(Candidate(8, stages)), calibration)
+    candidate = with_bits(top, lambda: (bits,) * 4)
+    network = quantize_subnet(subnet, tiny_space.graph_of(candidate), calibration)
     recalibrate(network, calibration)
     x = normalise(to_tensor(digits.splits["test"][0]), digits.mean, digits.std)
     with torch.no_grad():
@@ -228,16 +223,13 @@ def test_halving_the_bits_halves_the_file():
     space = PRESETS["apq-imagenet"]()
     sizes = {}
     for bits in (4, 8):
-        small = Space(
-            **{**vars_of(space), "classes": 100, "fixed_weight_bits": bits, "resolution": 32,
-               "stages": (Stage(96, 1, (1,), (3,), (6,), 0), Stage(192, 2, (2,), (3,), (6,), 0)),
-               "bits": BitChoices((4, 8), (8,), (4, 8), (8,)), "exclude": ()}
+        small = space.with_(
+            classes=100, fixed_weight_bits=bits, resolution=32, exclude=(),
+            stages=(Stage(96, 1, (1,), (3,), (6,), 0), Stage(192, 2, (2,), (3,), (6,), 0)),
+            bits=BitChoices((4, 8), (8,), (4, 8), (8,)),
         )  # fmt: skip
         top = largest(small)
-        stages = tuple(
-            tuple(Block(b.kernel, b.width, Bits(bits, 8, bits, 8)) for b in s) for s in top.stages
-        )
-        candidate = Candidate(32, stages)
+        candidate = with_bits(top, lambda bits=bits: (bits, 8, bits, 8))
         network = build_network(small, candidate, "uniform", Subnet(small, top))
         assert {layer.weight for layer in network.plan} == {bits}
         assert {layer.activation for layer in network.plan} == {8, None}
@@ -288,9 +280,7 @@ def test_plain_files_load(model, tmp_path):
 def test_every_scheme_can_be_exported(name, tiny_space, tiny_supernet, digits, tmp_path):
     scheme = SCHEMES[name]()
     w, a = scheme.weight_bits[len(scheme.weight_bits) // 2], scheme.activation_bits[0]
-    space = Space(
-        **{**vars_of(tiny_space), "bits": BitChoices((w,), (a,), (w,), (a,)), "exclude": ()}
-    )
+    space = tiny_space.with_(bits=BitChoices((w,), (a,), (w,), (a,)), exclude=())
     candidate = largest(space)
     calibration = normalise(to_tensor(digits.splits["calibration"][0]), digits.mean, digits.std)
     subnet = tiny_supernet.network.subnet(largest(tiny_space))

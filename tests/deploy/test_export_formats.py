@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from mobilenet import with_bits
 
 from apq.deploy.export import FORMATS, export
 from apq.deploy.measure import what_to_measure
 from apq.deploy.model import Model, build_network, load_model, save_model
 from apq.deploy.verify import verify
 from apq.errors import TableError
-from apq.space import BitChoices, Bits
+from apq.space import BitChoices
 from apq.supernet import largest
 from apq.supernet.evaluate import normalise, recalibrate, to_tensor
 
@@ -24,14 +23,13 @@ WEIGHTS = ("binary", "ternary", "po2-4", "flightnn-8", "codebook-3", 8)
 @pytest.fixture(scope="module")
 def model(tiny_space, tiny_supernet, digits):
     bits = BitChoices(WEIGHTS, (4, 8, "mantissa-6"), WEIGHTS, (4, 8))
-    space = replace(tiny_space, bits=bits, exclude=())
+    space = tiny_space.with_(bits=bits, exclude=())
     top = largest(tiny_space)
     chosen = iter(
-        (Bits("ternary", 8, "po2-4", 4), Bits("po2-4", "mantissa-6", "binary", 8),
-         Bits("flightnn-8", 4, "codebook-3", 8))
+        (("ternary", 8, "po2-4", 4), ("po2-4", "mantissa-6", "binary", 8),
+         ("flightnn-8", 4, "codebook-3", 8))
     )  # fmt: skip
-    stages = tuple(tuple(replace(b, bits=next(chosen)) for b in stage) for stage in top.stages)
-    candidate = replace(top, stages=stages)
+    candidate = with_bits(top, lambda: next(chosen))
     subnet = tiny_supernet.network.subnet(top)
     calibration = normalise(to_tensor(digits.splits["calibration"][0]), digits.mean, digits.std)
     recalibrate(subnet, calibration)
@@ -61,5 +59,5 @@ def test_a_runtime_of_bytes_is_not_measured_for_weights_it_runs_in_float(model):
         what_to_measure(model.space, "int8", "block")
     rows = what_to_measure(model.space, "fp32", "block")
     assert set(rows["weight_bits"]) == {32}
-    narrow = replace(model.space, bits=BitChoices(("ternary", 8), (8,), ("binary", 4), (8,)))
+    narrow = model.space.with_(bits=BitChoices(("ternary", 8), (8,), ("binary", 4), (8,)))
     assert set(what_to_measure(narrow, "int8", "block")["weight_bits"]) == {8}

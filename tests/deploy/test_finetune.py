@@ -86,7 +86,7 @@ def test_layers_that_are_not_searched_may_get_fewer_weight_bits(
     images = normalise(to_tensor(digits.splits["test"][0]), digits.mean, digits.std)
     assert torch.equal(model.network(images), made.network(images))
     assert tiny_space.fingerprint != model.space.fingerprint
-    assert replace(model.space, fixed_weight_bits=None) == tiny_space
+    assert model.space.with_(fixed_weight_bits=None) == tiny_space
 
 
 SCRIPT = """
@@ -176,7 +176,7 @@ def test_candidates_are_read_from_best_json(tiny_space, tmp_path):
     assert chosen.accuracy == 0.9
     assert chosen.spread is None
     assert chosen.costs == {"size_mb": 1}
-    for broken in ("", "[1]", "{}", '{"candidate": {"resolution": 8}}'):
+    for broken in ("", "[1]", "{}", '{"candidate": {"b00_kernel": 2.5}}'):
         path.write_text(broken)
         with pytest.raises(ModelError, match="not a file with a candidate"):
             read_candidate(path)

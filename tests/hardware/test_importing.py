@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from mobilenet import ATTRIBUTES
 
 from apq.cli import main
 from apq.errors import ApqError, TableError
@@ -16,7 +17,7 @@ from apq.hardware.importing import (
     import_columns,
     import_haq_npy,
 )
-from apq.space import Bits, Block, Candidate, Layer, load_space
+from apq.space import Candidate, Layer, load_space
 from apq.space.layer import to_array
 
 GOOD = """\
@@ -138,14 +139,16 @@ def published(shared):
 
 
 def candidate(row):
-    blocks = [
-        Block(*(int(row[c][i]) for c in ("ks", "mid_channels")),
-              Bits(*(int(row[c][i]) for c in ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits"))))
-        for i in range(21)
-    ]  # fmt: skip
-    return Candidate(
-        224,
-        (*(tuple(blocks[4 * s : 4 * s + row["d"][s]]) for s in range(5)), (blocks[20],)),
+    theirs = ("ks", "mid_channels", *ATTRIBUTES[2:])
+    depths = [*row["d"][:5], 1]
+    slots = [4 * s + i for s, depth in enumerate(depths) for i in range(depth)]
+    return Candidate.of(
+        {f"depth_{s}": int(depth) for s, depth in enumerate(depths)}
+        | {
+            f"b{i:02d}_{name}": int(row[column][i])
+            for i in slots
+            for name, column in zip(ATTRIBUTES, theirs, strict=True)
+        }
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from apq.errors import TableError
 from apq.hardware import LookupTable, build_table, load_cost_model, price_space
 from apq.space import Layer, load_space
-from apq.space.families import whole_block
+from apq.space.families.mobilenet_v2 import whole_block
 from apq.space.layer import to_array
 
 
@@ -77,9 +77,11 @@ def test_any_table_survives_its_file(tmp_path, rows, latency):
 
 def test_block_rows_read_back_and_price_a_space(tmp_path, tiny_space):
     rows = []
-    for slot in tiny_space.slots:
-        grid = np.meshgrid(*slot.choices, indexing="ij")
-        rows.append(whole_block(slot, *grid).reshape(-1))
+    graph, sides = tiny_space.graph, tiny_space.graph.sides()
+    for factor in tiny_space.factors:
+        side = sides[factor.nodes[0].inputs[0]]
+        grid = tiny_space.grid(factor)
+        rows.append(whole_block(graph, factor.nodes, side, grid).reshape(-1))
     fixed = to_array(list(tiny_space.fixed_layers.values()))
     layers = np.unique(np.concatenate([fixed, *rows]))
     latency = np.random.default_rng(0).random(len(layers))

@@ -36,7 +36,7 @@ def layer(weights: int | str, activations: int | str = 8):
 
 def named_space(*weights: int | str) -> Space:
     """The digits space with these formats for weights."""
-    return replace(PRESETS["digits"](), bits=BitChoices(weights, (4, 8), weights, (8,)))
+    return PRESETS["digits"]().with_(bits=BitChoices(weights, (4, 8), weights, (8,)))
 
 
 @settings(max_examples=15, deadline=None)

@@ -127,11 +127,10 @@ def blocks(space, genes):
     expand = kernel.copy()
     for row, candidate in enumerate(map(space.build, genes)):
         for slot in space.slots:
-            stage = candidate.stages[slot.stage]
-            if slot.position < len(stage):
-                block = stage[slot.position]
-                kernel[row, slot.index] = block.kernel
-                expand[row, slot.index] = block.width / slot.in_channels
+            if block := candidate.blocks.get(slot.name):
+                channels = space.graph.in_channels(space.block(slot)[0])
+                kernel[row, slot.index] = block["kernel"]
+                expand[row, slot.index] = block["width"] / channels
     return kernel, expand
 
 

@@ -1,11 +1,10 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from mobilenet import ATTRIBUTES, block_genes
 
 from apq.hardware.pricing import price_space
 from apq.predictor.features import SpaceFeatures, one_hot, width
-from apq.space import ATTRIBUTES, PRESETS, BitChoices
+from apq.space import PRESETS, BitChoices
 from apq.space.formats import stored_bits
 
 
@@ -13,7 +12,7 @@ from apq.space.formats import stored_bits
 def space(request, tiny_space):
     if request.param == "schemes":
         weights = ("ternary", "po2-4", "codebook-3", 4, 8)
-        return replace(tiny_space, bits=BitChoices(weights, (4, 8), weights, (8, "mantissa-5")))
+        return tiny_space.with_(bits=BitChoices(weights, (4, 8), weights, (8, "mantissa-5")))
     return tiny_space if request.param == "tiny" else PRESETS[request.param]()
 
 
@@ -62,7 +61,7 @@ def test_bits_move_only_bit_columns(space):
     rng = np.random.default_rng(2)
     genes = space.sample(50, rng)
     moved = genes.copy()
-    space.block_genes(moved)[:, :, 2:] = space.block_genes(space.sample(50, rng))[:, :, 2:]
+    block_genes(space, moved)[:, :, 2:] = block_genes(space, space.sample(50, rng))[:, :, 2:]
     moved = space.canonical(moved)
     a, b = (SpaceFeatures(space).inputs(g) for g in (genes, moved))
     assert np.array_equal(a.arch, b.arch)

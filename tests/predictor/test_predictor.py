@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest_formula import true_accuracy
+from mobilenet import block_genes
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -66,9 +67,9 @@ def test_it_answers_one_candidate_as_it_answers_many(trained, unseen):
 
 def test_it_moves_when_only_bits_move(trained, unseen, digits_space):
     low = unseen.copy()
-    digits_space.block_genes(low)[:, :, 2:] = 0
+    block_genes(digits_space, low)[:, :, 2:] = 0
     high = low.copy()
-    digits_space.block_genes(high)[digits_space.active(high), 2:] = 2
+    block_genes(digits_space, high)[digits_space.active(high), 2:] = 2
     assert (trained.predict(high)[0] > trained.predict(low)[0]).mean() > 0.9
 
 
@@ -149,7 +150,7 @@ def test_a_damaged_or_newer_description_is_refused(trained, tmp_path):
 def test_an_fp32_predictor_ignores_bits(fp32, unseen, digits_space):
     predictor = train_predictor(fp32, compare=False)
     moved = unseen.copy()
-    digits_space.block_genes(moved)[:, :, 2:] = 0
+    block_genes(digits_space, moved)[:, :, 2:] = 0
     assert not predictor.bits
     assert np.array_equal(predictor.predict(unseen)[0], predictor.predict(moved)[0])
     truth = true_accuracy(digits_space, unseen, "fp32")

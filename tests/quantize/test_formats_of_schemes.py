@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from mobilenet import block_genes, blocks_of
 
 from apq.quantize import SCHEMES, find_scheme, layer_plan, quantize_subnet
 from apq.space import FORMATS, PRESETS, BitChoices
@@ -52,11 +51,10 @@ def named_candidate():
     """A candidate of the digits space with every kind of weight, and its space."""
     weights = ("binary", "modified-binary", "ternary", "po2-4", "flightnn-8", "codebook-3",
                "mantissa-5", 4)  # fmt: skip
-    space = replace(
-        PRESETS["digits"](), bits=BitChoices(weights, (8, "mantissa-6"), weights, (4, 8))
-    )
+    bits = BitChoices(weights, (8, "mantissa-6"), weights, (4, 8))
+    space = PRESETS["digits"]().with_(bits=bits)
     genes = (space.cardinalities - 1)[None].copy()
-    blocks = space.block_genes(genes)
+    blocks = block_genes(space, genes)
     blocks[0, :, 2] = np.arange(len(space.slots)) % len(weights)
     blocks[0, :, 4] = (np.arange(len(space.slots)) + 3) % len(weights)
     blocks[0, :, 3] = np.arange(len(space.slots)) % 2
@@ -65,20 +63,20 @@ def named_candidate():
 
 def test_a_candidates_formats_pick_the_scheme_of_every_layer_and_its_size():
     space, candidate = named_candidate()
-    used = {choice for s in candidate.stages for b in s for choice in (b.bits.pw_w, b.bits.dw_w)}
-    assert used == set(space.bits.pw_w)
+    blocks = blocks_of(candidate)
+    used = {b[name] for b in blocks for name in ("pw_w_bits", "dw_w_bits")}
+    assert used == set(space.family.bits.pw_w)
     torch.manual_seed(0)
     images = torch.randn(16, 1, 8, 8)
     subnet = Subnet(space, candidate)
     model = quantize_subnet(subnet, subnet.graph, images, "haq")
-    blocks = [block for stage in candidate.stages for block in stage]
     for layer, part in model.layers():
         if not layer.searched:
             assert (layer.weight_scheme, layer.activation_scheme) == ("", "")
             continue
         _, number, name = layer.name.split(".")
-        bits = blocks[int(number)].bits
-        wanted = bits.dw_w if name == "depthwise" else bits.pw_w
+        block = blocks[int(number)]
+        wanted = block["dw_w_bits" if name == "depthwise" else "pw_w_bits"]
         scheme = find_scheme(layer.weight_scheme or "haq")
         assert wanted == MADE_BY[layer.weight_scheme, layer.weight]
         alone = scheme.weights(part.weight.detach(), layer.weight)
@@ -98,7 +96,7 @@ def test_plain_widths_mean_what_the_scheme_asked_for_says():
         "", "binary", "modified-binary", "ternary", "exponent", "flightnn", "codebook", "mantissa"
     }  # fmt: skip
     assert {layer.activation_scheme for layer in plan} == {"", "mantissa"}
-    widths = replace(space, bits=BitChoices())
+    widths = space.with_(bits=BitChoices())
     plain = layer_plan(widths.graph_of(widths.build(widths.cardinalities - 1)))
     assert {(x.weight_scheme, x.activation_scheme) for x in plain} == {("", "")}
     assert choice_of(plain[3].weight) == 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -22,7 +21,7 @@ NASTY = "</title><script>alert('x')</script>&"
 def run_folder(tmp_path):
     """What a search leaves behind, with hostile names wherever a name may stand."""
     rng = np.random.default_rng(0)
-    space = replace(PRESETS["digits"](), name=NASTY)
+    space = PRESETS["digits"]().with_(name=NASTY)
     genes = space.sample(30, rng)
     latency = np.sort(rng.uniform(0.2, 0.5, 30))
     front = {

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mobilenet import blocks_of
 
 from apq.images import load_images
 from apq.quantize import SCHEMES, quantize_subnet
@@ -41,8 +42,7 @@ def test_quantized_networks_give_the_same_bits(space, data, supernet, scheme):
     bits = set(SCHEMES[scheme]().weight_bits)
     for row in space.sample(4, np.random.default_rng(1)):
         candidate = space.build(row)
-        used = {b.bits.pw_w for s in candidate.stages for b in s}
-        used |= {b.bits.dw_w for s in candidate.stages for b in s}
+        used = {b[name] for b in blocks_of(candidate) for name in ("pw_w_bits", "dw_w_bits")}
         if not used <= bits:
             continue
         net = supernet.subnet(candidate)
@@ -60,7 +60,7 @@ def test_sharing_the_first_blocks_changes_no_figure(space, data, supernet, order
     first = [a.name.startswith(("depth_0", "b00", "b01", "b02")) for a in space.axes]
     rows[4:8] = np.where(first, rows[:4], rows[4:8])  # beginnings of several lengths come twice
     rows[8:, :5] = rows[4:8, :5]
-    candidates = [space.build(row) for row in space.repair(rows)]
+    candidates = [space.build(row) for row in space.snap(rows)]
     if ordered:
         candidates.sort(key=lambda c: choices(space.graph_of(c)))
     blocks = [choices(space.graph_of(c)) for c in candidates]

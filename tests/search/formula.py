@@ -22,7 +22,9 @@ class FormulaAccuracy:
         self.calls += 1
         time.sleep(self.pause)
         gain = self.effect[np.arange(genes.shape[1]), genes]
-        blocks = self.space.block_genes(gain).sum(axis=2) * self.space.active(genes)
+        slots = len(self.space.slots)
+        blocks = gain[:, -6 * slots :].reshape(len(genes), slots, 6).sum(axis=2)
+        blocks = blocks * self.space.active(genes)
         total = blocks.sum(axis=1) + (blocks[:, 1:] * blocks[:, :-1]).sum(axis=1) / 4
         accuracy = 1 - np.exp(-total / 8)
         return accuracy, 0.01 + 0.02 * (genes.sum(axis=1) % 3)

@@ -20,7 +20,7 @@ FIX = ("dw_w_bits=8", "b00_pw_w_bits=8")  # leaves a few thousand candidates
 def truth(problem):
     """All objectives of the region's feasible candidates that nothing dominates."""
     every = problem.priced.space.every_candidate()
-    every = every[problem.region.contains(every) & problem.feasible(every)]
+    every = every[problem.space.contains(every) & problem.feasible(every)]
     values = problem.evaluate(every).values
     return values[nondominated(values)], len(every)
 
@@ -56,15 +56,15 @@ def test_baselines_come_near_the_true_front(half, algorithm, share, seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_milp_solves_its_surrogate_for_every_budget(half, seed):
-    space, region = half.priced.space, half.region
+    space = half.space
     sample = half.sample(150, np.random.default_rng(seed))
     model = fit_additive(space, sample, half.evaluate(sample).values[:, 0])
     every = space.every_candidate()
-    every = every[region.contains(every)]
+    every = every[space.contains(every)]
     cost, value = half.priced.costs(every)["bitops_g"], model.value(space, every)
     budgets = np.linspace(cost.min(), cost.max(), 12)
     for budget in budgets:
-        row = minimise(region, model, {"bitops_g": float(budget)})
+        row = minimise(half.searched, model, {"bitops_g": float(budget)})
         assert half.priced.costs(row)["bitops_g"][0] <= budget
         assert model.value(space, row)[0] == pytest.approx(value[cost <= budget].min(), abs=1e-6)
 
@@ -127,7 +127,7 @@ def test_contract(tiny_priced, tiny_accuracy, algorithm):
     )  # fmt: skip
     front = result.front
     assert problem.feasible(front.genes).all()
-    assert problem.region.contains(front.genes).all()
+    assert problem.space.contains(front.genes).all()
     assert nondominated(front.values).all()
     assert result.candidates == sum(len(b.genes) for b in batches) <= 400
     assert points[-1][:2] == (result.candidates, 400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from mobilenet import block_genes
 
 import apq.search.paper as paper
 from apq.errors import ApqError
@@ -35,7 +36,7 @@ def test_it_scores_a_population_and_fifty_of_each_kind_per_round(problem, monkey
     assert result.notes["drawn"] > result.candidates  # what is over the budget is drawn again
     assert kinds.index("_mutants") < kinds.index("_crossovers")
     assert all(problem.feasible(b.genes).all() for b in batches)
-    assert all(problem.region.contains(b.genes).all() for b in batches)
+    assert all(problem.space.contains(b.genes).all() for b in batches)
 
 
 def test_children_come_from_the_25_best(problem):
@@ -47,7 +48,7 @@ def test_children_come_from_the_25_best(problem):
     assert parents.values.max() <= np.partition(people.values[:, 0], 25)[25]
     rng = np.random.default_rng(1)
     children = paper._crossovers(problem, parents, rng, 400)
-    blocks, known = space.block_genes(children), space.block_genes(parents.genes)
+    blocks, known = block_genes(space, children), block_genes(space, parents.genes)
     for slot in range(len(space.slots)):
         assert set(map(tuple, blocks[:, slot])) <= set(map(tuple, known[:, slot]))
     mixed = set(map(tuple, children)) - set(map(tuple, parents.genes))
@@ -58,8 +59,8 @@ def test_a_mutation_hits_a_tenth_of_the_blocks_and_depths(problem):
     space = problem.priced.space
     parents = problem.evaluate(problem.sample(1, np.random.default_rng(0)))
     mutants = paper._mutants(problem, parents, np.random.default_rng(1), 20_000)
-    same = (space.block_genes(mutants) == space.block_genes(parents.genes)).all(axis=2)
-    choices = [int(m.sum()) for m in problem.region.permitted]
+    same = (block_genes(space, mutants) == block_genes(space, parents.genes)).all(axis=2)
+    choices = [int(m.sum()) for m in problem.searched.permitted]
     for slot, count in enumerate(choices):  # a redraw may hit the same block again
         wanted = 0.1 * (1 - 1 / count)
         assert 1 - same[:, slot].mean() == pytest.approx(wanted, abs=0.015)
@@ -72,11 +73,11 @@ def test_a_mutation_hits_a_tenth_of_the_blocks_and_depths(problem):
 def test_redraws_are_counted_and_end_with_words(problem, monkeypatch):
     space, rng = problem.priced.space, np.random.default_rng(0)
     redraw = paper.Redraw(problem)
-    rows = redraw(30, lambda n: problem.region.draw(n, rng))
+    rows = redraw(30, lambda n: problem.space.draw(n, rng))
     again = np.random.default_rng(0)
     good, drawn = 0, 0
     while good < 30:  # one at a time gives the same share
-        row = space.canonical(problem.region.draw(1, again))
+        row = space.canonical(problem.space.draw(1, again))
         drawn += 1
         good += int(problem.feasible(row)[0])
     assert len(rows) == 30

@@ -50,17 +50,11 @@ def big_problem(pause=0.0):
     from formula import FormulaAccuracy
 
     from apq.hardware.pricing import price_space
-    from apq.space import BitChoices, Space, Stage
+    from apq.space import BitChoices, MobileNetV2, Space, Stage
 
     stage = Stage(16, 2, depth=(1, 2), kernel=(3, 5), expand=(2, 4), width_step=8)
-    space = Space(
-        "killed",
-        16,
-        10,
-        (stage, stage),
-        head_channels=32,
-        bits=BitChoices((4, 8), (8,), (8,), (4, 8)),
-    )
+    bits = BitChoices((4, 8), (8,), (8,), (4, 8))
+    space = Space(MobileNetV2("killed", 16, 10, (stage, stage), head_channels=32, bits=bits))
     priced = price_space(space)
     low, high = priced.reach("bitops_g")
     accuracy = FormulaAccuracy(space)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mobilenet import blocks_of
 
 from apq.errors import SpaceError
 from apq.search.best import read_candidate
-from apq.space import BIT_ATTRIBUTES, FORMATS, PRESETS, BitChoices, Bits, Candidate, Space
-from apq.space.files import load_space, space_from_dict
+from apq.space import FORMATS, PRESETS, BitChoices, Candidate, Space
+from apq.space.files import load_space
 from apq.space.formats import BITS, WIDEST, choice_of, code_of
 from apq.space.layer import bitops, macs, size_bits, to_array, weight_count
 
@@ -35,7 +35,7 @@ def choices(codes) -> st.SearchStrategy[list[int | str]]:
 def named_spaces(draw) -> Space:
     """A small space whose axes offer what the strategy likes."""
     bits = BitChoices(*(tuple(draw(choices(of))) for of in (CODES, ACTIVATIONS) * 2))
-    return replace(PRESETS["digits"](), name="drawn", bits=bits)
+    return PRESETS["digits"]().with_(name="drawn", bits=bits)
 
 
 @settings(max_examples=40, deadline=None)
@@ -61,10 +61,9 @@ def test_counts_use_stored_bits(space, seed):
     layers = to_array(list(space.layers(candidate)))
     formats = [
         (FORMATS[code_of(w)], FORMATS[code_of(a)])
-        for stage in candidate.stages
-        for block in stage
-        for b in [block.bits]
-        for w, a in ((b.pw_w, b.pw_a), (b.dw_w, b.dw_a), (b.pw_w, b.pw_a))
+        for b in blocks_of(candidate)
+        for kind in ("pw", "dw", "pw")
+        for w, a in [(b[f"{kind}_w_bits"], b[f"{kind}_a_bits"])]
     ]
     rows = layers[3:-2]
     by_hand = [int(n) * w.bits * a.bits for n, (w, a) in zip(macs(rows), formats, strict=True)]
@@ -124,19 +123,19 @@ def test_a_toml_file_offers_schemes_beside_widths_in_any_order(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(TOML)
     space = load_space(str(path))
-    assert space.bits == BitChoices(
+    assert space.family.bits == BitChoices(
         ("ternary", "po2-4", 4, 8), (4, 8), ("binary", 8), ("mantissa-5", 8)
     )
     assert [space.axes[i].named for i in range(1, 7)] == [False, False, True, False, True, True]
     path.write_text(TOML.replace('[4, 8, "ternary", "po2-4"]', '["po2-4", "ternary", 8, "4"]'))
     assert load_space(str(path)).fingerprint == space.fingerprint
     genes = space.sample(400, np.random.default_rng(0))
-    blocks = [b for row in genes for s in space.build(row).stages for b in s]
-    assert {b.bits.pw_w for b in blocks if b.kernel == 5} == {"po2-4", 4, 8}
-    assert {b.bits.pw_w for b in blocks if b.kernel == 3} == {"ternary", "po2-4", 4, 8}
-    named = next(b for b in blocks if b.bits.dw_w == "binary" and b.bits.pw_w == "ternary")
-    told = str(Candidate(8, ((named,),)))
-    assert told.startswith(f"k3w{named.width}bternary/{named.bits.pw_a}/binary/")
+    blocks = [b for row in genes for b in blocks_of(space.build(row))]
+    assert {b["pw_w_bits"] for b in blocks if b["kernel"] == 5} == {"po2-4", 4, 8}
+    assert {b["pw_w_bits"] for b in blocks if b["kernel"] == 3} == {"ternary", "po2-4", 4, 8}
+    named = next(b for b in blocks if b["dw_w_bits"] == "binary" and b["pw_w_bits"] == "ternary")
+    told = str(Candidate.of({f"b00_{name}": choice for name, choice in named.items()}))
+    assert told.startswith(f"b00 k3 w{named['width']} bternary/{named['pw_a_bits']}/binary/")
 
 
 def test_errors_of_a_file_name_the_field_and_what_it_may_be(tmp_path):
@@ -154,22 +153,15 @@ def test_errors_of_a_file_name_the_field_and_what_it_may_be(tmp_path):
         for part in (str(path), *parts):
             assert part in str(error.value)
     path = tmp_path / "best.json"
-    candidate = Candidate(8, ()).to_dict()
-    block = {"kernel": 3, "width": 8, "bits": {"pw_w": "ternery"}}
-    path.write_text(json.dumps(candidate | {"stages": [[block]]}))
-    with pytest.raises(
-        SpaceError, match=r"stages\[0\]\[0\]\.bits\.pw_w: unknown number format 'ternery'"
-    ):
+    path.write_text(json.dumps({"depth_0": 1, "b00_pw_w_bits": "ternery"}))
+    with pytest.raises(SpaceError, match="b00_pw_w_bits: unknown number format 'ternery'"):
         read_candidate(path)
 
 
 def test_values_outside_an_axis_are_refused_by_name():
-    space = space_from_dict(PRESETS["digits"]().to_dict() | {"bits": {"pw_w": [8, "ternary"]}})
+    space = Space.from_dict(PRESETS["digits"]().to_dict() | {"bits": {"pw_w": [8, "ternary"]}})
     candidate = space.build(space.sample(1, np.random.default_rng(0))[0])
-    (block, *_), *_ = candidate.stages
-    other = replace(
-        candidate, stages=((replace(block, bits=Bits("binary")),), *candidate.stages[1:])
-    )
+    other = candidate.with_(b00_pw_w_bits="binary")
     with pytest.raises(SpaceError, match=r"b00_pw_w_bits = binary .* \['ternary', 8\]"):
         space.genes([other])
     columns = space.values(space.sample(3, np.random.default_rng(0)))
@@ -177,7 +169,7 @@ def test_values_outside_an_axis_are_refused_by_name():
     with pytest.raises(SpaceError, match="row 1: b00_pw_w_bits = 4 is not"):
         space.from_values(columns)
     del columns["b00_pw_w_bits"]  # absent: the highest, which is the plain width
-    assert {space.build(g).stages[0][0].bits.pw_w for g in space.from_values(columns)} == {8}
+    assert {space.build(g)["b00_pw_w_bits"] for g in space.from_values(columns)} == {8}
 
 
 PINNED = {
@@ -196,7 +188,7 @@ def test_spaces_of_widths_keep_fingerprint_encoding_and_columns(name):
     assert (space.fingerprint, code) == PINNED[name]
     assert not any(axis.named for axis in space.axes)
     assert {column.dtype for column in space.values(genes).values()} == {np.dtype(np.float64)}
-    bits = [axis.choices for axis in space.axes if axis.attribute in BIT_ATTRIBUTES]
+    bits = [axis.choices for axis in space.axes if axis.is_format]
     assert all(BITS[list(c)].tolist() == list(c) for c in bits)
 
 

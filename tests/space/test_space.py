@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mobilenet import ATTRIBUTES, block_genes
 
 from apq.errors import SpaceError
 from apq.search.best import read_candidate
-from apq.space import ATTRIBUTES, PRESETS, Bits, Block, Candidate, Space, load_space
+from apq.space import PRESETS, Candidate, Space, load_space
 
 SPACES = {name: make() for name, make in PRESETS.items()}
 
@@ -44,7 +45,7 @@ def reference_specs(folder) -> tuple[pd.DataFrame, np.ndarray]:
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_candidates_and_genes_are_two_forms_of_one_thing(space, seed):
-    genes = space.canonical(space.repair(random_genes(space, seed, 16)))
+    genes = space.canonical(space.snap(random_genes(space, seed, 16)))
     candidates = [space.build(row) for row in genes]
     assert np.array_equal(space.genes(candidates), genes)
     assert np.array_equal(space.from_values(space.values(genes)), genes)
@@ -59,9 +60,9 @@ def test_candidates_and_genes_are_two_forms_of_one_thing(space, seed):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_repair_and_canonical_are_idempotent_and_leave_the_valid_alone(space, seed):
     raw = random_genes(space, seed)
-    mended = space.repair(raw)
+    mended = space.snap(raw)
     assert space.is_valid(mended).all()
-    assert np.array_equal(space.repair(mended), mended)
+    assert np.array_equal(space.snap(mended), mended)
     good = space.is_valid(raw)
     assert np.array_equal(space.canonical(mended)[good], space.canonical(raw)[good])
     once = space.canonical(mended)
@@ -71,7 +72,8 @@ def test_repair_and_canonical_are_idempotent_and_leave_the_valid_alone(space, se
 def test_repair_changes_one_gene_of_a_forbidden_block():
     space = SPACES["apq-imagenet"]
     raw = random_genes(space, 0, 500)
-    before, after = space.block_genes(raw), space.block_genes(space.repair(raw))
+    mended = space.snap(raw, canonical=False)
+    before, after = block_genes(space, raw), block_genes(space, mended)
     changed = (before != after).sum(axis=2)
     assert changed.max() == 1
     assert changed.sum() > 0
@@ -214,9 +216,16 @@ def test_unknown_names_and_foreign_candidates_are_refused_with_what_exists():
     with pytest.raises(SpaceError, match=r"cannot read gone\.toml"):
         load_space("gone.toml")
     space = SPACES["digits"]
-    block = Block(9, 8, Bits())
+    some = space.build(space.sample(1, np.random.default_rng(0))[0])
     with pytest.raises(SpaceError, match=r"b00_kernel = 9 is not in space 'digits'.*\[3, 5\]"):
-        space.genes([Candidate(8, ((block,),) * 3)])
+        space.genes([some.with_(b00_kernel=9)])
+    with pytest.raises(SpaceError, match="chooses b77_kernel, which space 'digits' does not have"):
+        space.genes([some.with_(b77_kernel=3)])
+    with pytest.raises(SpaceError, match="lacks b00_kernel"):
+        space.genes([Candidate.of({k: v for k, v in some.choices if k != "b00_kernel"})])
+    shallow = space.build(space.cardinalities * 0)
+    with pytest.raises(SpaceError, match="chooses b01_kernel, but its depths skip that block"):
+        space.genes([shallow.with_(b01_kernel=3)])
     with pytest.raises(SpaceError, match="depth_1"):
         space.from_values({"depth_0": np.array([1.0])})
 
@@ -233,8 +242,8 @@ def test_candidates_are_read_from_files(tiny_space, tmp_path):
         "": "Expecting value",
         "[1]": "it is .1., must be a table",
         "{}": "it lacks candidate",
-        '{"candidate": {"stages": []}}': "candidate lacks resolution",
-        '{"candidate": null}': "candidate is None, must be a table",
+        '{"candidate": {"stages": []}}': "older version",
+        '{"candidate": null}': "candidate is 'None', must be a table",
     }
     for text, message in broken.items():
         path.write_text(text)
@@ -260,8 +269,9 @@ def test_candidates_are_read_from_files(tiny_space, tmp_path):
     ],
 )
 def test_what_would_eat_the_machine_is_refused_by_counting(tiny_space, change, message):
-    stages = (replace(tiny_space.stages[0], **change), *tiny_space.stages[1:])
+    first, *others = tiny_space.family.stages
+    stages = (replace(first, **change), *others)
     with pytest.raises(SpaceError, match=message):
-        replace(tiny_space, stages=stages)
+        tiny_space.with_(stages=stages)
     with pytest.raises(SpaceError, match="stages = 1000000 must be at most 64"):
-        replace(tiny_space, stages=tiny_space.stages[:1] * 10**6)
+        tiny_space.with_(stages=(first,) * 10**6)

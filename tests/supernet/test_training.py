@@ -159,7 +159,8 @@ def test_training_can_start_from_another_space_whose_weights_fit(trained, digits
     path = tmp_path / "first.safetensors"
     save_supernet(path, network, metadata)
     space = network.space
-    flat = replace(space, stages=(*space.stages[:-1], replace(space.stages[-1], stride=1)))
+    *stages, last = space.family.stages
+    flat = space.with_(stages=(*stages, replace(last, stride=1)))
     longer, made = train_supernet(
         flat,
         digits,

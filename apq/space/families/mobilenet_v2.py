@@ -2,73 +2,203 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from apq.files.limits import MOST_CHANNELS, MOST_WIDTHS
+from apq.space.families.base import BitChoices, Checks, Name, Rules, divisible
+from apq.space.families.builder import Builder
 from apq.space.formats import AS_PRICED
-from apq.space.graph import Graph, Node
+from apq.space.graph import Graph, Node, resolve
 from apq.space.layer import LayerArray, layer_array
 
-if TYPE_CHECKING:
-    from apq.space.base import Slot, Space
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of block slots with one output width.
+
+    Attributes:
+        channels: Output channels of every block of the stage.
+        stride: Stride of the first block; the others have 1.
+        depth: How many leading blocks may be kept. The largest is the number of slots.
+        kernel: Depthwise kernel sizes to choose from (odd).
+        expand: With ``width_step``: lowest and highest hidden width as multiples of a block's
+            input channels. Without: the multiples to choose from.
+        width_step: Distance between hidden widths, in channels; 0 means ``expand`` is a list.
+    """
+
+    channels: int
+    stride: int
+    depth: tuple[int, ...]
+    kernel: tuple[int, ...]
+    expand: tuple[float, ...]
+    width_step: int = 8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "expand", tuple(map(float, self.expand)))
+
+    def widths(self, in_channels: int) -> tuple[int, ...]:
+        """Hidden widths of a block with ``in_channels`` inputs, ascending."""
+        if not self.width_step:
+            return tuple(divisible(round(in_channels * e)) for e in self.expand)
+        low, high = self.expand[0] * in_channels, self.expand[-1] * in_channels
+        count = int((high - low) / self.width_step + 1e-9)
+        return tuple(round(low) + i * self.width_step for i in range(count + 1))
 
 
-def mobilenet_v2(space: Space) -> Graph:
-    """The graph of a space: a 3x3 stem, one depthwise-separable block, the searched blocks, a 1x1
-    convolution, the mean over all pixels, a linear classifier."""
-    weight, activation = space.fixed_layer_bits
+@dataclass(frozen=True)
+class MobileNetV2:
+    """MobileNetV2-type networks as data.
 
-    def fixed(name: str, op: str, x: str, channels: int, act: str = "", **more: Any) -> Node:
-        return Node(name, op, (x,), channels, act=act, weight=weight, activation=activation, **more)
+    The network is: 3x3 stem, one fixed depthwise-separable block, the stages, a 1x1 head
+    convolution, global average pooling, a linear classifier. The fixed layers use ``fixed_bits``.
 
-    stem = space.stem_channels
-    nodes = [
-        Node("image", "image", channels=space.in_channels),
-        fixed("stem", "conv", "image", stem, "relu6", kernel=3, stride=space.stem_stride),
-        fixed("first.0", "conv", "stem", stem, "relu6", kernel=3, groups=stem),
-        fixed("first.1", "conv", "first.0", space.first_channels),
-    ]
-    for slot in space.slots:
-        nodes += _block(space, slot, nodes[-1].name)
-    last = nodes[-1].name
-    return Graph((
-        *nodes,
-        fixed("head", "conv", last, space.head_channels, "relu6"),
-        Node("pool", "pool", ("head",), space.head_channels),
-        fixed("classifier", "linear", "pool", space.classes),
-    ))  # fmt: skip
+    Attributes:
+        name: Short name.
+        resolution: Input side in pixels.
+        in_channels: Image channels.
+        classes: Outputs of the classifier.
+        stem_channels, stem_stride: The 3x3 stem convolution.
+        first_channels: Output channels of the fixed first block (depthwise 3x3, then 1x1).
+        head_channels: Output channels of the 1x1 convolution before pooling.
+        stages: The searchable stages.
+        bits: Number formats the searchable blocks may use.
+        fixed_bits: Bitwidth of everything that is not searched.
+        fixed_weight_bits: Bitwidth of its weights, if another. Where the classifier is large or the
+            blocks are small these weights are much of a file.
+        exclude: Combinations no block may have.
+    """
+
+    name: Name
+    resolution: int
+    classes: int
+    stages: tuple[Stage, ...]
+    in_channels: int = 3
+    stem_channels: int = 16
+    stem_stride: int = 1
+    first_channels: int = 16
+    head_channels: int = 320
+    bits: BitChoices = field(default_factory=BitChoices)
+    fixed_bits: int = 8
+    fixed_weight_bits: int | None = None
+    exclude: Rules = ()
+
+    def check(self) -> None:
+        """Refuse numbers that contradict themselves (SpaceError)."""
+        checks = Checks(self.name)
+        checks.channels(
+            resolution=self.resolution, classes=self.classes, in_channels=self.in_channels,
+            stem_channels=self.stem_channels, stem_stride=self.stem_stride,
+            first_channels=self.first_channels, head_channels=self.head_channels,
+        )  # fmt: skip
+        checks.need(1 <= self.fixed_bits <= 32, "fixed_bits", self.fixed_bits, "1..32")
+        weight = self.fixed_weight_bits
+        ok = weight is None or 1 <= weight <= 32
+        checks.need(ok, "fixed_weight_bits", weight, "1..32")
+        checks.formats(self.bits)
+        checks.stages(self.stages)
+        before = self.first_channels
+        for s, stage in enumerate(self.stages):
+            where = f"stages[{s}]"
+            checks.ascending(f"{where}.expand", stage.expand)
+            step = stage.width_step
+            checks.need(step >= 0, f"{where}.width_step", step, "0 or more")
+            for channels in dict.fromkeys((before, stage.channels)[: max(stage.depth)]):
+                _check_widths(checks, where, stage, channels)
+            before = stage.channels
+
+    def write(self) -> Builder:
+        """The stem, one depthwise-separable block, the searched blocks, a 1x1 convolution, the mean
+        over all pixels, a linear classifier."""
+        net = Builder(self.fixed_weight_bits or self.fixed_bits, self.fixed_bits)
+        stem, first = self.stem_channels, self.first_channels
+        x = net.image(self.in_channels, self.resolution)
+        x = net.conv("stem", x, stem, kernel=3, stride=self.stem_stride, act="relu6")
+        x = net.conv("first.0", x, stem, kernel=3, groups=stem, act="relu6")
+        x, before = net.conv("first.1", x, first), first
+        for stage in self.stages:
+            depth = net.stage(stage.depth)
+            for position in range(max(stage.depth)):
+                with net.block(depth, position) as block:
+                    kernel = net.gene("kernel", stage.kernel)
+                    width = net.gene("width", stage.widths(before))
+                    formats = [net.gene(f"{n}_bits", self.bits.codes(n)) for n in vars(self.bits)]
+                    stride = 1 if position else stage.stride
+                    channels = (width, stage.channels)
+                    x = inverted_residual(net, block, x, channels, kernel, stride, formats)
+                before = stage.channels
+        x = net.conv("head", x, self.head_channels, act="relu6")
+        net.linear("classifier", net.pool("pool", x), self.classes)
+        return net
 
 
-def _block(space: Space, slot: Slot, x: str) -> list[Node]:
-    """Expand, depthwise, project, and the input added where shapes allow."""
-    block, path = f"b{slot.index:02d}", f"blocks.{slot.index}"
-    width, kernel = f"{block}_width", f"{block}_kernel"
-    depths = space.stages[slot.stage].depth
-    longer = tuple(d for d in depths if d > slot.position)
-    when = () if longer == depths else ((f"depth_{slot.stage}", longer),)
-    pointwise: dict[str, Any] = {"weight": f"{block}_pw_w_bits", "activation": f"{block}_pw_a_bits"}
-    depthwise: dict[str, Any] = {"weight": f"{block}_dw_w_bits", "activation": f"{block}_dw_a_bits"}
-    nodes = [
-        Node(f"{path}.expand", "conv", (x,), width, act="relu6", **pointwise),
-        Node(f"{path}.depthwise", "conv", (f"{path}.expand",), width, kernel, slot.stride, width,
-             act="relu6", **depthwise),
-        Node(f"{path}.project", "conv", (f"{path}.depthwise",), slot.out_channels, **pointwise),
-    ]  # fmt: skip
-    nodes = [Node(**vars(node) | {"when": when, "block": block}) for node in nodes]
-    if slot.shortcut:
-        inputs = (x, f"{path}.project")
-        nodes.append(Node(f"{path}.add", "add", inputs, slot.out_channels, block=block))
-    return nodes
+def inverted_residual(
+    net: Builder,
+    block: str,
+    x: str,
+    channels: tuple[str, int],
+    kernel: str,
+    stride: int,
+    formats: Sequence[str],
+    act: str = "relu6",
+) -> str:
+    """Expand, depthwise, project, and the input added where shapes allow.
+
+    Args:
+        net: Where it is written.
+        block: Path of the block.
+        x: Its input.
+        channels: The gene of the hidden width, and channels of the output.
+        kernel, stride: Of the depthwise convolution.
+        formats: Genes of pointwise weights and inputs, then of depthwise ones.
+        act: Activation of the hidden layers.
+    """
+    width, out = channels
+    pw, dw = ({"weight": w, "activation": a} for w, a in (formats[:2], formats[2:]))
+    y = net.conv(f"{block}.expand", x, width, act=act, **pw)
+    y = net.conv(
+        f"{block}.depthwise", y, width, kernel=kernel, stride=stride, groups=width, act=act, **dw
+    )
+    y = net.conv(f"{block}.project", y, out, **pw)
+    return net.add(f"{block}.add", x, y) if stride == 1 and net.channels(x) == out else y
 
 
 def whole_block(
-    slot: Slot, kernel: Any, width: Any, pw_w: Any, pw_a: Any, dw_w: Any, dw_a: Any
+    graph: Graph, nodes: Sequence[Node], side: Any, values: Mapping[str, Any]
 ) -> LayerArray:
-    """A block as one ``mbconv`` row, for tables of measured blocks; arguments broadcast, formats
-    as codes."""
-    pw_w, pw_a, dw_w, dw_a = AS_PRICED[pw_w], AS_PRICED[pw_a], AS_PRICED[dw_w], AS_PRICED[dw_a]
-    return layer_array(
-        op="mbconv", in_channels=slot.in_channels, out_channels=slot.out_channels,
-        height=slot.side, width=slot.side, kernel=kernel, stride=slot.stride,
-        weight_bits=pw_w, activation_bits=pw_a, mid_channels=width,
-        dw_weight_bits=dw_w, dw_activation_bits=dw_a,
+    """An inverted residual as one ``mbconv`` row, for tables of measured blocks.
+
+    Args:
+        graph: The network.
+        nodes: Of the block.
+        side: Height and width of its input.
+        values: Values of its genes, formats as codes; they broadcast together.
+    """
+    expand, depthwise, project = (node for node in nodes if node.op == "conv")
+    pw_w, pw_a, dw_w, dw_a = (
+        AS_PRICED[resolve(v, values)]
+        for node in (expand, depthwise) for v in (node.weight, node.activation)
     )  # fmt: skip
+    return layer_array(
+        op="mbconv", in_channels=graph.in_channels(expand), out_channels=project.channels,
+        height=side, width=side, kernel=resolve(depthwise.kernel, values),
+        stride=depthwise.stride, weight_bits=pw_w, activation_bits=pw_a,
+        mid_channels=resolve(expand.channels, values), dw_weight_bits=dw_w,
+        dw_activation_bits=dw_a,
+    )  # fmt: skip
+
+
+def _check_widths(checks: Checks, where: str, stage: Stage, channels: int) -> None:
+    """Hidden widths behind so many input channels: at least one, and not too many."""
+    low, high = stage.expand[0] * channels, stage.expand[-1] * channels
+    what = f"{where}.expand x {channels} input channels"
+    checks.need(round(low) >= 1, what, f"{low:g} … {high:g}", "at least 1 hidden channel")
+    rule = f"at most {MOST_CHANNELS} hidden channels"
+    checks.need(high <= MOST_CHANNELS, what, f"{low:g} … {high:g}", rule)
+    many = (high - low) / stage.width_step + 1 if stage.width_step else len(stage.expand)
+    checks.need(many <= MOST_WIDTHS, f"{what} in steps of {stage.width_step}",
+                f"{many:.0f} widths", f"at most {MOST_WIDTHS} widths")  # fmt: skip
+    widths = stage.widths(channels)
+    checks.need(len(set(widths)) == len(widths) and max(widths) <= MOST_CHANNELS,
+                f"hidden widths of {what}", list(widths)[:8], "distinct and sane")  # fmt: skip
