@@ -39,6 +39,11 @@ COMPUTING = ("Conv", "Gemm", "Add", "GlobalAveragePool", "ReduceSum", "Flatten")
 FORMS = ("qdq", "integer", "qonnx")
 ZERO = 128
 """The byte that stands for a weight of 0."""
+OPSET, IR_VERSION = 13, 8
+"""Files whose weights fill bytes are written in these versions: opset 13 is the first whose
+QuantizeLinear and DequantizeLinear have a step per channel, and runtimes of 2022 read both."""
+NARROW = {"INT4": (4, 21), "UINT4": (4, 21), "INT2": (2, 25)}
+"""ONNX types of less than a byte: their bits, and the first opset that has them."""
 
 
 def onnx_model(
@@ -59,7 +64,8 @@ def onnx_model(
         int2: Store 2-bit weights in 2 bits instead of 4. Needs opset 25, which few runtimes read.
 
     Returns:
-        A checked model with input ``image`` (normalised) and output ``logits``.
+        A checked model with input ``image`` (normalised) and output ``logits``. Its opset is the
+        smallest that has its operators and types: 13, or 21 with types of 4 bits, 25 of 2.
 
     Raises:
         ApqError: onnx is missing, or the form cannot express a layer.
@@ -102,7 +108,7 @@ class _Graph:
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
         self.made: set[str] = set()
-        self.domains = {"": 21}
+        self.domains = {"": OPSET}
         self.flat = ""
 
     def node(
@@ -127,9 +133,10 @@ class _Graph:
             if kind is None:
                 tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
             else:
-                tensor = helper.make_tensor(
-                    name, kind, value.shape, _packed_bytes(value, kind), raw=True
-                )
+                bits, opset = NARROW.get(_type_name(kind), (8, OPSET))
+                self.domains[""] = max(self.domains[""], opset)
+                packed = _packed_bytes(value, bits)
+                tensor = helper.make_tensor(name, kind, value.shape, packed, raw=True)
             self.initializers[name] = tensor
         return name
 
@@ -161,7 +168,6 @@ class _Graph:
         import onnx
 
         if w.bits <= 2 and self.int2:
-            self.domains[""] = 25
             return int(onnx.TensorProto.INT2)
         return int(onnx.TensorProto.INT4 if w.bits <= 4 else onnx.TensorProto.INT8)
 
@@ -180,9 +186,9 @@ class _Graph:
             list(self.initializers.values()),
         )
         imports = [helper.make_opsetid(name, version) for name, version in self.domains.items()]
-        ir = 13 if self.domains[""] == 25 else 10
+        oldest = int(helper.find_min_ir_version_for(imports[:1]))  # the first is ONNX's own domain
         model = helper.make_model(
-            graph, opset_imports=imports, ir_version=ir, producer_name="apq",
+            graph, opset_imports=imports, ir_version=max(IR_VERSION, oldest), producer_name="apq",
             producer_version=__version__,
         )  # fmt: skip
         helper.set_model_props(model, dict(metadata))
@@ -471,12 +477,16 @@ _WRITERS: dict[str, Callable[[bool], Any]] = {
 }  # fmt: skip
 
 
-def _packed_bytes(values: NDArray[Any], kind: int) -> bytes:
-    """Integers as ONNX stores them: two 4-bit or four 2-bit values to a byte, low bits first."""
+def _type_name(kind: int) -> str:
+    """What ONNX calls a type of tensors, e.g. INT4."""
     from onnx import TensorProto
 
-    widths: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2}
-    width = widths.get(kind, 8)
+    return str(TensorProto.DataType.Name(kind))
+
+
+def _packed_bytes(values: NDArray[Any], width: int) -> bytes:
+    """Integers of ``width`` bits as ONNX stores them: two of 4 or four of 2 bits to a byte, low
+    bits first."""
     flat = values.reshape(-1).astype(np.int16).astype(np.uint8) & (2**width - 1)
     lanes = np.zeros((-(-len(flat) * width // 8), 8 // width), dtype=np.uint8)
     lanes.reshape(-1)[: len(flat)] = flat

@@ -26,12 +26,24 @@ MIXED = (Bits(2, 4, 6, 8), Bits(8, 6, 4, 2), Bits(4, 8, 2, 6))
 
 
 @pytest.fixture(scope="module")
-def model(tiny_space, tiny_supernet, digits, tmp_path_factory):
+def model(tiny_space, tiny_supernet, digits):
     """Every weight and activation width from 2 to 8 in one small trained network."""
+    return trained(tiny_space, tiny_supernet, digits, MIXED)
+
+
+@pytest.fixture(scope="module")
+def whole_bytes(tiny_space, tiny_supernet, digits):
+    """Weights of 6 and 8 bits, which lie in bytes, and activations of every width."""
+    bits = (Bits(8, 8, 6, 4), Bits(8, 6, 8, 2), Bits(8, 8, 8, 8))
+    return trained(tiny_space, tiny_supernet, digits, bits)
+
+
+def trained(tiny_space, tiny_supernet, digits, each):
+    """The largest subnet, its blocks with these bits."""
     bits = BitChoices(*[(2, 4, 6, 8)] * 4)
     space = Space(**{**vars_of(tiny_space), "bits": bits, "exclude": ()})
     top = largest(tiny_space)
-    mixed = iter(MIXED)
+    mixed = iter(each)
     stages = tuple(tuple(Block(b.kernel, b.width, next(mixed)) for b in s) for s in top.stages)
     candidate = Candidate(8, stages)
     subnet = tiny_supernet.network.subnet(top)
@@ -119,7 +131,10 @@ def test_weights_lie_in_the_smallest_type_that_holds_them(model, tmp_path):
         export(model, path, "onnx-integer", int2=int2)
         loaded = onnx.load(path)
         onnx.checker.check_model(loaded, full_check=True)
-        assert loaded.opset_import[0].version == opset
+        assert (loaded.opset_import[0].version, loaded.ir_version) == (
+            opset,
+            {21: 10, 25: 13}[opset],
+        )
         stored = {t.name: t for t in loaded.graph.initializer if t.name.endswith("_codes")}
         for layer in model.network.plan:
             expected = {2: smallest, 4: kinds.INT4, 6: kinds.INT8, 8: kinds.INT8}[layer.weight]
@@ -127,6 +142,39 @@ def test_weights_lie_in_the_smallest_type_that_holds_them(model, tmp_path):
             assert tensor.data_type == expected, layer
             width = {kinds.INT2: 2, kinds.INT4: 4, kinds.INT8: 8}[expected]
             assert len(tensor.raw_data) == -(-int(np.prod(tensor.dims)) * width // 8)
+
+
+def logits(path, x):
+    """What onnxruntime answers to images, as many as the file takes at once."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    size = session.get_inputs()[0].shape[0]
+    size = size if isinstance(size, int) else len(x)
+    parts = [session.run(None, {"image": x[i : i + size]})[0] for i in range(0, len(x), size)]
+    return np.concatenate(parts)
+
+
+def images_of(model, digits, count):
+    pixels = to_tensor(digits.splits["test"][0][:count])
+    return normalise(pixels, model.mean, model.std).contiguous().numpy()
+
+
+@pytest.mark.parametrize("form", ["onnx", "onnx-integer", "qonnx"])
+def test_files_of_bytes_are_written_for_older_runtimes(whole_bytes, digits, tmp_path, form):
+    """Opset 13 and IR version 8, which change no bit of what opset 21 gives."""
+    path, newer = tmp_path / "model.onnx", tmp_path / "newer.onnx"
+    export(whole_bytes, path, form, int2=True)  # there are no 2 bits to store
+    loaded = onnx.load(path)
+    onnx.checker.check_model(loaded, full_check=form != "qonnx")  # whose nodes ONNX does not know
+    assert (loaded.opset_import[0].version, loaded.ir_version) == (13, 8)
+    if form == "qonnx":
+        return
+    loaded.opset_import[0].version, loaded.ir_version = 21, 10
+    onnx.save(loaded, newer)
+    x = images_of(whole_bytes, digits, 100)
+    assert np.array_equal(logits(path, x), logits(newer, x))
+    assert verify(whole_bytes, path, digits).max_difference < 1e-5
 
 
 def test_the_packed_file_is_as_small_as_promised(model, tmp_path):
