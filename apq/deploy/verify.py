@@ -249,6 +249,11 @@ def _qonnx(file: Path) -> Runner:
         raise ModelError("QONNX files are run by qonnx: pip install qonnx") from error
     import onnx
 
+    # qonnx takes a dimension without a number for one of 0; images are run one by one.
+    for end in (*wrapper.graph.input, *wrapper.graph.output):
+        dimension = end.type.tensor_type.shape.dim[0]
+        if dimension.dim_param:
+            dimension.dim_value = 1
     # qonnx runs every standard node as a model of its own, in the newest format the onnx package
     # writes; onnxruntime reads up to 13.
     vars(onnx)["IR_VERSION"] = min(13, onnx.IR_VERSION)

@@ -113,10 +113,11 @@ def test_qdq_without_fusion_differs_by_isolated_roundings_only(model, digits, tm
     assert result.agreement >= 0.97
 
 
-def test_qonnx_runs(model, digits, tmp_path):
+@pytest.mark.parametrize("batch", [1, None])
+def test_qonnx_runs(model, digits, tmp_path, batch):
     pytest.importorskip("qonnx")
     path = tmp_path / "model.qonnx.onnx"
-    export(model, path, "qonnx")
+    export(model, path, "qonnx", batch=batch)
     result = verify(model, path, digits, limit=20)
     assert result.agreement >= 0.9
     assert result.latency_ms is None
@@ -175,6 +176,57 @@ def test_files_of_bytes_are_written_for_older_runtimes(whole_bytes, digits, tmp_
     x = images_of(whole_bytes, digits, 100)
     assert np.array_equal(logits(path, x), logits(newer, x))
     assert verify(whole_bytes, path, digits).max_difference < 1e-5
+
+
+@pytest.mark.parametrize("form", ["onnx", "onnx-integer"])
+def test_no_opset_changes_a_bit(model, whole_bytes, digits, tmp_path, form):
+    """From the smallest opset a file can have to the newest onnxruntime reads."""
+    path, x = tmp_path / "model.onnx", images_of(model, digits, 50)
+    for made_of, low in ((model, 21), (whole_bytes, 13)):
+        assert export(made_of, path, form).opset == low
+        expected = logits(path, x)
+        for opset in (low + 1, 17, 22, 24):
+            if opset < low:
+                continue
+            made = export(made_of, path, form, opset=opset)
+            loaded = onnx.load(path)
+            onnx.checker.check_model(loaded, full_check=True)
+            assert made.opset == loaded.opset_import[0].version == opset
+            assert np.array_equal(logits(path, x), expected), opset
+
+
+def test_an_opset_a_file_cannot_have_is_refused_with_the_range(model, whole_bytes, tmp_path):
+    path, newest = tmp_path / "model.onnx", onnx.defs.onnx_opset_version()
+    for made_of, int2, opset, allowed in (
+        (model, False, 13, rf"21 to {newest}\. Its types of 4 bits need 21"),
+        (model, True, 24, rf"25 to {newest}\. Its types of 2 bits need 25"),
+        (whole_bytes, False, 12, rf"13 to {newest}\. Steps per channel need 13"),
+        (whole_bytes, False, newest + 1, f"ends at {newest}"),
+    ):
+        with pytest.raises(ApqError, match=f"opset {opset} does not suit.*{allowed}"):
+            export(made_of, path, int2=int2, opset=opset)
+    with pytest.raises(ModelError, match="a torch file has no operators"):
+        export(model, path, "torch", opset=13)
+    assert not path.exists()
+    made = export(whole_bytes, path, opset=newest)
+    assert onnx.load(path).opset_import[0].version == made.opset == newest
+
+
+@pytest.mark.parametrize("form", ["onnx", "onnx-integer"])
+def test_a_file_of_any_batch_gives_each_image_its_logits(model, digits, tmp_path, form):
+    fixed, path = tmp_path / "fixed.onnx", tmp_path / "model.onnx"
+    export(model, fixed, form)
+    export(model, path, form, batch=None)
+    for end in (onnx.load(path).graph.input[0], onnx.load(path).graph.output[0]):
+        assert end.type.tensor_type.shape.dim[0].dim_param == "batch"
+    x = images_of(model, digits, 7)
+    singly = np.concatenate([logits(path, row[None]) for row in x])
+    assert np.array_equal(logits(path, x), singly)
+    assert np.array_equal(logits(fixed, x), singly)
+    result = verify(model, path, digits)
+    assert result.max_difference < 1e-5
+    assert result.images == len(digits.splits["test"][1])
+    assert result.latency_ms is not None
 
 
 def test_the_packed_file_is_as_small_as_promised(model, tmp_path):
