@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from apq.deploy.kernels import Kernels, kernels_here
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError
 from apq.files import Schema
@@ -101,6 +102,7 @@ class Verification:
             thread, on this machine. None: not a file a runtime times (QONNX).
         file_bytes, promised_bytes: Size of the file, and of the weights at their bits.
         predicted: What the search said: accuracy, spread, costs by metric.
+        kernels: What the file ran with. None: it did not run on onnxruntime alone.
     """
 
     images: int
@@ -113,6 +115,7 @@ class Verification:
     file_bytes: int
     promised_bytes: int
     predicted: dict[str, float]
+    kernels: Kernels | None
 
 
 def verify(
@@ -169,7 +172,7 @@ def verify(
     return Verification(
         count, worst, off / count, same / count, right / count, model_right / count,
         _latency(runner, shape) if shape else None, file.stat().st_size, size_bytes(model.network),
-        predicted,
+        predicted, kernels_here(options or {}) if shape else None,
     )  # fmt: skip
 
 

@@ -50,9 +50,12 @@ def test_finetune_export_verify(folder):
     assert found["max_difference"] < 1e-5
     assert found["accuracy"] == tuned["test"]
     assert found["predicted"]["latency_ms"] == 0.25
+    assert found["kernels"]["products"] in ("exact", "saturating")
+    assert found["kernels"]["threads"] == 1
 
     shown = run("verify", "--model", model, "--images", "digits", "--limit", 50).stdout
-    for part in ("75.00% ± 2.00%", "4,000", "0.25", "same class on 100.00%"):
+    kernels = "kernels: onnxruntime"
+    for part in ("75.00% ± 2.00%", "4,000", "0.25", "same class on 100.00%", kernels):
         assert part in shown
 
     by_table = ("--lut", "roofline", "--limit", 50)
