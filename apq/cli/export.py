@@ -38,8 +38,10 @@ def export(
     opset: Annotated[
         int | None,
         typer.Option(
-            help="ONNX: version of the operators; default: the smallest the file can have, 13 if its "
-            "weights have 5 bits or more, 21 with fewer, 25 with --int2."
+            help="ONNX: version of the operators, up to the newest of the installed onnx. Default: the "
+            "smallest the file can have, 13 if its weights have 5 bits or more, 21 with fewer, 25 "
+            "with --int2.",
+            show_default=False,
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
