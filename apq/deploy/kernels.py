@@ -100,18 +100,22 @@ def probe_model() -> bytes:
     return data
 
 
-def kernels_here(options: Mapping[str, str]) -> Kernels:
-    """What onnxruntime computes with in this process, one thread, with these session options.
+def kernels_here(options: Mapping[str, str], of_bytes: bool = True) -> Kernels:
+    """What onnxruntime computes with in this process, on one thread.
+
+    Args:
+        options: Session options, which may choose other kernels.
+        of_bytes: Whether to ask how it adds products of bytes; float models have none.
 
     Raises:
         ModelError: onnxruntime is missing.
     """
     products = None
     try:
-        model = probe_model()
+        model = probe_model() if of_bytes else None
     except ModelError:  # onnxruntime runs files without onnx, which only the question needs
-        pass
-    else:
+        model = None
+    if model is not None:
         runner, _ = open_session(model, options)
         x = timing.random_input(timing.PROBE, real=True)
         products = "exact" if timing.adds_exactly(x, runner(x)) else "saturating"

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from apq.deploy.kernels import Kernels, kernels_here
-from apq.deploy.model import Model, size_bytes
+from apq.deploy.model import FP32, Model, size_bytes
 from apq.errors import ModelError
 from apq.files import Schema
 from apq.files.headers import Header
@@ -172,7 +172,7 @@ def verify(
     return Verification(
         count, worst, off / count, same / count, right / count, model_right / count,
         _latency(runner, shape) if shape else None, file.stat().st_size, size_bytes(model.network),
-        predicted, kernels_here(options or {}) if shape else None,
+        predicted, kernels_here(options or {}, model.scheme != FP32) if shape else None,
     )  # fmt: skip
 
 

@@ -319,6 +319,8 @@ def test_float_networks_are_exported_too(tiny_space, tiny_supernet, digits, tmp_
         export(model, path, form)
         result = verify(model, path, digits, limit=50)
         assert result.max_difference < 1e-4
+        assert (result.kernels is None) == (form == "torch")
+        assert result.kernels is None or result.kernels.products is None  # no bytes to multiply
         assert result.file_bytes > result.promised_bytes > 4 * 1000
 
 
