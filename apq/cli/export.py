@@ -29,6 +29,21 @@ def export(
         bool, typer.Option("--int2", help="ONNX: 2-bit weights in 2 bits. Opset 25: few read it.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="ONNX: fixed batch size.")] = 1,
+    dynamic_batch: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic-batch", help="ONNX: any number of images; the dimension is 'batch'."
+        ),
+    ] = False,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="ONNX: version of the operators, up to the newest of the installed onnx. Default: the "
+            "smallest the file can have, 13 if its weights have 5 bits or more, 21 with fewer, 25 "
+            "with --int2.",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a fine-tuned model in a form that others run, its weights in as few bits as they need.
@@ -38,6 +53,8 @@ def export(
       apq export --model runs/demo/model.safetensors --format onnx
 
       apq export --model runs/demo/model.safetensors --format qonnx --out for-finn.qonnx.onnx
+
+      apq export --model runs/demo/model.safetensors --opset 21 --dynamic-batch --out server.onnx
     """
     from dataclasses import asdict
 
@@ -47,14 +64,17 @@ def export(
     from apq.errors import choose
 
     choose(form, FORMATS, "format")
+    if dynamic_batch and batch != 1:
+        raise typer.BadParameter("--batch fixes what --dynamic-batch leaves open; give one")
     path = out_path or model.with_name(model.stem + FORMATS[form])
-    made = write(load_model(model), path, form, int2, batch)
+    made = write(load_model(model), path, form, int2, None if dynamic_batch else batch, opset)
     if json:
         print_json(asdict(made) | {"path": path.as_posix()})
     else:
         out.print(
             f"wrote {path}   {made.file_bytes:,} bytes "
             f"({made.weight_bytes:,} of weights; the search counted {made.promised_bytes:,})"
+            + (f", opset {made.opset}" if made.opset else "")
         )
         if form == "torch":
             out.print(f"loads with {path.with_name(path.stem.replace('.', '_') + '.py')} and torch")

@@ -418,11 +418,15 @@ def measure(
     """Time whole blocks on a real runtime and correct their sums with whole networks.
 
     Interrupt it whenever you like: the same command continues; with more --rounds it adds them.
+    The table's header says which kernels ran: the runtime's version and threads, whether it added
+    products of unsigned and signed bytes exactly or in 16 bits, which saturate, and what the
+    processor has (AVX2, AVX512, VNNI).
     """
     from dataclasses import asdict, replace
 
     from apq.deploy import measure as measuring
     from apq.deploy.graphs import BITS
+    from apq.deploy.kernels import read_kernels
     from apq.deploy.timing import RUNTIMES, time_folder
     from apq.errors import choose
     from apq.hardware.calibration import calibrate as fit
@@ -462,6 +466,8 @@ def measure(
     measuring.write_networks(folder / "networks.csv", found.space, found.genes, found.latency_ms)
     found.table.write(folder / "raw.csv")
     err.print(f"noise   {found.table.header['noise']}")
+    if kernels := found.table.header.get("kernels"):
+        err.print(f"kernels {kernels}")
     result = fit(
         found.table, found.space, found.genes, found.latency_ms, fit_on, seed, limit, force
     )
@@ -474,6 +480,7 @@ def measure(
                 "after": asdict(result.after),
                 "layer_noise": found.layer_noise,
                 "network_noise": found.network_noise,
+                "kernels": [entry.model_dump() for entry in read_kernels(folder)],
                 "out": path.as_posix(),
             }
         )

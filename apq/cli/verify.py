@@ -40,6 +40,10 @@ def verify(
 ) -> None:
     """Run an exported file on test images, beside the torch model and what the search promised.
 
+    Says which kernels ran: onnxruntime's version and threads, whether it added products of unsigned
+    and signed bytes exactly on this processor or in 16 bits, which saturate, and what the processor
+    has (AVX2, AVX512, VNNI).
+
     Examples:
 
       apq verify --model runs/demo/model.safetensors --file runs/demo/model.onnx --images photos/
@@ -70,7 +74,8 @@ def verify(
     with live_line("verify") as report:
         result = run(loaded, path, found, limit, options, report)
     if json:
-        print_json({"file": path.as_posix(), "priced": priced} | asdict(result))
+        ran = {"kernels": result.kernels.model_dump() if result.kernels else None}
+        print_json({"file": path.as_posix(), "priced": priced} | asdict(result) | ran)
     else:
         _table(path, result, priced.get("latency_ms"))
     next_step("apq lut measure --help   (a latency table of the machine the file will run on)")
@@ -100,6 +105,8 @@ def _table(path: Path, result: object, priced_ms: float | None) -> None:
         f"{r.images:,} test images: same class on {r.agreement:.2%}, largest logit difference "
         f"{r.max_difference:.2g}, more than 1e-4 on {r.differing:.2%}"
     )
+    if r.kernels is not None:
+        out.print(f"kernels: {r.kernels}")
     if r.differing and path.suffix == ".onnx":
         out.print(
             "this runtime does not fuse or rounds differently: apq export --format onnx-integer "

@@ -42,6 +42,7 @@ class Export:
         promised_bytes: Weights at their bits, a scale and a bias per channel: what a search counts.
         weight_bytes: What weights, scales, tables and biases take in this file; formats without a
             type of 3, 5, 6 or 7 bits take the next larger.
+        opset: ONNX: version of the operators the file uses; None for other formats.
     """
 
     path: Path
@@ -49,10 +50,16 @@ class Export:
     file_bytes: int
     promised_bytes: int
     weight_bytes: int
+    opset: int | None
 
 
 def export(
-    model: Model, path: Path, form: str = "onnx", int2: bool = False, batch: int = 1
+    model: Model,
+    path: Path,
+    form: str = "onnx",
+    int2: bool = False,
+    batch: int | None = 1,
+    opset: int | None = None,
 ) -> Export:
     """Write ``model`` to ``path``, whole or not at all.
 
@@ -66,20 +73,25 @@ def export(
         path: File to write.
         form: Key of ``FORMATS``.
         int2: ONNX: store 2-bit weights in 2 bits (opset 25).
-        batch: ONNX: fixed batch size.
+        batch: ONNX: fixed batch size. None: any number of images, the dimension is named "batch".
+        opset: ONNX: version of the operators, from the smallest that has what the file uses to
+            the newest the onnx package knows. None: the smallest, which most runtimes read.
 
     Raises:
-        ApqError: unknown format, a package is missing, or the format cannot express a layer.
-        ModelError: the file cannot be written.
+        ApqError: unknown format, a package is missing, the format cannot express a layer, or the
+            file cannot have this opset.
+        ModelError: the file cannot be written, or an opset is asked for where there are none.
     """
     choose(form, FORMATS, "format")
+    if form == "torch" and opset is not None:
+        raise ModelError("--opset is for ONNX files: a torch file has no operators")
     steps = fold(model.network)
     if form == "torch":
-        weight_bytes = _write_torch(steps, path, about(model))
+        weight_bytes, used = _write_torch(steps, path, about(model)), None
     else:
-        weight_bytes = _write_onnx(steps, path, model, form, int2, batch)
+        weight_bytes, used = _write_onnx(steps, path, model, form, int2, batch, opset)
     promised = size_bytes(model.network)
-    return Export(path, form, path.stat().st_size, promised, weight_bytes)
+    return Export(path, form, path.stat().st_size, promised, weight_bytes, used)
 
 
 def about(model: Model) -> dict[str, Any]:
@@ -96,21 +108,30 @@ def about(model: Model) -> dict[str, Any]:
     }
 
 
-def _write_onnx(steps: Steps, path: Path, model: Model, form: str, int2: bool, batch: int) -> int:
+def _write_onnx(
+    steps: Steps,
+    path: Path,
+    model: Model,
+    form: str,
+    int2: bool,
+    batch: int | None,
+    opset: int | None,
+) -> tuple[int, int]:
+    """Write the file; bytes of its weights, and its opset."""
     from apq.runtime.onnx_graph import onnx_model
 
     space = model.space
     shape = (batch, space.in_channels, space.resolution, space.resolution)
     told = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about(model).items()}
     kind = {"onnx": "qdq", "onnx-integer": "integer", "qonnx": "qonnx"}[form]
-    built = onnx_model(steps, shape, told, kind, int2)
+    built = onnx_model(steps, shape, told, kind, int2, opset)
     try:
         with whole(path) as partial:
             partial.write_bytes(built.SerializeToString())
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error}") from error
     weights = (t for t in built.graph.initializer if not t.name.startswith("zeros"))
-    return sum(len(t.raw_data) for t in weights)
+    return sum(len(t.raw_data) for t in weights), built.opset_import[0].version
 
 
 def _write_torch(steps: Steps, path: Path, told: dict[str, Any]) -> int:

@@ -27,6 +27,7 @@ from pydantic import Field
 from apq import __version__
 from apq.deploy import timing
 from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
+from apq.deploy.kernels import probe_model, read_kernels
 from apq.errors import ModelError, TableError, side_by_side
 from apq.files import Document, read_json, whole
 from apq.files.limits import MOST_ROWS
@@ -111,6 +112,7 @@ def prepare(
                 + side_by_side(held, told, ("in the folder", "asked for"))
                 + "\nAsk for the same, give another --folder, or remove this one."
             )
+        _add_probe(folder, precision)  # which folders of earlier versions lack
         return total
     files: dict[str, Callable[[], bytes]] = {"empty": empty_model}
     for i, row in enumerate(layers):
@@ -122,11 +124,23 @@ def prepare(
         for name, make in files.items():
             (folder / "models" / f"{name}.onnx").write_bytes(make())
         shutil.copyfile(timing.__file__, folder / "measure.py")
+        _add_probe(folder, precision)
         with whole(folder / "folder.json") as part:
             part.write_text(json.dumps(told, indent=1), encoding="utf-8")
     except OSError as error:
         raise TableError(f"cannot write {folder}: {error.strerror}") from error
     return total
+
+
+def _add_probe(folder: Path, precision: Precision) -> None:
+    """Write ``kernels.onnx`` for 8-bit models, beside their folder: those in it are all timed."""
+    path = folder / "kernels.onnx"
+    if precision != "int8" or path.exists():
+        return
+    try:
+        path.write_bytes(probe_model())
+    except OSError as error:
+        raise TableError(f"cannot write {path}: {error.strerror}") from error
 
 
 class FolderTable(Document):
@@ -175,7 +189,8 @@ def finish(folder: Path, device: str, source: str = "") -> Measured:
     """Turn a folder's timings into a table and measured networks.
 
     Args:
-        folder: Made by :func:`prepare`, with the ``timings.csv`` of ``measure.py``.
+        folder: Made by :func:`prepare`, with the ``timings.csv`` of ``measure.py`` and, if that
+            noted what it timed with, ``kernels.json``, which goes into the table's header.
         device: Name of the device.
         source: Where it ran, in one line.
 
@@ -199,6 +214,7 @@ def finish(folder: Path, device: str, source: str = "") -> Measured:
     best = {name: float(np.min(took)) for name, took in rounds.items()}
     # Below the resolution of the clock a layer costs nothing measurable, never less than nothing.
     latency = np.array([max(best[n] - best["empty"], 1e-6) for n in names])
+    kernels = " | ".join(map(str, read_kernels(folder)))
     table = LookupTable(
         name=device,
         source=source or f"measured with {runtime}, {precision}, batch 1, whole {granularity}s",
@@ -212,6 +228,7 @@ def finish(folder: Path, device: str, source: str = "") -> Measured:
             "rounds": str(max(len(took) for took in rounds.values())),
             "noise": f"layers {_noise(rounds, names):.1%}, networks "
             f"{_noise(rounds, network_names):.1%} (median round over best round)",
+            **({"kernels": kernels} if kernels else {}),
             "apq": __version__,
         },
     )

@@ -2,9 +2,10 @@
 
     python measure.py [FOLDER] [--rounds 6] [--runs 25] [--threads 1]
 
-Appends to timings.csv; interrupt it whenever you like, the same command continues. Every round
-times all models once, in an order of its own, so that a slow minute of the device falls on all of
-them alike. A figure is the 10th percentile of its runs; the best round counts.
+Appends to timings.csv, and says in kernels.json what the models were timed with; interrupt it
+whenever you like, the same command continues. Every round times all models once, in an order of its
+own, so that a slow minute of the device falls on all of them alike. A figure is the 10th percentile
+of its runs; the best round counts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,14 @@ from typing import Any
 import numpy as np
 
 COLUMNS = ("round", "name", "latency_ms")
+PROBE = (1, 64, 4, 4)
+"""Shape of what kernels.onnx takes, which tells how a runtime adds products of bytes."""
+FEATURES = {
+    "flags": {"AVX2": ["avx2"], "AVX512": ["avx512f"], "VNNI": ["avx512_vnni", "avx_vnni"]},
+    "Features": {"DOTPROD": ["asimddp"], "I8MM": ["i8mm"]},
+}
+"""What decides which 8-bit kernels runtimes take, and what Linux calls it: on x86, on Arm. The keys
+begin the lines of /proc/cpuinfo that list a processor's features."""
 
 Inference = Callable[[], object]
 """Runs a model once on inputs of its own."""
@@ -88,6 +97,60 @@ def time_model(path: Path, runtime: str, runs: int, threads: int, warm: int = 5)
     return float(np.quantile(took, 0.1) * 1e3)
 
 
+def processor_features(told: str) -> dict[str, bool]:
+    """Which of FEATURES a processor has, by the text of /proc/cpuinfo; empty if it lists none."""
+    for line in told.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in FEATURES:
+            has, wanted = set(value.split()), FEATURES[key.strip()]
+            return {name: not has.isdisjoint(words) for name, words in wanted.items()}
+    return {}
+
+
+def describe_kernels(runtime: str, threads: int, products: str | None) -> dict[str, Any]:
+    """An entry of kernels.json: runtime and version, threads, how products were added ("exact",
+    "saturating", None: not asked), and features of the processor."""
+    version = getattr(sys.modules.get(runtime), "__version__", "")
+    info = Path("/proc/cpuinfo")
+    return {
+        "runtime": f"{runtime} {version}".strip(),
+        "threads": threads,
+        "products": products,
+        "features": processor_features(info.read_text()) if info.exists() else {},
+    }
+
+
+def adds_exactly(x: np.ndarray[Any, Any], answer: np.ndarray[Any, Any]) -> bool:
+    """Whether the model kernels.onnx answered right.
+
+    Sums of pairs of products that saturate at 16 bits lose a sixth of the mean; roundings lose one
+    at most.
+
+    Args:
+        x: What it got, shape PROBE, in 0..1.
+        answer: Mean over the channels in 0..255, shape (1, n, 4, 4).
+    """
+    mean = np.rint(x * 255).mean(axis=1, keepdims=True)
+    return bool(np.abs(answer - mean).max() <= 1)
+
+
+def note_kernels(folder: Path, runtime: str, threads: int) -> None:
+    """Add what models are timed with to kernels.json, unless it says so already. How products are
+    added is asked of kernels.onnx, which folders of 8-bit models hold."""
+    probe, path, products = folder / "kernels.onnx", folder / "kernels.json", None
+    if probe.exists():
+        found: Any = RUNTIMES[runtime](probe, threads)()
+        answer = next(iter(found.values() if hasattr(found, "values") else found))
+        exact = adds_exactly(random_input(PROBE, real=True), np.asarray(answer))
+        products = "exact" if exact else "saturating"
+    noted = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else []
+    told = describe_kernels(runtime, threads, products)
+    if told not in noted:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"kernels": [*noted, told]}, indent=1), encoding="utf-8")
+        part.replace(path)
+
+
 def folder_runtime(folder: Path) -> str:
     """The runtime a folder was made for."""
     told = folder / "folder.json"
@@ -116,12 +179,14 @@ def time_folder(
     threads: int = 1,
     on_progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> None:
-    """Time every ``models/*.onnx`` that timings.csv lacks, on the folder's runtime."""
+    """Time every ``models/*.onnx`` that timings.csv lacks, on the folder's runtime, and note in
+    kernels.json what they were timed with."""
     models = sorted((folder / "models").glob("*.onnx"))
     if not models:
         raise FileNotFoundError(f"no models in {folder / 'models'}")
     done, runtime = read_timings(folder), folder_runtime(folder)
     path = folder / "timings.csv"
+    noted = False
     fresh = not path.exists() or not path.read_text().strip()
     with path.open("a", newline="") as file:
         if fresh:
@@ -136,6 +201,9 @@ def time_folder(
                     took = time_model(model, runtime, runs, threads)
                     file.write(f"{number},{model.stem},{took:.6f}\n")
                     file.flush()
+                    if not noted:
+                        note_kernels(folder, runtime, threads)
+                        noted = True
                 if on_progress:
                     on_progress(number * len(order) + i + 1, rounds * len(order), {"round": number})
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from apq.deploy.model import Model, size_bytes
+from apq.deploy.kernels import Kernels, kernels_here
+from apq.deploy.model import FP32, Model, size_bytes
 from apq.errors import ModelError
 from apq.files import Schema
 from apq.files.headers import Header
@@ -101,6 +102,7 @@ class Verification:
             thread, on this machine. None: not a file a runtime times (QONNX).
         file_bytes, promised_bytes: Size of the file, and of the weights at their bits.
         predicted: What the search said: accuracy, spread, costs by metric.
+        kernels: What the file ran with. None: it did not run on onnxruntime alone.
     """
 
     images: int
@@ -113,6 +115,7 @@ class Verification:
     file_bytes: int
     promised_bytes: int
     predicted: dict[str, float]
+    kernels: Kernels | None
 
 
 def verify(
@@ -169,7 +172,7 @@ def verify(
     return Verification(
         count, worst, off / count, same / count, right / count, model_right / count,
         _latency(runner, shape) if shape else None, file.stat().st_size, size_bytes(model.network),
-        predicted,
+        predicted, kernels_here(options or {}, model.scheme != FP32) if shape else None,
     )  # fmt: skip
 
 
@@ -249,6 +252,11 @@ def _qonnx(file: Path) -> Runner:
         raise ModelError("QONNX files are run by qonnx: pip install qonnx") from error
     import onnx
 
+    # qonnx takes a dimension without a number for one of 0; images are run one by one.
+    for end in (*wrapper.graph.input, *wrapper.graph.output):
+        dimension = end.type.tensor_type.shape.dim[0]
+        if dimension.dim_param:
+            dimension.dim_value = 1
     # qonnx runs every standard node as a model of its own, in the newest format the onnx package
     # writes; onnxruntime reads up to 13.
     vars(onnx)["IR_VERSION"] = min(13, onnx.IR_VERSION)

@@ -39,30 +39,40 @@ COMPUTING = ("Conv", "Gemm", "Add", "GlobalAveragePool", "ReduceSum", "Flatten")
 FORMS = ("qdq", "integer", "qonnx")
 ZERO = 128
 """The byte that stands for a weight of 0."""
+OPSET, IR_VERSION = 13, 8
+"""Files whose weights fill bytes are written in these versions: opset 13 is the first whose
+QuantizeLinear and DequantizeLinear have a step per channel, and runtimes of 2022 read both."""
+NARROW = {"INT4": (4, 21), "UINT4": (4, 21), "INT2": (2, 25)}
+"""ONNX types of less than a byte: their bits, and the first opset that has them."""
 
 
 def onnx_model(
     steps: Steps,
-    input_shape: tuple[int, int, int, int],
+    input_shape: tuple[int | None, int, int, int],
     metadata: Mapping[str, str],
     form: str = "qdq",
     int2: bool = False,
+    opset: int | None = None,
 ) -> onnx.ModelProto:
     """Build an ONNX model.
 
     Args:
         steps: From :func:`apq.runtime.folded.fold`, in the order they run; or the last ones of
             them, then the input is what the first of these reads.
-        input_shape: ``(batch, channels, height, width)``, fixed.
+        input_shape: ``(batch, channels, height, width)``, fixed. A batch of None means any
+            number of images: the dimension is the symbol ``batch``.
         metadata: Written into the model's properties.
         form: One of ``FORMS``, see the module's head. Float networks look the same in all.
         int2: Store 2-bit weights in 2 bits instead of 4. Needs opset 25, which few runtimes read.
+        opset: Version of ONNX's operators. None means the smallest that has what the file uses:
+            13, or 21 with types of 4 bits, 25 with those of 2.
 
     Returns:
         A checked model with input ``image`` (normalised) and output ``logits``.
 
     Raises:
-        ApqError: onnx is missing, or the form cannot express a layer.
+        ApqError: onnx is missing, it has no type of 2 bits, the form cannot express a layer, or
+            the file cannot have this opset (the message names those it can have).
     """
     require_onnx()
     layers = [step.layer for step in steps if step.layer is not None]
@@ -82,7 +92,8 @@ def onnx_model(
     x = walk(steps, graph.image(steps[0].grid), write)
     if graph.flat != "logits":
         graph.node("Flatten", [x.name], "flatten", output="logits")
-    model: onnx.ModelProto = graph.model(input_shape, weight_shape(layers[-1])[0], metadata)
+    classes = weight_shape(layers[-1])[0]
+    model: onnx.ModelProto = graph.model(input_shape, classes, metadata, opset)
     return model
 
 
@@ -102,7 +113,7 @@ class _Graph:
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
         self.made: set[str] = set()
-        self.domains = {"": 21}
+        self.domains = {"": OPSET}
         self.flat = ""
 
     def node(
@@ -127,9 +138,10 @@ class _Graph:
             if kind is None:
                 tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
             else:
-                tensor = helper.make_tensor(
-                    name, kind, value.shape, _packed_bytes(value, kind), raw=True
-                )
+                bits, opset = NARROW.get(_type_name(kind), (8, OPSET))
+                self.domains[""] = max(self.domains[""], opset)
+                packed = _packed_bytes(value, bits)
+                tensor = helper.make_tensor(name, kind, value.shape, packed, raw=True)
             self.initializers[name] = tensor
         return name
 
@@ -161,28 +173,51 @@ class _Graph:
         import onnx
 
         if w.bits <= 2 and self.int2:
-            self.domains[""] = 25
+            if not hasattr(onnx.TensorProto, "INT2"):
+                raise ApqError(f"onnx {onnx.__version__} has no type of 2 bits; 1.20 has")
             return int(onnx.TensorProto.INT2)
         return int(onnx.TensorProto.INT4 if w.bits <= 4 else onnx.TensorProto.INT8)
 
-    def model(self, shape: tuple[int, ...], classes: int, metadata: Mapping[str, str]) -> Any:
-        """The finished model, checked."""
+    def opset(self, asked: int | None) -> int:
+        """The opset that is asked for, or else the smallest that the nodes and types allow."""
+        import onnx
+
+        low, high = self.domains[""], int(onnx.defs.onnx_opset_version())
+        if asked is not None and not low <= asked <= high:
+            bits = next((bits for bits, first in NARROW.values() if first == low), 0)
+            raise ApqError(
+                f"opset {asked} does not suit this file; allowed: {low} to {high}. "
+                + (f"Its types of {bits} bits" if bits else "Steps per channel")
+                + f" need {low}, and onnx {onnx.__version__} ends at {high}."
+            )
+        return asked or low
+
+    def model(
+        self,
+        shape: tuple[int | None, ...],
+        classes: int,
+        metadata: Mapping[str, str],
+        opset: int | None,
+    ) -> Any:
+        """The finished model, checked; see :func:`onnx_model`."""
         import onnx
         from onnx import TensorProto, helper
 
         from apq import __version__
 
+        batch = "batch" if shape[0] is None else shape[0]
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, *rest))
+            for name, rest in (("image", shape[1:]), ("logits", (classes,)))
+        ]
         graph = helper.make_graph(
-            self.nodes,
-            "apq",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (shape[0], classes))],
-            list(self.initializers.values()),
+            self.nodes, "apq", ends[:1], ends[1:], list(self.initializers.values())
         )
-        imports = [helper.make_opsetid(name, version) for name, version in self.domains.items()]
-        ir = 13 if self.domains[""] == 25 else 10
+        domains = self.domains | {"": self.opset(opset)}
+        imports = [helper.make_opsetid(name, version) for name, version in domains.items()]
+        oldest = int(helper.find_min_ir_version_for(imports[:1]))  # the first is ONNX's own domain
         model = helper.make_model(
-            graph, opset_imports=imports, ir_version=ir, producer_name="apq",
+            graph, opset_imports=imports, ir_version=max(IR_VERSION, oldest), producer_name="apq",
             producer_version=__version__,
         )  # fmt: skip
         helper.set_model_props(model, dict(metadata))
@@ -471,12 +506,16 @@ _WRITERS: dict[str, Callable[[bool], Any]] = {
 }  # fmt: skip
 
 
-def _packed_bytes(values: NDArray[Any], kind: int) -> bytes:
-    """Integers as ONNX stores them: two 4-bit or four 2-bit values to a byte, low bits first."""
+def _type_name(kind: int) -> str:
+    """What ONNX calls a type of tensors, e.g. INT4."""
     from onnx import TensorProto
 
-    widths: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2}
-    width = widths.get(kind, 8)
+    return str(TensorProto.DataType.Name(kind))
+
+
+def _packed_bytes(values: NDArray[Any], width: int) -> bytes:
+    """Integers of ``width`` bits as ONNX stores them: two of 4 or four of 2 bits to a byte, low
+    bits first."""
     flat = values.reshape(-1).astype(np.int16).astype(np.uint8) & (2**width - 1)
     lanes = np.zeros((-(-len(flat) * width // 8), 8 // width), dtype=np.uint8)
     lanes.reshape(-1)[: len(flat)] = flat

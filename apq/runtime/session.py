@@ -43,8 +43,9 @@ def open_session(
         threads: Threads it may use.
 
     Returns:
-        A function from any number of images to what the model's output says, and the fixed input
-        shape (the last batch is filled up with copies).
+        A function from any number of images to what the model's output says, and the input shape.
+        Where the model's batch is fixed, the last one is filled up with copies. Where it is a
+        symbol, the model gets up to ``BATCH`` images at once, and the shape says 1.
 
     Raises:
         ModelError: onnxruntime is missing or cannot load the model.
@@ -64,16 +65,17 @@ def open_session(
     except Exception as error:  # onnxruntime's exceptions share no base class
         name = "the model" if isinstance(model, bytes) else model
         raise ModelError(f"onnxruntime cannot load {name}: {error}") from error
-    shape = tuple(session.get_inputs()[0].shape)
-    batch = shape[0]
+    batch, *rest = session.get_inputs()[0].shape
+    fixed = isinstance(batch, int)
+    size = batch if fixed else BATCH
 
     def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        short = -len(x) % batch
+        short = -len(x) % size if fixed else 0
         padded = np.concatenate([x, np.repeat(x[-1:], short, axis=0)]) if short else x
-        parts = np.split(padded, len(padded) // batch)
+        parts = [padded[i : i + size] for i in range(0, len(padded), size)]
         return np.concatenate([session.run(None, {"image": part})[0] for part in parts])[: len(x)]
 
-    return run, shape
+    return run, (batch if fixed else 1, *rest)
 
 
 def fast(steps: Steps, otherwise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

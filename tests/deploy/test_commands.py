@@ -42,6 +42,7 @@ def test_finetune_export_verify(folder):
     model = folder / "model.safetensors"
     assert tuned["out"] == model.as_posix()
 
+    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     exported = json.loads(run("export", "--model", model, "--json").stdout)
     assert (folder / "model.onnx").stat().st_size == exported["file_bytes"]
@@ -49,9 +50,12 @@ def test_finetune_export_verify(folder):
     assert found["max_difference"] < 1e-5
     assert found["accuracy"] == tuned["test"]
     assert found["predicted"]["latency_ms"] == 0.25
+    assert found["kernels"]["products"] in ("exact", "saturating")
+    assert found["kernels"]["threads"] == 1
 
     shown = run("verify", "--model", model, "--images", "digits", "--limit", 50).stdout
-    for part in ("75.00% ± 2.00%", "4,000", "0.25", "same class on 100.00%"):
+    kernels = "kernels: onnxruntime"
+    for part in ("75.00% ± 2.00%", "4,000", "0.25", "same class on 100.00%", kernels):
         assert part in shown
 
     by_table = ("--lut", "roofline", "--limit", 50)
@@ -60,6 +64,19 @@ def test_finetune_export_verify(folder):
     )
     assert beside["priced"]["latency_ms"] > 0
     assert "by the table" in run("verify", "--model", model, "--images", "digits", *by_table).stdout
+
+    other = folder / "other.onnx"
+    to = ("--dynamic-batch", "--opset", 22, "--out", other)
+    assert "opset 22" in run("export", "--model", model, *to).stdout
+    dimensions = onnx.load(other).graph.input[0].type.tensor_type.shape.dim
+    assert dimensions[0].dim_param == "batch"
+    run("verify", "--model", model, "--images", "digits", "--file", other)
+    wrong = CliRunner().invoke(app, ["export", "--model", str(model), "--opset", "12"])
+    assert wrong.exit_code == 1
+    assert "opset 12 does not suit this file; allowed: 13 to" in " ".join(wrong.output.split())
+    both = CliRunner().invoke(app, ["export", "--dynamic-batch", "--batch", "3"])
+    assert both.exit_code == 2
+    assert "give one" in both.output
 
     run("export", "--model", model, "--format", "torch")
     assert (folder / "model_plain.py").exists()

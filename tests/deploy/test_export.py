@@ -27,12 +27,24 @@ MIXED = ((2, 4, 6, 8), (8, 6, 4, 2), (4, 8, 2, 6))
 
 
 @pytest.fixture(scope="module")
-def model(tiny_space, tiny_supernet, digits, tmp_path_factory):
+def model(tiny_space, tiny_supernet, digits):
     """Every weight and activation width from 2 to 8 in one small trained network."""
+    return trained(tiny_space, tiny_supernet, digits, MIXED)
+
+
+@pytest.fixture(scope="module")
+def whole_bytes(tiny_space, tiny_supernet, digits):
+    """Weights of 6 and 8 bits, which lie in bytes, and activations of every width."""
+    bits = ((8, 8, 6, 4), (8, 6, 8, 2), (8, 8, 8, 8))
+    return trained(tiny_space, tiny_supernet, digits, bits)
+
+
+def trained(tiny_space, tiny_supernet, digits, each):
+    """The largest subnet, its blocks with these bits."""
     bits = BitChoices(*[(2, 4, 6, 8)] * 4)
     space = tiny_space.with_(bits=bits, exclude=())
     top = largest(tiny_space)
-    mixed = iter(MIXED)
+    mixed = iter(each)
     candidate = with_bits(top, lambda: next(mixed))
     subnet = tiny_supernet.network.subnet(top)
     calibration = normalise(to_tensor(digits.splits["calibration"][0]), digits.mean, digits.std)
@@ -97,10 +109,11 @@ def test_qdq_without_fusion_differs_by_isolated_roundings_only(model, digits, tm
     assert result.agreement >= 0.97
 
 
-def test_qonnx_runs(model, digits, tmp_path):
+@pytest.mark.parametrize("batch", [1, None])
+def test_qonnx_runs(model, digits, tmp_path, batch):
     pytest.importorskip("qonnx")
     path = tmp_path / "model.qonnx.onnx"
-    export(model, path, "qonnx")
+    export(model, path, "qonnx", batch=batch)
     result = verify(model, path, digits, limit=20)
     assert result.agreement >= 0.9
     assert result.latency_ms is None
@@ -115,7 +128,10 @@ def test_weights_lie_in_the_smallest_type_that_holds_them(model, tmp_path):
         export(model, path, "onnx-integer", int2=int2)
         loaded = onnx.load(path)
         onnx.checker.check_model(loaded, full_check=True)
-        assert loaded.opset_import[0].version == opset
+        assert (loaded.opset_import[0].version, loaded.ir_version) == (
+            opset,
+            {21: 10, 25: 13}[opset],
+        )
         stored = {t.name: t for t in loaded.graph.initializer if t.name.endswith("_codes")}
         for layer in model.network.plan:
             expected = {2: smallest, 4: kinds.INT4, 6: kinds.INT8, 8: kinds.INT8}[layer.weight]
@@ -123,6 +139,90 @@ def test_weights_lie_in_the_smallest_type_that_holds_them(model, tmp_path):
             assert tensor.data_type == expected, layer
             width = {kinds.INT2: 2, kinds.INT4: 4, kinds.INT8: 8}[expected]
             assert len(tensor.raw_data) == -(-int(np.prod(tensor.dims)) * width // 8)
+
+
+def logits(path, x):
+    """What onnxruntime answers to images, as many as the file takes at once."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    size = session.get_inputs()[0].shape[0]
+    size = size if isinstance(size, int) else len(x)
+    parts = [session.run(None, {"image": x[i : i + size]})[0] for i in range(0, len(x), size)]
+    return np.concatenate(parts)
+
+
+def images_of(model, digits, count):
+    pixels = to_tensor(digits.splits["test"][0][:count])
+    return normalise(pixels, model.mean, model.std).contiguous().numpy()
+
+
+@pytest.mark.parametrize("form", ["onnx", "onnx-integer", "qonnx"])
+def test_files_of_bytes_are_written_for_older_runtimes(whole_bytes, digits, tmp_path, form):
+    """Opset 13 and IR version 8, which change no bit of what opset 21 gives."""
+    path, newer = tmp_path / "model.onnx", tmp_path / "newer.onnx"
+    export(whole_bytes, path, form, int2=True)  # there are no 2 bits to store
+    loaded = onnx.load(path)
+    onnx.checker.check_model(loaded, full_check=form != "qonnx")  # whose nodes ONNX does not know
+    assert (loaded.opset_import[0].version, loaded.ir_version) == (13, 8)
+    if form == "qonnx":
+        return
+    loaded.opset_import[0].version, loaded.ir_version = 21, 10
+    onnx.save(loaded, newer)
+    x = images_of(whole_bytes, digits, 100)
+    assert np.array_equal(logits(path, x), logits(newer, x))
+    assert verify(whole_bytes, path, digits).max_difference < 1e-5
+
+
+@pytest.mark.parametrize("form", ["onnx", "onnx-integer"])
+def test_no_opset_changes_a_bit(model, whole_bytes, digits, tmp_path, form):
+    """From the smallest opset a file can have to the newest onnxruntime reads."""
+    path, x = tmp_path / "model.onnx", images_of(model, digits, 50)
+    for made_of, low in ((model, 21), (whole_bytes, 13)):
+        assert export(made_of, path, form).opset == low
+        expected = logits(path, x)
+        for opset in (low + 1, 17, 22, 24):
+            if opset < low:
+                continue
+            made = export(made_of, path, form, opset=opset)
+            loaded = onnx.load(path)
+            onnx.checker.check_model(loaded, full_check=True)
+            assert made.opset == loaded.opset_import[0].version == opset
+            assert np.array_equal(logits(path, x), expected), opset
+
+
+def test_an_opset_a_file_cannot_have_is_refused_with_the_range(model, whole_bytes, tmp_path):
+    path, newest = tmp_path / "model.onnx", onnx.defs.onnx_opset_version()
+    for made_of, int2, opset, allowed in (
+        (model, False, 13, rf"21 to {newest}\. Its types of 4 bits need 21"),
+        (model, True, 24, rf"25 to {newest}\. Its types of 2 bits need 25"),
+        (whole_bytes, False, 12, rf"13 to {newest}\. Steps per channel need 13"),
+        (whole_bytes, False, newest + 1, f"ends at {newest}"),
+    ):
+        with pytest.raises(ApqError, match=f"opset {opset} does not suit.*{allowed}"):
+            export(made_of, path, int2=int2, opset=opset)
+    with pytest.raises(ModelError, match="a torch file has no operators"):
+        export(model, path, "torch", opset=13)
+    assert not path.exists()
+    made = export(whole_bytes, path, opset=newest)
+    assert onnx.load(path).opset_import[0].version == made.opset == newest
+
+
+@pytest.mark.parametrize("form", ["onnx", "onnx-integer"])
+def test_a_file_of_any_batch_gives_each_image_its_logits(model, digits, tmp_path, form):
+    fixed, path = tmp_path / "fixed.onnx", tmp_path / "model.onnx"
+    export(model, fixed, form)
+    export(model, path, form, batch=None)
+    for end in (onnx.load(path).graph.input[0], onnx.load(path).graph.output[0]):
+        assert end.type.tensor_type.shape.dim[0].dim_param == "batch"
+    x = images_of(model, digits, 7)
+    singly = np.concatenate([logits(path, row[None]) for row in x])
+    assert np.array_equal(logits(path, x), singly)
+    assert np.array_equal(logits(fixed, x), singly)
+    result = verify(model, path, digits)
+    assert result.max_difference < 1e-5
+    assert result.images == len(digits.splits["test"][1])
+    assert result.latency_ms is not None
 
 
 def test_the_packed_file_is_as_small_as_promised(model, tmp_path):
@@ -214,6 +314,8 @@ def test_float_networks_are_exported_too(tiny_space, tiny_supernet, digits, tmp_
         export(model, path, form)
         result = verify(model, path, digits, limit=50)
         assert result.max_difference < 1e-4
+        assert (result.kernels is None) == (form == "torch")
+        assert result.kernels is None or result.kernels.products is None  # no bytes to multiply
         assert result.file_bytes > result.promised_bytes > 4 * 1000
 
 

@@ -12,6 +12,7 @@ import pytest
 from apq.cli import main
 from apq.errors import ModelError, TableError
 from apq.hardware import LookupTable, price_space
+from apq.runtime.session import open_session
 from apq.space import Layer
 from apq.space.layer import to_array, to_layer, weight_count
 
@@ -20,6 +21,12 @@ ort = pytest.importorskip("onnxruntime")
 
 from apq.deploy import timing  # noqa: E402
 from apq.deploy.graphs import empty_model, layer_model, network_model  # noqa: E402
+from apq.deploy.kernels import (  # noqa: E402
+    Kernels,
+    kernels_here,
+    probe_model,
+    read_kernels,
+)
 from apq.deploy.measure import (  # noqa: E402
     finish,
     prepare,
@@ -104,6 +111,86 @@ def test_networks_are_distinct(tiny_space):
     assert len(np.unique(genes, axis=0)) == len(genes) == 6
 
 
+def saturating(x, answer):
+    """What kernels that add pairs of products in 16 bits make of the question in kernels.onnx."""
+    products = 127 * np.rint(x * 255).astype(np.int64)
+    pairs = np.minimum(products[:, 0::2] + products[:, 1::2], 2**15 - 1)
+    sums = pairs.sum(axis=1, keepdims=True) / (127 * x.shape[1])
+    return np.broadcast_to(np.rint(sums), answer.shape)
+
+
+def test_sums_tell_exact_kernels_from_saturating_ones(tmp_path):
+    """Float kernels, which this runtime has for the same model, are the reference."""
+    path = tmp_path / "kernels.onnx"
+    path.write_bytes(probe_model())
+    x = timing.random_input(timing.PROBE, real=True)
+    float_kernels, _ = open_session(path, {"session.disable_quant_qdq": "1"})
+    exact = float_kernels(x)
+    assert exact.shape == (1, 16, 4, 4)
+    assert timing.adds_exactly(x, exact)
+    assert not timing.adds_exactly(x, saturating(x, exact))
+    session(path.read_bytes(), tmp_path)  # and what is asked is an integer kernel
+    ops = [n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert ops.count("QLinearConv") == 1
+    assert "Conv" not in ops
+    careful = kernels_here({"session.x64quantprecision": "1"})  # other kernels where it matters
+    assert careful.products == "exact"
+    assert careful.runtime == f"onnxruntime {ort.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("model name\t: EPYC\nflags\t\t: sse4_2 avx2 avx512f avx512_vnni\n",
+         {"AVX2": True, "AVX512": True, "VNNI": True}),
+        ("flags : avx2 avx_vnni", {"AVX2": True, "AVX512": False, "VNNI": True}),
+        ("flags : fpu avx2\n\nflags : fpu", {"AVX2": True, "AVX512": False, "VNNI": False}),
+        ("Features\t: fp asimd asimddp\n", {"DOTPROD": True, "I8MM": False}),
+        ("BogoMIPS : 1", {}),
+    ],
+)  # fmt: skip
+def test_features_are_read_from_what_linux_tells(told, expected):
+    assert timing.processor_features(told) == expected
+
+
+def test_kernels_are_told_in_one_line():
+    told = {"runtime": "onnxruntime 1.31.1", "threads": 2, "products": "saturating"}
+    features = {"AVX2": True, "AVX512": False, "VNNI": False}
+    assert str(Kernels.model_validate(told | {"features": features})) == (
+        "onnxruntime 1.31.1, 2 threads, saturating u8*s8 products; "
+        "processor: AVX2, no AVX512, no VNNI"
+    )
+    assert str(Kernels(runtime="x", threads=1, products=None, features={})) == (
+        "x, 1 thread; processor: features unknown"
+    )
+
+
+def test_what_a_folder_was_timed_with_is_noted_once_each(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/empty.onnx").write_bytes(empty_model())
+    (tmp_path / "kernels.onnx").write_bytes(probe_model())
+    assert read_kernels(tmp_path) == ()
+    for rounds, threads in ((1, 1), (2, 1), (3, 2), (3, 4)):  # the last finds nothing to time
+        timing.time_folder(tmp_path, rounds, runs=2, threads=threads)
+    one, two = read_kernels(tmp_path)
+    assert one == kernels_here({})
+    assert two == one.model_copy(update={"threads": 2})
+    (tmp_path / "kernels.json").write_text('{"kernels": [{"runtime": 3}]}')
+    with pytest.raises(TableError, match=r"kernels\.json is not what measure\.py writes"):
+        read_kernels(tmp_path)
+
+
+def test_a_tables_header_says_which_kernels_ran(timed, tmp_path):
+    """A folder that nobody noted it in gives a table as before."""
+    silent = finish(timed, "phone").table
+    assert "kernels" not in silent.header
+    told = kernels_here({})
+    (timed / "kernels.json").write_text(json.dumps({"kernels": [told.model_dump()]}))
+    finish(timed, "phone").table.write(tmp_path / "phone.csv")
+    assert f"# kernels: {told}\n" in (tmp_path / "phone.csv").read_text()
+    assert LookupTable.read(tmp_path / "phone.csv").header["kernels"] == str(told)
+
+
 @pytest.fixture
 def timed(tmp_path, tiny_space):
     """A folder with made-up timings: blocks cost their width, networks twice the sum plus 1."""
@@ -138,7 +225,9 @@ def test_a_folder_from_another_device_becomes_a_calibrated_table(timed, tmp_path
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0
-    assert json.loads(capsys.readouterr().out)["after"]["worst"] < 1e-6
+    told = json.loads(capsys.readouterr().out)
+    assert told["after"]["worst"] < 1e-6
+    assert told["kernels"] == []
     costs = price_space(tiny_space, LookupTable.read(to)).costs(found.genes)
     np.testing.assert_allclose(costs["latency_ms"], found.latency_ms, rtol=1e-6)
 
@@ -187,11 +276,19 @@ def test_runtimes_compute_the_same(precision, tmp_path):
 
 def test_a_folder_is_timed_on_its_own_runtime(tmp_path, tiny_space, monkeypatch):
     used = []
-    monkeypatch.setattr(timing, "RUNTIMES", {"openvino": lambda *_: lambda: used.append(1)})
+
+    def infer():
+        used.append(1)
+        return {"answer": np.zeros((1, 16, 4, 4))}
+
+    monkeypatch.setattr(timing, "RUNTIMES", {"openvino": lambda *_: infer})
     prepare(tmp_path, tiny_space, "int8", networks=4, runtime="openvino")
     timing.time_folder(tmp_path, rounds=1, runs=2)
     assert used
-    assert "openvino" in finish(tmp_path, "phone").table.source
+    found = finish(tmp_path, "phone").table
+    assert "openvino" in found.source
+    assert found.header["kernels"].startswith("openvino")
+    assert "1 thread, saturating u8*s8 products" in found.header["kernels"]  # zeros: too little
     with pytest.raises(TableError, match="runtime"):
         prepare(tmp_path, tiny_space, "int8", networks=4)
 
