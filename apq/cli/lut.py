@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apq.cli.common import err, live_line, next_step, out, print_json
+
+if TYPE_CHECKING:
+    from apq.hardware import LookupTable
 
 app = typer.Typer(
     help="Build, import, inspect and check tables of what layers cost on a device.",
@@ -42,6 +45,37 @@ def _caution(spearman: float) -> None:
         )
 
 
+def _require_same_table(path: Path, table: LookupTable) -> None:
+    """Refuse to overwrite anything but an older copy of a table.
+
+    Raises:
+        TableError: there is a file at ``path`` that is no table, or one of another space or device
+            (shows both).
+    """
+    from apq.errors import TableError, side_by_side
+    from apq.hardware import LookupTable
+
+    if not path.exists():
+        return
+    mend = "Give another --out, or --force to overwrite it."
+    try:
+        older = LookupTable.read(path)
+    except TableError as error:
+        raise TableError(
+            f"{path} exists and is no table as apq writes it: {error}\n{mend}"
+        ) from None
+    told, new = (
+        {
+            key: found.describe().get(key, "(not stated)")
+            for key in ("space", "device", "source", "calibration")
+        }
+        for found in (older, table)
+    )
+    if told != new:
+        both = side_by_side(told, new, ("there", "to be built"))
+        raise TableError(f"{path} is the table of another space or device:\n{both}\n{mend}")
+
+
 @app.command(
     epilog="Examples:\n\n"
     "  apq lut build --model bitfusion-apq --space cifar10 --out lut/bitfusion-apq-cifar10.csv\n\n"
@@ -56,8 +90,14 @@ def build(
     to: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default lut/<model>-<space>.csv.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a table of another space or device.")
+    ] = False,
 ) -> None:
-    """Simulate a device for every layer a space can need, and write the table."""
+    """Simulate a device for every layer a space can need, and write the table.
+
+    A table of the same space and device is written anew; any other file needs --force.
+    """
     from apq.errors import choose
     from apq.hardware import COST_MODELS, build_table, configure
     from apq.space import load_space
@@ -67,6 +107,8 @@ def build(
     device = configure(device, _pairs(setting, "--set"))
     path = to or Path("lut") / f"{model}-{chosen.name}.csv"
     table = build_table(chosen, device, _command())
+    if not force:
+        _require_same_table(path, table)
     table.write(path)
     out.print(f"priced {len(table.layers):,} layers of space {chosen.name} on {model}")
     if "widened" in table.header:

@@ -109,3 +109,30 @@ def test_pricing_loads_no_torch(best):
 )
 def test_help_ends_in_examples(command):
     assert f"apq lut {command}" in run(command, "--help").stdout
+
+
+def test_building_overwrites_nothing_but_an_older_copy(tmp_path):
+    path = tmp_path / "t.csv"
+    ask = ("build", "--space", "digits", "--model", "roofline", "--out", path)
+    run(*ask)
+    first = path.read_bytes()
+    refused = run("build", "--space", "cifar10", "--model", "roofline", "--out", path, code=1)
+    assert "is the table of another space or device" in refused.output
+    assert "--force" in refused.output
+    assert "digits" in refused.output
+    assert "cifar10" in refused.output
+    run("build", "--space", "digits", "--model", "bitfusion-apq", "--out", path, code=1)
+    faster = run(*ask, "--set", "peak_gmacs=50", code=1)
+    assert "set peak_gmacs=50" in faster.output
+    assert path.read_bytes() == first
+    path.write_bytes(first.replace(b"# apq: ", b"# apq: an older one than "))
+    run(*ask)
+    assert b"an older one" not in path.read_bytes()
+    lines = first.splitlines()
+    path.write_bytes(b"\n".join([b"# calibration: fitted to a phone", *lines]))
+    assert "fitted to a phone" in run(*ask, code=1).output
+    path.write_text("my notes\n")
+    assert "is no table as apq writes it" in run(*ask, code=1).output
+    assert path.read_text() == "my notes\n"
+    run(*ask, "--force")
+    assert LookupTable.read(path).header["space"].startswith("digits ")
