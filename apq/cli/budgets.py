@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +42,13 @@ class BudgetCommand(TyperCommand):
 
 
 SpaceName = Annotated[str, typer.Option(help="Preset name, or a .toml file of your own.")]
+OwnSpace = Annotated[
+    str | None,
+    typer.Option(
+        "--space",
+        help="Preset name, or a .toml file of your own (default: --predictor's, else cifar10).",
+    ),
+]
 PredictorPath = Annotated[
     Path | None,
     typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors)."),
@@ -121,17 +128,52 @@ class Priced:
         costs: Its prices.
         made_from: Hashes of space and tables.
         margins: Per cost of a measured table its largest error on whole networks, a fraction.
+        asked: What ``--space`` would name the space by.
     """
 
     space: Space
     costs: PricedSpace
     made_from: dict[str, str]
     margins: dict[str, float]
+    asked: str
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise unless every cost of a device among ``names`` is priced; others are not looked at.
+
+        Raises:
+            TableError: no device prices one of them; says how a table is made.
+        """
+        from apq.errors import TableError
+        from apq.hardware.pricing import PRICED
+
+        for name in names:
+            metric = name.partition("@")[0]
+            if metric not in PRICED:
+                continue
+            if any(known.partition("@")[0] == metric for known in self.costs.metrics):
+                continue
+            build = f"apq lut build --model bitfusion-apq --space {self.asked}"
+            if self.costs.sources:
+                devices = ", ".join(source.partition(":")[0] for source in self.costs.sources)
+                raise TableError(
+                    f"{name} is unknown: {devices} has no {metric}. Name a table or simulated "
+                    f"device that has by --lut; this builds one:\n  {build}"
+                )
+            raise TableError(
+                f"{name} is unknown: there is no table of what layers of space "
+                f"{self.space.name!r} cost on a device. Build one and run this again:\n  {build}\n"
+                "Another table or a simulated device is named by --lut (apq lut --help)."
+            )
 
     def room(self, budgets: Sequence[dict[str, float]], keep: bool) -> list[dict[str, float]]:
         """The limits to search with. Tables of measured devices are off by up to a known margin:
         with ``keep`` limits are that much smaller, so that they hold on the device; else they
-        hold by the table, and a note says what that means."""
+        hold by the table, and a note says what that means.
+
+        Raises:
+            TableError: no device prices a limited cost.
+        """
+        self.require(metric for budget in budgets for metric in budget)
         if keep:
             return [{m: v / (1 + self.margins.get(m, 0.0)) for m, v in b.items()} for b in budgets]
         for metric in sorted({m for b in budgets for m in b} & set(self.margins)):
@@ -146,15 +188,35 @@ def price(space: str, luts: Sequence[str]) -> Priced:
     """Load a space and price it."""
     from apq.space import load_space
 
-    return price_on(load_space(space), luts)
+    return price_on(load_space(space), luts, space)
 
 
-def price_on(found: Space, luts: Sequence[str]) -> Priced:
-    """Price a space."""
+def price_for(space: str | None, predictor: Path | None, luts: Sequence[str]) -> Priced:
+    """Price the space that was asked for, else the predictor's own, else ``cifar10``.
+
+    Raises:
+        ModelError: there is no such predictor, or it is not one of a space.
+    """
+    if space is not None or predictor is None:
+        return price(space or "cifar10", luts)
+    from apq.predictor import load_predictor
+
+    found = load_predictor(predictor).space
+    err.print(f"space {found.name}, as {predictor} was trained for (--space asks for another)")
+    return price_on(found, luts)
+
+
+def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
+    """Price a space; ``asked`` is what ``--space`` would name it by, if that is known."""
     import hashlib
 
     from apq.hardware import LookupTable, load_cost_model, price_space
+    from apq.space import PRESETS
 
+    if not asked:
+        preset = PRESETS.get(found.name)
+        same = preset is not None and preset().fingerprint == found.fingerprint
+        asked = found.name if same else f"{found.name}.toml"
     default = Path(f"lut/bitfusion-apq-{found.name}.csv")
     names = list(luts) or ([str(default)] if default.is_file() else [])
     if not names:
@@ -174,7 +236,7 @@ def price_on(found: Space, luts: Sequence[str]) -> Priced:
             suffix = f"@{model.name}" if len(models) > 1 else ""
             margins[f"latency_ms{suffix}"] = float(margin)
     costs = price_space(found, models[0] if len(models) == 1 else models)
-    return Priced(found, costs, hashes, margins)
+    return Priced(found, costs, hashes, margins, asked)
 
 
 def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:
