@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from apq.cli.common import err
+from apq.cli.common import err, file_name
 
 if TYPE_CHECKING:
     from apq.hardware import PricedSpace
@@ -72,6 +72,15 @@ def given(*texts: str | None) -> dict[str, list[float]]:
     return {n: numbers(n, t) for n, t in zip(BUDGETS, texts, strict=True) if t is not None}
 
 
+UNITS = {
+    "ms": "milliseconds",
+    "mj": "millijoules",
+    "mb": "megabytes",
+    "g": "10^9",
+    "m": "10^6",
+    "kb": "kilobytes",
+}
+"""Units of budgets by the end of their names."""
 MOST = 100_000
 """Budgets that one option may stand for."""
 
@@ -81,9 +90,12 @@ def numbers(metric: str, text: str) -> list[float]:
     values: list[float] = []
     for word in text.split(","):
         try:
-            parts = [float(p) for p in word.split(":")]
+            parts = [float("no" if "_" in p else p) for p in word.split(":")]
         except ValueError:
-            raise typer.BadParameter(f"{metric}: {word!r} is not a number") from None
+            unit = metric.rpartition("_")[2]
+            raise typer.BadParameter(
+                f"{metric}: {word!r} is not a number; give plain numbers as in 0.5 ({UNITS[unit]})"
+            ) from None
         if len(parts) > 1 and not all(map(math.isfinite, parts)):
             raise typer.BadParameter(f"{metric}: {word!r} is not finite")
         if len(parts) == 1:
@@ -102,7 +114,7 @@ def numbers(metric: str, text: str) -> list[float]:
             f"{metric}: {text!r} is read as the budgets {', '.join(f'{v:g}' for v in values)}, and "
             "0 cannot be met; decimals have a point: 0.5"
         )
-    return values
+    return list(dict.fromkeys(values))
 
 
 def product(
@@ -194,16 +206,34 @@ def price(space: str, luts: Sequence[str]) -> Priced:
 def price_for(space: str | None, predictor: Path | None, luts: Sequence[str]) -> Priced:
     """Price the space that was asked for, else the predictor's own, else ``cifar10``.
 
-    Raises:
-        ModelError: there is no such predictor, or it is not one of a space.
-    """
-    if space is not None or predictor is None:
-        return price(space or "cifar10", luts)
-    from apq.predictor import load_predictor
+    A predictor that is missing is not noticed here.
 
-    found = load_predictor(predictor).space
+    Raises:
+        ModelError: the predictor is damaged, or not one of a space.
+    """
+    if space is not None or predictor is None or not predictor.is_file():
+        return price(space or "cifar10", luts)
+    found = _space_of(predictor)
     err.print(f"space {found.name}, as {predictor} was trained for (--space asks for another)")
     return price_on(found, luts)
+
+
+def _space_of(predictor: Path) -> Space:
+    """The space that a predictor's file names, without torch if the file is in order."""
+    from safetensors import SafetensorError, safe_open
+
+    from apq.errors import SpaceError
+    from apq.files import bounded_json
+    from apq.space import Space
+
+    try:
+        with safe_open(str(predictor), framework="numpy") as file:
+            text = (file.metadata() or {})["apq-predictor"]
+        return Space.from_dict(bounded_json(text)["features"]["space"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, SpaceError):
+        from apq.predictor import load_predictor
+
+        return load_predictor(predictor).space  # says what is wrong
 
 
 def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
@@ -217,7 +247,7 @@ def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
         preset = PRESETS.get(found.name)
         same = preset is not None and preset().fingerprint == found.fingerprint
         asked = found.name if same else f"{found.name}.toml"
-    default = Path(f"lut/bitfusion-apq-{found.name}.csv")
+    default = Path(f"lut/bitfusion-apq-{file_name(found.name)}.csv")
     names = list(luts) or ([str(default)] if default.is_file() else [])
     if not names:
         err.print(f"no table at {default}; counted costs only (--lut adds a device)")
@@ -260,7 +290,7 @@ def per_device(limits: Sequence[str]) -> dict[str, float]:
     for text in limits:
         name, _, value = text.partition("=")
         try:
-            out[name.strip()] = float(value)
+            out[name.strip()] = float("no" if "_" in value else value)
         except ValueError:
             raise typer.BadParameter(f"--limit {text!r} is not COST=NUMBER") from None
     return out

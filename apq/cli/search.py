@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from apq.cli.budgets import (
     price_for,
     product,
 )
-from apq.cli.common import err, live_line, next_step, one_thread, out, print_json
+from apq.cli.common import err, file_name, live_line, next_step, one_thread, out, print_json
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -226,8 +225,7 @@ def _words(budget: Mapping[str, float]) -> str:
 
 def folder_name(budget: Mapping[str, float]) -> str:
     """Sub-folder of one budget among several; what a table calls its device is made harmless."""
-    text = "-".join(f"{metric}-{value:.12g}" for metric, value in budget.items())
-    return re.sub(r"[^\w.@+-]+", "_", text)
+    return file_name("-".join(f"{metric}-{value:.12g}" for metric, value in budget.items()))
 
 
 def show(result: Result, folder: Path) -> None:

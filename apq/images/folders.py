@@ -44,13 +44,18 @@ def _folders(path: Path) -> list[Path]:
     """The folders in a folder, in the order of their names.
 
     Raises:
-        ImagesError: one is a link to a folder that it lies in.
+        ImagesError: one is a link to a folder that it lies in, or to another of them.
     """
     found = [d for d in path.iterdir() if d.is_dir() and not clutter(d.name)]
     for folder in found:
         if folder.is_symlink() and path.resolve().is_relative_to(folder.resolve()):
             raise ImagesError(f"{folder} is a link to a folder that it lies in; remove it")
-    return sorted(found, key=in_any_system)
+    real: dict[Path, Path] = {}
+    for folder in sorted(found, key=in_any_system):
+        if other := real.get(folder.resolve()):
+            raise ImagesError(f"{folder} and {other} are the same folder; remove the link")
+        real[folder.resolve()] = folder
+    return list(real.values())
 
 
 def _names(folders: list[Path]) -> str:

@@ -179,6 +179,10 @@ def _assemble(
 ) -> ImageSet:
     """One image set of what was read of each part, classes matched by name."""
     classes = one_list([named for _, named in parts["train"]])
+    if len(classes) < 2:
+        raise ImagesError(
+            f"{name} has one class, {', '.join(classes)}; there is nothing to tell apart"
+        )
     joined: dict[str, Part] = {}
     for part, found in parts.items():
         labels = [renumbered(named, classes, part) for _, named in found]

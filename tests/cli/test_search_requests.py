@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,22 @@ def test_the_space_is_the_predictors_unless_one_is_named(tmp_path, monkeypatch, 
     assert "no predictor at absent" in said("search", "--size-mb", "1", "--predictor", "absent")
     said(*ask, "--latency-ms", "1", "--lut", "bitfusion-apq", "--candidates", "60", code=0)
     assert json.loads((tmp_path / "runs/search/best.json").read_text())["space"]["name"] == "tiny"
+
+
+def test_the_space_is_read_before_the_predictor_is_loaded(tmp_path, own_predictor):
+    code = "import sys; from apq.cli import app\ntry: app()\nfinally: print('torch' in sys.modules)"
+    words = ["search", "--size-mb", "1e-9", "--predictor", own_predictor, "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert "no candidate of space 'tiny'" in done.stderr
+    assert done.stdout.strip() == "False"
+
+
+def test_a_damaged_predictor_names_no_space(tmp_path, own_predictor):
+    path = tmp_path / "p.safetensors"
+    path.write_bytes(Path(own_predictor).read_bytes().replace(b"apq-predictor", b"apq-predicter"))
+    assert "no predictor of apq" in said("search", "--size-mb", "1", "--predictor", str(path))
+    path.write_bytes(b"")
+    assert str(path) in said("search", "--size-mb", "1", "--predictor", str(path))
 
 
 @pytest.mark.parametrize("algorithm", ["nsga2", "optuna", "paper"])
