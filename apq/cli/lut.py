@@ -203,13 +203,15 @@ def show(
     from apq.hardware import COST_MODELS, LookupTable
     from apq.hardware.base import list_layers
     from apq.hardware.inspect import missing, oddities, ranges, shares
+    from apq.hardware.lut import read_columns
     from apq.space import load_space
     from apq.space.formats import choice_of, ordered
 
     def formats(column: str) -> list[int | str]:
         return list(ordered(choice_of(code) for code in set(table.layers[column].tolist())))
 
-    table = LookupTable.read(file)
+    table = LookupTable.read(file, changed=True)
+    changed = table.out_of_step(read_columns(file)[0])
     report: dict[str, Any] = {
         "header": table.describe(),
         "rows": len(table.layers),
@@ -217,6 +219,7 @@ def show(
         "activation_bits": formats("activation_bits"),
         "ranges": ranges(table),
         "oddities": oddities(table),
+        "out_of_step": changed,
     }
     lacking = None
     if space:
@@ -256,6 +259,8 @@ def show(
             f"{odd['metric']} falls in {odd['cheaper']:,} of {odd['pairs']:,} steps to "
             f"{odd['what']}, most ({odd['worst']:.1%}) at {odd['example']}",
         )
+    if changed:
+        say("odd", changed)
     if lacking is not None and len(lacking):
         if table.name in COST_MODELS:
             next_step(f"apq lut build --model {table.name} --space {space}")

@@ -223,8 +223,12 @@ class LookupTable:
         return columns | dict(self.prices)
 
     @classmethod
-    def read(cls, path: Path | str) -> LookupTable:
+    def read(cls, path: Path | str, *, changed: bool = False) -> LookupTable:
         """Read a table that apq wrote, or a CSV/Parquet file with the same columns in any order.
+
+        Args:
+            path: The file.
+            changed: Take it although its rows are not those that were written.
 
         Raises:
             TableError: the file is missing or malformed; says which row and column. Or its header
@@ -236,16 +240,24 @@ class LookupTable:
         header, columns = read_columns(path)
         _check_units(header, path)
         table = from_columns(header, columns, str(path))
-        for key, found in (("rows", str(len(table.layers))), ("content", table.content())):
-            said = header.get(key, found)
-            if said.replace(",", "") != found:
-                raise TableError(
-                    f"{path}: its header says {key} {said!r}, its rows are {key} {found!r}: the "
-                    "header or the rows were changed after they were written, or some were lost. "
-                    "Build or import the table again; if you changed it on purpose, delete the "
-                    "lines '# rows:' and '# content:'."
-                )
+        why = None if changed else table.out_of_step(header)
+        if why:
+            raise TableError(f"{path}: {why}")
         return table
+
+    def out_of_step(self, header: Mapping[str, str]) -> str:
+        """What a header that was read says of other rows than these; empty: nothing."""
+        rows, content = str(len(self.layers)), self.content()
+        if (told := header.get("rows", rows).replace(",", "")) != rows:
+            why = f"its header says that it has {told} rows, and it has {rows}"
+        elif (told := header.get("content", content)) != content:
+            why = f"its header has the hash {told!r}, and its rows have {content!r}"
+        else:
+            return ""
+        return (
+            f"{why}: it was changed after it was written, or a part was lost. Build or import it "
+            "again; if you changed it on purpose, delete the lines '# rows:' and '# content:'."
+        )
 
 
 def _check_units(header: Mapping[str, str], path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from apq.cli import app
+from apq.errors import TableError
 from apq.hardware import COST_MODELS, LookupTable, build_table, load_cost_model, price_space
 from apq.space import load_space
 
@@ -59,6 +60,19 @@ def test_show_says_what_is_missing_and_what_adds_it(tmp_path, tiny_space):
     assert "conv3x3/s1 1->8 @8px w8a8" not in result.stdout  # both spaces have this stem
     assert "rows for digits" in result.stdout
     assert "next: apq lut build --model bit-serial --space digits" in result.stderr
+
+
+def test_show_says_what_a_table_that_was_changed_lacks(tmp_path):
+    path = tmp_path / "t.csv"
+    build_table(load_space("digits"), load_cost_model("bit-serial")).write(path)
+    assert "its header says" not in run("show", path, "--space", "digits").stdout
+    path.write_text(path.read_text().rsplit("\n", 2)[0] + "\n")
+    told = run("show", path, "--space", "digits").stdout
+    assert "1 rows for digits" in told
+    assert "its header says that it has" in told
+    assert json.loads(run("show", path, "--json").stdout)["out_of_step"].startswith("its header")
+    with pytest.raises(TableError, match="its header says that it has"):
+        LookupTable.read(path)
 
 
 @pytest.mark.parametrize(
