@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from apq.cli.common import err, file_name
+from apq.cli.common import err, file_name, warn
 
 if TYPE_CHECKING:
     from apq.hardware import PricedSpace
@@ -261,6 +261,8 @@ def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
     models = [load_cost_model(name) for name in names]
     margins = {}
     for model in models:
+        if isinstance(model, LookupTable) and (odd := model.renamed()):
+            warn(f"{model.path}: {odd}")
         margin = model.header.get("calibration_margin") if isinstance(model, LookupTable) else None
         if margin is not None:
             suffix = f"@{model.name}" if len(models) > 1 else ""

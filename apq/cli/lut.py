@@ -259,8 +259,8 @@ def show(
             f"{odd['metric']} falls in {odd['cheaper']:,} of {odd['pairs']:,} steps to "
             f"{odd['what']}, most ({odd['worst']:.1%}) at {odd['example']}",
         )
-    if changed:
-        say("odd", changed)
+    for odd in filter(None, (changed, table.renamed())):
+        say("odd", odd)
     if lacking is not None and len(lacking):
         if table.name in COST_MODELS:
             next_step(f"apq lut build --model {table.name} --space {space}")

@@ -245,6 +245,18 @@ class LookupTable:
             raise TableError(f"{path}: {why}")
         return table
 
+    def renamed(self) -> str:
+        """What the header says of a simulated device under another name; empty: nothing. Prices
+        are looked up all the same, as two tables of one device need two names."""
+        words = self.header.get("command", "").replace("=", " ").split()
+        if words[:3] != ["apq", "lut", "build"]:
+            return ""
+        after = words.index("--model") + 1 if "--model" in words else len(words)
+        built = words[after] if after < len(words) else "bitfusion-apq"
+        if built == self.name:
+            return ""
+        return f"its header calls the device {self.name!r}, and the command in it builds {built!r}"
+
     def out_of_step(self, header: Mapping[str, str]) -> str:
         """What a header that was read says of other rows than these; empty: nothing."""
         rows, content = str(len(self.layers)), self.content()

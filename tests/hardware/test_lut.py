@@ -217,7 +217,7 @@ CHANGES = {
         lambda t: t.replace("# granularity: layer", "# granularity: block"), "lacks column mid_ch"
     ),
     "another count": (lambda t: t.replace("# rows: ", "# rows: 1"), "says that it has 1"),
-    "another hash": (lambda t: t.replace("# content: ", "# content: 0"), "its header has the hash '0"),
+    "another hash": (lambda t: t.replace("# content: ", "# content: 0"), ANOTHER + "0"),
     "a unit": (lambda t: "# unit: us\n" + t, "its header says unit: us.*apq lut import"),
     "units": (
         lambda t: "# latency_units: microseconds\n" + t, "its header says latency_units: micro"
@@ -247,6 +247,19 @@ def test_a_header_out_of_step_with_its_rows_is_refused(tmp_path, tiny_space, cha
     path.write_text(edit(text))
     with pytest.raises(TableError, match=told):
         LookupTable.read(path)
+
+
+def test_a_device_that_its_command_does_not_build_is_noticed(tmp_path, tiny_space):
+    command = "apq lut build --model bitfusion-apq --space tiny.toml"
+    made = build_table(tiny_space, load_cost_model("bitfusion-apq"), command)
+    made.write(tmp_path / "t.csv")
+    assert LookupTable.read(tmp_path / "t.csv").renamed() == ""
+    other = replace(made, name="phone").renamed()
+    assert "calls the device 'phone', and the command in it builds 'bitfusion-apq'" in other
+    assert replace(made, name="phone", header={"command": "apq lut import x.csv"}).renamed() == ""
+    default = {"command": "apq lut build --space cifar10"}
+    assert replace(made, header=default).renamed() == ""
+    assert replace(made, name="phone", header=default).renamed() == other
 
 
 def test_what_is_no_change_of_the_rows_is_none(tmp_path, tiny_space):
