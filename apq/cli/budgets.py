@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from apq.cli.common import err
+from apq.cli.common import err, file_name, warn
 
 if TYPE_CHECKING:
     from apq.hardware import PricedSpace
@@ -42,6 +42,13 @@ class BudgetCommand(TyperCommand):
 
 
 SpaceName = Annotated[str, typer.Option(help="Preset name, or a .toml file of your own.")]
+OwnSpace = Annotated[
+    str | None,
+    typer.Option(
+        "--space",
+        help="Preset name, or a .toml file of your own (default: --predictor's, else cifar10).",
+    ),
+]
 PredictorPath = Annotated[
     Path | None,
     typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors)."),
@@ -65,6 +72,15 @@ def given(*texts: str | None) -> dict[str, list[float]]:
     return {n: numbers(n, t) for n, t in zip(BUDGETS, texts, strict=True) if t is not None}
 
 
+UNITS = {
+    "ms": "milliseconds",
+    "mj": "millijoules",
+    "mb": "megabytes",
+    "g": "10^9",
+    "m": "10^6",
+    "kb": "kilobytes",
+}
+"""Units of budgets by the end of their names."""
 MOST = 100_000
 """Budgets that one option may stand for."""
 
@@ -74,9 +90,12 @@ def numbers(metric: str, text: str) -> list[float]:
     values: list[float] = []
     for word in text.split(","):
         try:
-            parts = [float(p) for p in word.split(":")]
+            parts = [float("no" if "_" in p else p) for p in word.split(":")]
         except ValueError:
-            raise typer.BadParameter(f"{metric}: {word!r} is not a number") from None
+            unit = metric.rpartition("_")[2]
+            raise typer.BadParameter(
+                f"{metric}: {word!r} is not a number; give plain numbers as in 0.5 ({UNITS[unit]})"
+            ) from None
         if len(parts) > 1 and not all(map(math.isfinite, parts)):
             raise typer.BadParameter(f"{metric}: {word!r} is not finite")
         if len(parts) == 1:
@@ -95,7 +114,7 @@ def numbers(metric: str, text: str) -> list[float]:
             f"{metric}: {text!r} is read as the budgets {', '.join(f'{v:g}' for v in values)}, and "
             "0 cannot be met; decimals have a point: 0.5"
         )
-    return values
+    return list(dict.fromkeys(values))
 
 
 def product(
@@ -121,17 +140,52 @@ class Priced:
         costs: Its prices.
         made_from: Hashes of space and tables.
         margins: Per cost of a measured table its largest error on whole networks, a fraction.
+        asked: What ``--space`` would name the space by.
     """
 
     space: Space
     costs: PricedSpace
     made_from: dict[str, str]
     margins: dict[str, float]
+    asked: str
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise unless every cost of a device among ``names`` is priced; others are not looked at.
+
+        Raises:
+            TableError: no device prices one of them; says how a table is made.
+        """
+        from apq.errors import TableError
+        from apq.hardware.pricing import PRICED
+
+        for name in names:
+            metric = name.partition("@")[0]
+            if metric not in PRICED:
+                continue
+            if any(known.partition("@")[0] == metric for known in self.costs.metrics):
+                continue
+            build = f"apq lut build --model bitfusion-apq --space {self.asked}"
+            if self.costs.sources:
+                devices = ", ".join(source.partition(":")[0] for source in self.costs.sources)
+                raise TableError(
+                    f"{name} is unknown: {devices} has no {metric}. Name a table or simulated "
+                    f"device that has by --lut; this builds one:\n  {build}"
+                )
+            raise TableError(
+                f"{name} is unknown: there is no table of what layers of space "
+                f"{self.space.name!r} cost on a device. Build one and run this again:\n  {build}\n"
+                "Another table or a simulated device is named by --lut (apq lut --help)."
+            )
 
     def room(self, budgets: Sequence[dict[str, float]], keep: bool) -> list[dict[str, float]]:
         """The limits to search with. Tables of measured devices are off by up to a known margin:
         with ``keep`` limits are that much smaller, so that they hold on the device; else they
-        hold by the table, and a note says what that means."""
+        hold by the table, and a note says what that means.
+
+        Raises:
+            TableError: no device prices a limited cost.
+        """
+        self.require(metric for budget in budgets for metric in budget)
         if keep:
             return [{m: v / (1 + self.margins.get(m, 0.0)) for m, v in b.items()} for b in budgets]
         for metric in sorted({m for b in budgets for m in b} & set(self.margins)):
@@ -146,16 +200,54 @@ def price(space: str, luts: Sequence[str]) -> Priced:
     """Load a space and price it."""
     from apq.space import load_space
 
-    return price_on(load_space(space), luts)
+    return price_on(load_space(space), luts, space)
 
 
-def price_on(found: Space, luts: Sequence[str]) -> Priced:
-    """Price a space."""
+def price_for(space: str | None, predictor: Path | None, luts: Sequence[str]) -> Priced:
+    """Price the space that was asked for, else the predictor's own, else ``cifar10``.
+
+    A predictor that is missing is not noticed here.
+
+    Raises:
+        ModelError: the predictor is damaged, or not one of a space.
+    """
+    if space is not None or predictor is None or not predictor.is_file():
+        return price(space or "cifar10", luts)
+    found = _space_of(predictor)
+    err.print(f"space {found.name}, as {predictor} was trained for (--space asks for another)")
+    return price_on(found, luts)
+
+
+def _space_of(predictor: Path) -> Space:
+    """The space that a predictor's file names, without torch if the file is in order."""
+    from safetensors import SafetensorError, safe_open
+
+    from apq.errors import SpaceError
+    from apq.files import bounded_json
+    from apq.space import Space
+
+    try:
+        with safe_open(str(predictor), framework="numpy") as file:
+            text = (file.metadata() or {})["apq-predictor"]
+        return Space.from_dict(bounded_json(text)["features"]["space"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, SpaceError):
+        from apq.predictor import load_predictor
+
+        return load_predictor(predictor).space  # says what is wrong
+
+
+def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
+    """Price a space; ``asked`` is what ``--space`` would name it by, if that is known."""
     import hashlib
 
     from apq.hardware import LookupTable, load_cost_model, price_space
+    from apq.space import PRESETS
 
-    default = Path(f"lut/bitfusion-apq-{found.name}.csv")
+    if not asked:
+        preset = PRESETS.get(found.name)
+        same = preset is not None and preset().fingerprint == found.fingerprint
+        asked = found.name if same else f"{found.name}.toml"
+    default = Path(f"lut/bitfusion-apq-{file_name(found.name)}.csv")
     names = list(luts) or ([str(default)] if default.is_file() else [])
     if not names:
         err.print(f"no table at {default}; counted costs only (--lut adds a device)")
@@ -169,12 +261,14 @@ def price_on(found: Space, luts: Sequence[str]) -> Priced:
     models = [load_cost_model(name) for name in names]
     margins = {}
     for model in models:
+        if isinstance(model, LookupTable) and (odd := model.renamed()):
+            warn(f"{model.path}: {odd}")
         margin = model.header.get("calibration_margin") if isinstance(model, LookupTable) else None
         if margin is not None:
             suffix = f"@{model.name}" if len(models) > 1 else ""
             margins[f"latency_ms{suffix}"] = float(margin)
     costs = price_space(found, models[0] if len(models) == 1 else models)
-    return Priced(found, costs, hashes, margins)
+    return Priced(found, costs, hashes, margins, asked)
 
 
 def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:
@@ -198,7 +292,7 @@ def per_device(limits: Sequence[str]) -> dict[str, float]:
     for text in limits:
         name, _, value = text.partition("=")
         try:
-            out[name.strip()] = float(value)
+            out[name.strip()] = float("no" if "_" in value else value)
         except ValueError:
             raise typer.BadParameter(f"--limit {text!r} is not COST=NUMBER") from None
     return out

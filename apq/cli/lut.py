@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.common import err, live_line, next_step, out, print_json
+from apq.cli.common import err, file_name, live_line, next_step, out, print_json
+
+if TYPE_CHECKING:
+    from apq.hardware import LookupTable
 
 app = typer.Typer(
     help="Build, import, inspect and check tables of what layers cost on a device.",
@@ -42,6 +45,37 @@ def _caution(spearman: float) -> None:
         )
 
 
+def _require_same_table(path: Path, table: LookupTable) -> None:
+    """Refuse to overwrite anything but an older copy of a table.
+
+    Raises:
+        TableError: there is a file at ``path`` that is no table, or one of another space or device
+            (shows both).
+    """
+    from apq.errors import TableError, side_by_side
+    from apq.hardware import LookupTable
+
+    if not path.exists():
+        return
+    mend = "Give another --out, or --force to overwrite it."
+    try:
+        older = LookupTable.read(path)
+    except TableError as error:
+        raise TableError(
+            f"{path} exists and is no table as apq writes it: {error}\n{mend}"
+        ) from None
+    told, new = (
+        {
+            key: found.describe().get(key, "(not stated)")
+            for key in ("space", "device", "source", "calibration")
+        }
+        for found in (older, table)
+    )
+    if told != new:
+        both = side_by_side(told, new, ("there", "to be built"))
+        raise TableError(f"{path} is the table of another space or device:\n{both}\n{mend}")
+
+
 @app.command(
     epilog="Examples:\n\n"
     "  apq lut build --model bitfusion-apq --space cifar10 --out lut/bitfusion-apq-cifar10.csv\n\n"
@@ -56,8 +90,14 @@ def build(
     to: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default lut/<model>-<space>.csv.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a table of another space or device.")
+    ] = False,
 ) -> None:
-    """Simulate a device for every layer a space can need, and write the table."""
+    """Simulate a device for every layer a space can need, and write the table.
+
+    A table of the same space and device is written anew; any other file needs --force.
+    """
     from apq.errors import choose
     from apq.hardware import COST_MODELS, build_table, configure
     from apq.space import load_space
@@ -65,8 +105,10 @@ def build(
     chosen = load_space(space)
     device = COST_MODELS[choose(model, COST_MODELS, "cost model")]()
     device = configure(device, _pairs(setting, "--set"))
-    path = to or Path("lut") / f"{model}-{chosen.name}.csv"
+    path = to or Path("lut") / f"{model}-{file_name(chosen.name)}.csv"
     table = build_table(chosen, device, _command())
+    if not force:
+        _require_same_table(path, table)
     table.write(path)
     out.print(f"priced {len(table.layers):,} layers of space {chosen.name} on {model}")
     if "widened" in table.header:
@@ -161,13 +203,15 @@ def show(
     from apq.hardware import COST_MODELS, LookupTable
     from apq.hardware.base import list_layers
     from apq.hardware.inspect import missing, oddities, ranges, shares
+    from apq.hardware.lut import read_columns
     from apq.space import load_space
     from apq.space.formats import choice_of, ordered
 
     def formats(column: str) -> list[int | str]:
         return list(ordered(choice_of(code) for code in set(table.layers[column].tolist())))
 
-    table = LookupTable.read(file)
+    table = LookupTable.read(file, changed=True)
+    changed = table.out_of_step(read_columns(file)[0])
     report: dict[str, Any] = {
         "header": table.describe(),
         "rows": len(table.layers),
@@ -175,6 +219,7 @@ def show(
         "activation_bits": formats("activation_bits"),
         "ranges": ranges(table),
         "oddities": oddities(table),
+        "out_of_step": changed,
     }
     lacking = None
     if space:
@@ -214,6 +259,8 @@ def show(
             f"{odd['metric']} falls in {odd['cheaper']:,} of {odd['pairs']:,} steps to "
             f"{odd['what']}, most ({odd['worst']:.1%}) at {odd['example']}",
         )
+    for odd in filter(None, (changed, table.renamed())):
+        say("odd", odd)
     if lacking is not None and len(lacking):
         if table.name in COST_MODELS:
             next_step(f"apq lut build --model {table.name} --space {space}")

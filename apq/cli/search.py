@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,17 @@ from apq.cli.budgets import (
     Budget,
     Caution,
     Fix,
+    OwnSpace,
     PredictorPath,
     Seed,
-    SpaceName,
     WithMargin,
     given,
     load,
     per_device,
-    price,
+    price_for,
     product,
 )
-from apq.cli.common import err, live_line, next_step, one_thread, out, print_json
+from apq.cli.common import err, file_name, live_line, next_step, one_thread, out, print_json
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -43,7 +42,7 @@ def search(
         list[str] | None,
         typer.Option(help="Limit of one device among several: latency_ms@DEVICE=8."),
     ] = None,
-    space: SpaceName = "cifar10",
+    space: OwnSpace = None,
     predictor: PredictorPath = None,
     lut: Annotated[
         list[str] | None,
@@ -156,9 +155,11 @@ def search(
 
     options = Options(local_search, warm_start, storage, keep)
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
-    priced = price(space, lut or [])
+    priced = price_for(space, predictor, lut or [])
     budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
     budgets = priced.room(budgets, with_margin)
+    forgiving = _forgiving(score)
+    priced.require([*(objective or ()), *([forgiving.metric] if forgiving else [])])
     problems_of = partial(
         scenarios,
         priced.costs,
@@ -166,7 +167,7 @@ def search(
         objectives=tuple(objective or ()),
         fix=tuple(fix or ()),
         caution=caution,
-        forgiving=_forgiving(score),
+        forgiving=forgiving,
         made_from=priced.made_from,
     )
     turns: list[Round] = []
@@ -224,8 +225,7 @@ def _words(budget: Mapping[str, float]) -> str:
 
 def folder_name(budget: Mapping[str, float]) -> str:
     """Sub-folder of one budget among several; what a table calls its device is made harmless."""
-    text = "-".join(f"{metric}-{value:.12g}" for metric, value in budget.items())
-    return re.sub(r"[^\w.@+-]+", "_", text)
+    return file_name("-".join(f"{metric}-{value:.12g}" for metric, value in budget.items()))
 
 
 def show(result: Result, folder: Path) -> None:

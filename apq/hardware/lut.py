@@ -2,13 +2,16 @@
 
 A CSV starts with ``# key: value`` lines (device, source, granularity, leaves_out, command, ...);
 Parquet keeps the same pairs in its schema metadata. Columns of bits hold plain widths and names of
-number formats (``ternary``); in Parquet as text, if there is a name.
+number formats (``ternary``); in Parquet as text, if there is a name. The lines ``rows`` and
+``content`` say how many rows were written and what their hash is; a table without them is read too.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +42,15 @@ METRICS = ("latency_ms", "energy_mj")
 BLOCK_COLUMNS = ("mid_channels", "dw_weight_bits", "dw_activation_bits")
 """Layer columns that only block rows use; a table of layers leaves them out."""
 LAYER_COLUMNS = tuple(name for name in LAYER_DTYPE.names or () if name not in BLOCK_COLUMNS)
+HIGHEST_PRICE = 1e12
+"""Milliseconds or millijoules; no layer takes 30 years or a gigajoule."""
+_OWN_UNITS = {"ms", "mj", "millisecond", "milliseconds", "millijoule", "millijoules"}
+_OTHER_UNITS = {
+    "s", "sec", "second", "seconds", "us", "µs", "μs", "microsecond", "microseconds", "ns",
+    "nanosecond", "nanoseconds", "cycles", "j", "joule", "joules", "uj", "µj", "μj", "microjoule",
+    "microjoules", "nj", "nanojoule", "nanojoules", "pj", "picojoule", "picojoules",
+}  # fmt: skip
+"""Words that a header can name a unit with, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -172,21 +184,34 @@ class LookupTable:
 
     def _write(self, path: Path) -> None:
         columns = self._columns()
+        header = self.describe() | {"rows": str(len(self.layers)), "content": self.content()}
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            table = pa.table(columns).replace_schema_metadata(self.describe())
+            table = pa.table(columns).replace_schema_metadata(header)
             pq.write_table(table, path)
         else:
             text = io.StringIO()
-            for key, value in self.describe().items():
+            for key, value in header.items():
                 if value:
                     text.write(f"# {key}: {' '.join(value.split())}\n")
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(columns)
             writer.writerows(zip(*(_cells(c) for c in columns.values()), strict=True))
             path.write_text(text.getvalue(), encoding="utf-8")
+
+    def content(self) -> str:
+        """Hash of what prices are looked up by, 16 hex digits: the rows in any order (prices to ten
+        digits, as in a CSV) and what the header says of them: space, granularity, fixed layers that
+        are left out, overhead, the width at which the device runs."""
+        prices = [_cells(values) for _, values in sorted(self.prices.items())]
+        rows = sorted(map(repr, zip(self.layers.tolist(), *prices, strict=True)))
+        overhead = {m: f"{value:.10g}" for m, value in sorted(self.overhead.items())}
+        said = (sorted(self.prices), self.granularity, self.leaves_out, self.runs_at_bits, overhead)
+        space = self.header.get("space", "").split()  # a CSV keeps no runs of spaces
+        text = "\n".join([repr((*said, space)), *rows])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _columns(self) -> dict[str, Any]:
         names = list(LAYER_COLUMNS) + (list(BLOCK_COLUMNS) if self.granularity == "block" else [])
@@ -198,16 +223,71 @@ class LookupTable:
         return columns | dict(self.prices)
 
     @classmethod
-    def read(cls, path: Path | str) -> LookupTable:
+    def read(cls, path: Path | str, *, changed: bool = False) -> LookupTable:
         """Read a table that apq wrote, or a CSV/Parquet file with the same columns in any order.
 
+        Args:
+            path: The file.
+            changed: Take it although its rows are not those that were written.
+
         Raises:
-            TableError: the file is missing or malformed; says which row and column.
+            TableError: the file is missing or malformed; says which row and column. Or its header
+                is out of step with its rows: it names another unit, another number of rows, or the
+                hash of other rows.
         """
         path = Path(path)
         check_suffix(path)
         header, columns = read_columns(path)
-        return from_columns(header, columns, str(path))
+        _check_units(header, path)
+        table = from_columns(header, columns, str(path))
+        why = None if changed else table.out_of_step(header)
+        if why:
+            raise TableError(f"{path}: {why}")
+        return table
+
+    def renamed(self) -> str:
+        """What the header says of a simulated device under another name; empty: nothing. Prices
+        are looked up all the same, as two tables of one device need two names."""
+        words = self.header.get("command", "").replace("=", " ").split()
+        if words[:3] != ["apq", "lut", "build"]:
+            return ""
+        after = words.index("--model") + 1 if "--model" in words else len(words)
+        built = words[after] if after < len(words) else "bitfusion-apq"
+        if built == self.name:
+            return ""
+        return f"its header calls the device {self.name!r}, and the command in it builds {built!r}"
+
+    def out_of_step(self, header: Mapping[str, str]) -> str:
+        """What a header that was read says of other rows than these; empty: nothing."""
+        rows, content = str(len(self.layers)), self.content()
+        if (told := header.get("rows", rows).replace(",", "")) != rows:
+            why = f"its header says that it has {told} rows, and it has {rows}"
+        elif (told := header.get("content", content)) != content:
+            why = f"its header has the hash {told!r}, and its rows have {content!r}"
+        else:
+            return ""
+        return (
+            f"{why}: it was changed after it was written, or a part was lost. Build or import it "
+            "again; if you changed it on purpose, delete the lines '# rows:' and '# content:'."
+        )
+
+
+def _check_units(header: Mapping[str, str], path: Path) -> None:
+    """Refuse a header that names units in which prices are not kept.
+
+    Raises:
+        TableError: names the line, and how the table is converted.
+    """
+    for key, value in header.items():
+        if not re.search(r"(?<![a-z])units?(?![a-z])", key.lower().replace("_", " ")):
+            continue
+        words = set(re.findall(r"[a-zµμ]+", value.lower()))
+        if words & _OTHER_UNITS and not words <= _OWN_UNITS | {"latency", "energy"}:
+            raise TableError(
+                f"{path}: its header says {key}: {value}, and the columns latency_ms and energy_mj "
+                "hold milliseconds and millijoules. Name the columns latency and energy and "
+                "convert them: apq lut import FILE --unit latency=UNIT --unit energy=UNIT"
+            )
 
 
 def check_suffix(path: Path) -> None:
@@ -272,6 +352,11 @@ def _read_csv(path: Path, encoding: str) -> tuple[dict[str, str], dict[str, list
             f"{path} starts with a byte-order mark; save it as UTF-8 without BOM, "
             "or import it with --encoding utf-8-sig"
         )
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8":
+        raise TableError(
+            f"{path} is UTF-16 text, as spreadsheets save it; save it as UTF-8, or import it with "
+            "apq lut import --encoding utf-16"
+        )
     try:
         text = raw.decode(encoding)
     except (UnicodeDecodeError, LookupError) as error:
@@ -285,9 +370,12 @@ def _read_csv(path: Path, encoding: str) -> tuple[dict[str, str], dict[str, list
     for start, line in enumerate(lines):  # noqa: B007  (where the columns begin is used below)
         if not line.startswith("#"):
             break
-        key, colon, value = line.lstrip("# ").partition(":")
-        if colon:
-            header[key.strip()] = value.strip()
+        key, colon, value = (part.strip() for part in line.lstrip("# ").partition(":"))
+        if colon and header.setdefault(key, value) != value:
+            raise TableError(
+                f"{path}: its header says {key} twice, {header[key]!r} and {value!r}; keep the "
+                "line that belongs to these rows"
+            )
     try:
         rows = list(csv.reader(lines[start:]))
     except csv.Error as error:
@@ -335,21 +423,35 @@ def from_columns(
     layers = np.zeros(len(columns["op"]), dtype=LAYER_DTYPE)
     for name in need:
         layers[name] = _parse_layer_column(columns[name], name, where)
-    if granularity == "layer" and np.any(layers["op"] == OPS.index("mbconv")):
+    blocks = np.any(layers["op"] == OPS.index("mbconv"))
+    if granularity == "layer" and blocks:
         raise TableError(f"{where} has mbconv rows; its header must say `# granularity: block`")
+    if granularity == "block" and not blocks:
+        raise TableError(
+            f"{where}: its header says granularity block and it has no mbconv row; a table of "
+            "layers says `# granularity: layer`"
+        )
     prices = {m: _parse_prices(columns[m], m, where) for m in metrics}
+    for metric, values in prices.items():
+        if not values.any():
+            raise TableError(
+                f"{where}: {metric} is 0 in all of its {len(values):,} rows, so it says nothing; "
+                "give prices, or remove the column"
+            )
     overhead = {
-        m: float(_parse_prices([header[f"overhead_{m}"]], f"overhead_{m}", where, signed=True)[0])
+        m: _parse_header_price(header, f"overhead_{m}", where, signed=True)
         for m in METRICS
         if f"overhead_{m}" in header
     }
+    for metric in set(overhead) - set(prices):
+        raise TableError(f"{where}: its header says overhead_{metric}, and it has no such column")
     run_bits = header.get("runs_at_bits") or "0"
     if run_bits not in map(str, range(WIDEST + 1)):
         raise TableError(f"{where}: runs_at_bits is {run_bits!r}; allowed: 0 to {WIDEST}")
     if "calibration_margin" in header:
-        _parse_prices([header["calibration_margin"]], "calibration_margin", where)
+        _parse_header_price(header, "calibration_margin", where)
     leaves_out = tuple(n.strip() for n in header.get("leaves_out", "").split(",") if n.strip())
-    known = {"device", "source", "granularity", "leaves_out", "runs_at_bits"}
+    known = {"device", "source", "granularity", "leaves_out", "runs_at_bits", "rows", "content"}
     known |= {f"overhead_{m}" for m in METRICS}
     return LookupTable(
         name=header.get("device", Path(where).stem),
@@ -387,7 +489,7 @@ def _parse_layer_cell(cell: str, name: str) -> int:
         return OPS.index(cell)
     low, named = 0 if name in BLOCK_COLUMNS else 1, name in BIT_COLUMNS
     try:
-        number = float(cell)
+        number = float("-1" if "_" in cell else cell)
     except ValueError:
         number = -1.0
     if low <= number <= (WIDEST if named else 2**31 - 1) and number == int(number):
@@ -397,20 +499,52 @@ def _parse_layer_cell(cell: str, name: str) -> int:
     raise ValueError(f"it must be a whole number from {low}")
 
 
-def _parse_prices(
-    cells: Sequence[str], name: str, where: str, signed: bool = False
-) -> NDArray[np.float64]:
+def _parse_prices(cells: Sequence[str], name: str, where: str) -> NDArray[np.float64]:
     out = np.zeros(len(cells))
     for i, cell in enumerate(cells):
         try:
-            out[i] = float(cell)
-        except ValueError:
-            out[i] = np.nan
-        if not np.isfinite(out[i]) or (out[i] < 0 and not signed):
-            raise TableError(
-                f"{where}, row {i + 1}: {name} is {cell!r}; prices are finite and not negative"
-            )
+            out[i] = _parse_price(cell)
+        except ValueError as error:
+            raise TableError(f"{where}, row {i + 1}: {name} is {cell!r}; {error}") from None
     return out
+
+
+def _parse_header_price(
+    header: Mapping[str, str], name: str, where: str, signed: bool = False
+) -> float:
+    try:
+        return _parse_price(header[name], signed)
+    except ValueError as error:
+        raise TableError(f"{where}: its header says {name} {header[name]!r}; {error}") from None
+
+
+def _parse_price(cell: str, signed: bool = False) -> float:
+    """A price as a number.
+
+    Raises:
+        ValueError: it is none, negative (unless ``signed``), or not finite; says how to write it.
+    """
+    try:
+        value = float("nan" if "_" in cell else cell)
+    except ValueError:
+        value = np.nan
+        number = cell.lstrip("+-").strip()
+        if re.fullmatch(r"\d*,\d+|\d{1,3}([.,\s'’]\d{3})+([.,]\d+)?", number):
+            raise ValueError(
+                "prices have a decimal point and no marks between thousands, as in 1234.5"
+            ) from None
+        if re.fullmatch(r"\d+\.?\d*([eE][+-]?\d+)?\s*[^\W\d]+", number):
+            raise ValueError(
+                "prices are plain numbers, the unit stands in the column's name"
+            ) from None
+    if not np.isfinite(value) or (value < 0 and not signed):
+        raise ValueError("prices are finite and not negative")
+    if abs(value) > HIGHEST_PRICE:
+        raise ValueError(
+            f"prices are at most {HIGHEST_PRICE:g} (ms or mJ); is the unit another, or is it a "
+            "mark for something that could not be measured? Remove such rows"
+        )
+    return value
 
 
 def needed_layers(space: Space, model: CostModel) -> LayerArray:

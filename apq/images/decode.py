@@ -68,10 +68,12 @@ def decode(data: bytes | Path, where: str, side: int, channels: int) -> Pixels:
         ImagesError: it cannot be decoded, has a range of values that is not known, or has more
             pixels than Pillow's limit.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(data, Path) and not data.is_file():
         raise ImagesError(f"{where} is not a file that can be read")
+    if not (data if isinstance(data, bytes) else data.stat().st_size):
+        raise ImagesError(f"{where} is empty: a picture of 0 bytes")
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
             image = _flat(_upright(file), "RGB" if channels == 3 else "L", where)
@@ -80,6 +82,10 @@ def decode(data: bytes | Path, where: str, side: int, channels: int) -> Pixels:
             return np.asarray(image, dtype=np.uint8).reshape(side, side, channels)
     except ImagesError:
         raise
+    except UnidentifiedImageError as error:
+        raise ImagesError(
+            f"{where} is not an image that can be decoded: it is of no kind that Pillow reads"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImagesError(f"{where} is too large to decode: {error}") from error
     except Exception as error:  # decoders raise whatever damaged data leads them to
@@ -103,8 +109,10 @@ def _flat(image: Picture, mode: str, where: str) -> Picture:
     from PIL import Image
 
     if image.mode.startswith("I;16"):
-        high = np.asarray(image).astype(np.uint16) >> 8
-        image = Image.fromarray(high.astype(np.uint8))
+        wide = np.asarray(image).astype(np.uint16)
+        high = (wide >> 8).astype(np.uint8)
+        high[wide == image.info.get("transparency", -1)] = BACKGROUND[0]
+        image = Image.fromarray(high)
     elif image.mode in ("I", "F"):
         kind = "whole numbers" if image.mode == "I" else "fractions"
         raise ImagesError(

@@ -11,7 +11,7 @@ import numpy as np
 from apq.errors import ImagesError
 from apq.images.decode import Pixels, decode_all
 from apq.images.labels import Named
-from apq.images.parts import clutter, part_of
+from apq.images.parts import clutter, composed, in_any_system, part_of
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm",
@@ -41,7 +41,21 @@ def find_parts(path: Path) -> dict[str, Path]:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(d for d in path.iterdir() if d.is_dir() and not clutter(d.name))
+    """The folders in a folder, in the order of their names.
+
+    Raises:
+        ImagesError: one is a link to a folder that it lies in, or to another of them.
+    """
+    found = [d for d in path.iterdir() if d.is_dir() and not clutter(d.name)]
+    for folder in found:
+        if folder.is_symlink() and path.resolve().is_relative_to(folder.resolve()):
+            raise ImagesError(f"{folder} is a link to a folder that it lies in; remove it")
+    real: dict[Path, Path] = {}
+    for folder in sorted(found, key=in_any_system):
+        if other := real.get(folder.resolve()):
+            raise ImagesError(f"{folder} and {other} are the same folder; remove the link")
+        real[folder.resolve()] = folder
+    return list(real.values())
 
 
 def _names(folders: list[Path]) -> str:
@@ -55,7 +69,9 @@ def read_part(root: Path, side: int, channels: int) -> tuple[Pixels, Named, Coun
     Raises:
         ImagesError: a class folder holds no picture, or a picture cannot be decoded.
     """
-    names, files, labels = [], [], []
+    names: list[str] = []
+    files: list[Path] = []
+    labels: list[int] = []
     skipped: Counter[str] = Counter()
     for number, folder in enumerate(_folders(root)):
         found, left = _pictures(folder)
@@ -65,7 +81,12 @@ def read_part(root: Path, side: int, channels: int) -> tuple[Pixels, Named, Coun
                 f"no images ({', '.join(SUFFIXES)}) in the class folder {folder}. Remove it, or "
                 "give it some."
             )
-        names.append(folder.name)
+        if composed(folder.name) in names:
+            raise ImagesError(
+                f"{root} has two class folders that are both called {composed(folder.name)!r}, "
+                "with accents written in two ways; join them"
+            )
+        names.append(composed(folder.name))
         files += found
         labels += [number] * len(found)
     skipped += Counter(
@@ -80,7 +101,11 @@ def _pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
     """Pictures in a folder and its sub-folders (links to folders are not followed)."""
     found: list[Path] = []
     skipped: Counter[str] = Counter()
-    for where, inside, files in os.walk(folder):
+
+    def refuse(error: OSError) -> None:
+        raise ImagesError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    for where, inside, files in os.walk(folder, onerror=refuse):
         inside[:] = sorted(name for name in inside if not clutter(name))
         for name in files:
             suffix = Path(name).suffix.lower()
@@ -90,4 +115,4 @@ def _pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
                 found.append(Path(where) / name)
             else:
                 skipped[suffix or name] += 1
-    return sorted(found), skipped
+    return sorted(found, key=in_any_system), skipped

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from apq.errors import ImagesError
+from apq.images.parts import composed
 
 Labels = NDArray[np.int64]
 
@@ -40,7 +41,8 @@ def read_labels(column: pa.ChunkedArray, declared: Sequence[str], where: str) ->
     """Labels of a Parquet column.
 
     Whole numbers (as integers, floats or digits in text) are indices into the classes that the file
-    declares; without such a list every distinct number or word is a class.
+    declares; without such a list every distinct number or word is a class. Blanks around a word do
+    not count.
 
     Raises:
         ImagesError: a label is missing, negative, a fraction, a list, or has no name; names the
@@ -58,6 +60,7 @@ def read_labels(column: pa.ChunkedArray, declared: Sequence[str], where: str) ->
         words = [str(value) for value in values]
         if declared and set(words) <= set(declared):
             return _indexed(where, words, tuple(declared), declared=True)
+        words = [composed(word.strip()) for word in words]
         return _indexed(where, words, tuple(sorted(set(words))), declared=False)
     found = np.array(numbers, dtype=np.int64)
     if declared:
@@ -83,9 +86,14 @@ def _number(value: Any, row: int, where: str) -> int | str:
         text = value.strip()
         if not text:
             raise ImagesError(f"{where}: the label in row {row} is empty")
-        if not text.isascii() or not text.isdigit() or len(text) > 18:
+        if text in ("nan", "NaN", "<NA>"):
+            raise ImagesError(
+                f"{where}: the label in row {row} is {text!r}, which is how a missing label is "
+                "written as text"
+            )
+        if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18:
             return text
-        return int(text)
+        value = int(text)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ImagesError(f"{where}: the label in row {row} is missing")
     if isinstance(value, float) and not value.is_integer():
@@ -94,7 +102,9 @@ def _number(value: Any, row: int, where: str) -> int | str:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         raise ImagesError(f"{where}: the label in row {row} is {value!r}") from None
-    if not 0 <= number < 2**63:
+    if number >= 2**63:
+        raise ImagesError(f"{where}: the label in row {row} is {number}; labels are below 2^63")
+    if number < 0:
         raise ImagesError(
             f"{where}: the label in row {row} is {number}; labels are 0 or more (-1 often means "
             "that a test part has no labels)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from apq.errors import ImagesError
 from apq.files import bounded_json
 from apq.images.decode import Pixels, decode_all
 from apq.images.labels import Named, read_labels
-from apq.images.parts import clutter, part_of
+from apq.images.parts import clutter, in_any_system, part_of
 
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+LABEL_ENDINGS = ("_label", "_labels", "_class", "_target")
+"""A column of such a name is one of labels, if the file does not say which column is."""
 
 
 def find_files(path: Path) -> list[Path]:
@@ -28,13 +30,17 @@ def find_files(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    here = sorted(f for f in path.glob("*.parquet") if not clutter(f.name))
+
+    def ours(file: Path) -> bool:
+        inside = file.relative_to(path).parts
+        return (
+            file.suffix.lower() == ".parquet" and not any(map(clutter, inside)) and file.is_file()
+        )
+
+    here = sorted(filter(ours, path.iterdir()), key=in_any_system)
     if here:
         return here
-    below = [
-        f for f in sorted(path.glob("*/**/*.parquet"))
-        if not any(clutter(part) for part in f.relative_to(path).parts)
-    ]  # fmt: skip
+    below = sorted(filter(ours, path.glob("*/**/*")), key=in_any_system)
     sets = {_set_of(f, path) for f in below}
     if len(sets) > 1:
         names = ", ".join(str(path / name) for name in sorted(sets)[:5])
@@ -53,17 +59,40 @@ def file_part(file: Path, path: Path) -> str:
     return next(filter(None, map(part_of, names)), "train")
 
 
-def read_file(file: Path, side: int, channels: int) -> tuple[Pixels, Named]:
-    """Images ``(n, side, side, channels)`` and labels of one file.
+def read_file(
+    file: Path, side: int, channels: int, columns: Mapping[str, str], source: str
+) -> tuple[Pixels, Named]:
+    """Images and labels of one file.
+
+    Args:
+        file: The file.
+        side: Height and width to give the images, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        columns: The names of its columns ``image`` and ``label``, for those that were chosen.
+        source: What the user named the set by, for messages.
+
+    Returns:
+        Images ``(n, side, side, channels)`` and labels.
 
     Raises:
-        ImagesError: unreadable, no such columns, or a row without a picture or a label.
+        ImagesError: unreadable, no such columns or several that could be meant, or a row without a
+            picture or a label.
     """
     try:
         opened = pq.ParquetFile(file, page_checksum_verification=True)
         schema = opened.schema_arrow
         declared = _declared(schema.metadata)
-        image, label = _image_column(schema, file), _label_column(schema, declared, file)
+        image = _chosen(schema, file, columns, "image") or _image_column(schema, file, source)
+        label = _chosen(schema, file, columns, "label") or _label_column(
+            schema, declared, file, source
+        )
+        for name in (image, label):
+            if schema.names.count(name) > 1:
+                raise ImagesError(f"{file} has column {name!r} {schema.names.count(name)} times")
+        if image == label:
+            raise ImagesError(
+                f"{file}: column {image!r} cannot hold both the images and the labels"
+            )
         table = opened.read(columns=[image, label])
     except (pa.ArrowException, OSError) as error:
         raise ImagesError(f"{file} is not a readable Parquet file: {error}") from error
@@ -102,51 +131,82 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _image_column(schema: pa.Schema, file: Path) -> str:
-    """Name of the column with pictures: a struct with ``bytes``, or bytes, or texts of paths."""
+def _encoded(kind: pa.DataType) -> bool:
+    """Whether a column is a struct with ``bytes``."""
+    if not pa.types.is_struct(kind):
+        return False
+    at = kind.get_field_index("bytes")
+    return at >= 0 and (_is_binary(kind.field(at).type) or pa.types.is_null(kind.field(at).type))
 
-    def encoded(kind: pa.DataType) -> bool:
-        if not pa.types.is_struct(kind):
-            return False
-        at = kind.get_field_index("bytes")
-        return at >= 0 and (
-            _is_binary(kind.field(at).type) or pa.types.is_null(kind.field(at).type)
+
+def _chosen(schema: pa.Schema, file: Path, columns: Mapping[str, str], role: str) -> str | None:
+    """The column that the user chose for a role; None: none was.
+
+    Raises:
+        ImagesError: there is no such column, or images were sought where none can be.
+    """
+    name = columns.get(role)
+    if name is None:
+        return None
+    if name not in schema.names:
+        raise ImagesError(
+            f"{file} has no column {name!r} for {role}; it has {', '.join(sorted(schema.names))}"
         )
+    if role == "image" and schema.names.count(name) == 1:
+        kind = schema.field(name).type
+        if not (_encoded(kind) or _is_binary(kind) or pa.types.is_string(kind)):
+            raise ImagesError(
+                f"{file}: column {name!r} holds {kind}; images are bytes, a struct with 'bytes', "
+                "or paths as text"
+            )
+    return name
 
+
+def _image_column(schema: pa.Schema, file: Path, source: str) -> str:
+    """Name of the column with pictures: a struct with ``bytes``, or bytes, or texts of paths."""
     kinds = {field.name: field.type for field in schema}
-    structs = [name for name, kind in kinds.items() if encoded(kind)]
+    structs = [name for name, kind in kinds.items() if _encoded(kind)]
     blobs = [name for name, kind in kinds.items() if _is_binary(kind)]
     paths = [n for n in ("image", "img") if n in kinds and pa.types.is_string(kinds[n])]
     for found in (structs, blobs, paths):
         if "image" in found or len(found) == 1:
             return "image" if "image" in found else found[0]
         if found:
-            raise ImagesError(
-                f"{file} has several columns of pictures ({', '.join(found)}); name one 'image'"
-            )
-    raise ImagesError(_wanted(schema, file))
+            raise ImagesError(_several(file, source, "pictures", "image", found))
+    raise ImagesError(_wanted(schema, file, source))
 
 
-def _label_column(schema: pa.Schema, declared: dict[str, tuple[str, ...]], file: Path) -> str:
+def _label_column(
+    schema: pa.Schema, declared: dict[str, tuple[str, ...]], file: Path, source: str
+) -> str:
+    """Name of the column with labels: ``label``, or the only one whose classes the file names, or
+    the only one with a name for labels."""
     if "label" in schema.names:
         return "label"
+    names: dict[str, None] = dict.fromkeys(schema.names)
     for found in (
-        [name for name in declared if name in schema.names],
-        [name for name in LABEL_NAMES if name in schema.names],
+        [name for name in names if name in declared],
+        [name for name in names if name in LABEL_NAMES or name.lower().endswith(LABEL_ENDINGS)],
     ):
         if len(found) == 1:
             return found[0]
         if found:
-            raise ImagesError(
-                f"{file} has several columns of labels ({', '.join(found)}); name one 'label'"
-            )
-    raise ImagesError(_wanted(schema, file))
+            raise ImagesError(_several(file, source, "labels", "label", found))
+    raise ImagesError(_wanted(schema, file, source))
 
 
-def _wanted(schema: pa.Schema, file: Path) -> str:
+def _several(file: Path, source: str, what: str, role: str, found: Sequence[str]) -> str:
+    return (
+        f"{file} has several columns of {what} ({', '.join(found)}); choose one: "
+        f"--images {source}::{role}={found[0]}"
+    )
+
+
+def _wanted(schema: pa.Schema, file: Path, source: str) -> str:
     return (
         f"{file} must have columns 'image' (struct with 'bytes', or bytes) and 'label'; it has "
-        f"{', '.join(sorted(schema.names))}"
+        f"{', '.join(sorted(schema.names))}. Say which they are: "
+        f"--images {source}::image=COLUMN,label=COLUMN"
     )
 
 

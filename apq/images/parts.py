@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from pathlib import Path
 
 _WORDS = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
@@ -23,3 +25,13 @@ def clutter(name: str) -> bool:
     """Whether a name is one that operating systems and notebooks leave behind: hidden files,
     AppleDouble files, ``__MACOSX``, ``Thumbs.db``."""
     return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def composed(name: str) -> str:
+    """A name in one form (NFC): systems differ in whether they take an accent apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def in_any_system(path: Path) -> tuple[str, ...]:
+    """Sorts paths alike on every system, whatever order it lists them in."""
+    return tuple(map(composed, path.parts))

@@ -81,8 +81,9 @@ def load_images(source: str, side: int, channels: int, classes: int | None = Non
     Args:
         source: ``digits``; a Parquet file, a folder of them or of folders with them (a column of
             pictures and one of labels; ``test`` and ``validation`` as words in a name say what is
-            no training part); or a directory with one folder per class (optionally below
-            ``train/``, ``val/`` and ``test/``).
+            no training part), where ``SOURCE::image=COLUMN,label=COLUMN`` chooses one or both of
+            the columns; or a directory with one folder per class (optionally below ``train/``,
+            ``val/`` and ``test/``).
         side: Height and width to give the images, in pixels; others are resized (bilinear).
         channels: 1 (grey) or 3 (RGB).
         classes: How many classes the network tells apart; checked if given.
@@ -96,20 +97,55 @@ def load_images(source: str, side: int, channels: int, classes: int | None = Non
     if source == "digits":
         found = _digits(side, channels)
     else:
-        path = Path(source)
+        place, columns = chosen_columns(source)
+        path = Path(place)
+        if columns and place == "digits":
+            raise ImagesError("'digits' has no columns to choose; give --images digits")
         if not path.is_file() and not path.is_dir():
             raise ImagesError(
-                f"no images at {source!r}. Give 'digits', a Parquet file or folder "
+                f"no images at {place!r}. Give 'digits', a Parquet file or folder "
                 "(columns image.bytes and label), or a directory with one folder per class."
             )
         files = parquet.find_files(path)
-        found = _parquet(files, path, side, channels) if files else _folders(path, side, channels)
+        if files:
+            found = _parquet(files, path, side, channels, columns)
+        elif columns:
+            raise ImagesError(f"{place} holds no Parquet files, so it has no columns to choose")
+        else:
+            found = _folders(path, side, channels)
     if classes is not None and len(found.classes) != classes:
         raise ImagesError(
             f"{found.name} has {len(found.classes)} classes, the space has {classes}. "
             f"Set classes = {len(found.classes)} in the space's TOML file, or use another set."
         )
     return found
+
+
+COLUMNS = ("image", "label")
+"""What columns of a Parquet file can be chosen for."""
+
+
+def chosen_columns(source: str) -> tuple[str, dict[str, str]]:
+    """Take ``PATH::image=COLUMN,label=COLUMN`` apart: the path, and the columns that are chosen.
+
+    A source that exists as it stands is a path.
+
+    Raises:
+        ImagesError: what follows ``::`` chooses no columns.
+    """
+    place, mark, text = source.rpartition("::")
+    if not mark or Path(source).exists():
+        return source, {}
+    columns: dict[str, str] = {}
+    for pair in text.split(","):
+        role, equals, name = (part.strip() for part in pair.partition("="))
+        if role not in COLUMNS or not equals or not name or role in columns:
+            raise ImagesError(
+                f"{source!r} chooses columns by {pair!r}; write them as "
+                f"{place}::image=COLUMN,label=COLUMN, or one of the two"
+            )
+        columns[role] = name
+    return place, columns
 
 
 def require_same_images(made_of: Mapping[str, Any], images: ImageSet, what: str) -> None:
@@ -143,6 +179,10 @@ def _assemble(
 ) -> ImageSet:
     """One image set of what was read of each part, classes matched by name."""
     classes = one_list([named for _, named in parts["train"]])
+    if len(classes) < 2:
+        raise ImagesError(
+            f"{name} has one class, {', '.join(classes)}; there is nothing to tell apart"
+        )
     joined: dict[str, Part] = {}
     for part, found in parts.items():
         labels = [renumbered(named, classes, part) for _, named in found]
@@ -221,7 +261,9 @@ def _digits(side: int, channels: int) -> ImageSet:
     return _split("digits", {"train": (images, data.target.astype(np.int64))}, names, flip=False)
 
 
-def _parquet(files: list[Path], path: Path, side: int, channels: int) -> ImageSet:
+def _parquet(
+    files: list[Path], path: Path, side: int, channels: int, columns: Mapping[str, str]
+) -> ImageSet:
     where = {file: parquet.file_part(file, path) for file in files}
     if "train" not in where.values():
         others = " and ".join(sorted(set(where.values())))
@@ -230,8 +272,10 @@ def _parquet(files: list[Path], path: Path, side: int, channels: int) -> ImageSe
         )
     parts: dict[str, list[tuple[Pixels, Named]]] = {}
     for file, part in where.items():
-        parts.setdefault(part, []).append(parquet.read_file(file, side, channels))
-    return _assemble(path.name, parts)
+        read = parquet.read_file(file, side, channels, columns, str(path))
+        parts.setdefault(part, []).append(read)
+    chosen = ",".join(f"{role}={name}" for role, name in sorted(columns.items()))
+    return _assemble(f"{path.name}::{chosen}" if chosen else path.name, parts)
 
 
 def _folders(path: Path, side: int, channels: int) -> ImageSet:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -174,10 +175,7 @@ def read_table(path: Path | str, columns: Columns, *, target: bool = True) -> pd
         SamplesError: unreadable, a column is missing, or a value is not a number.
     """
     path = Path(path)
-    try:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise SamplesError(f"cannot read table {path}: {error}") from error
+    frame = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
     needed = [*columns.costs, *([columns.target] if target else [])]
     needed += [columns.group] if columns.group else []
     missing = [name for name in needed if name not in frame.columns]
@@ -194,6 +192,61 @@ def read_table(path: Path | str, columns: Columns, *, target: bool = True) -> pd
     if target:
         _check_accuracies(frame[columns.target], columns.unit, path)
     return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise SamplesError(
+            f"cannot read table {path} as Parquet (names of CSV files end in .csv): {error}"
+        ) from error
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """A CSV file, its cells as they stand.
+
+    Raises:
+        SamplesError: it cannot be read, is not separated by commas, has a column twice, or a row
+            with more cells than there are columns.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise SamplesError(f"{path} is UTF-16 text, as spreadsheets save it; use UTF-8")
+        _check_names(pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist(), path)
+        # a row that is too long would make the first column an index and shift the others
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(path, index_col=False)
+    except pd.errors.ParserWarning:
+        raise SamplesError(
+            f"{path} has rows with more cells than there are columns; a number with a decimal "
+            "comma counts as two cells"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise SamplesError(f"cannot read table {path}: {error}") from error
+    return frame.rename(columns=lambda name: str(name).strip())
+
+
+def _check_names(cells: Sequence[Any], path: Path) -> None:
+    """Refuse a first line that does not name columns, or one of them twice.
+
+    Raises:
+        SamplesError: as said.
+    """
+    names = [str(cell).strip() for cell in cells if not pd.isna(cell)]
+    if len(cells) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), "")):
+        raise SamplesError(
+            f"{path} separates its columns by {mark!r}; save it with commas, and decimal points"
+        )
+    if names and names[0].startswith(("#", "sep=")):
+        raise SamplesError(
+            f"{path} begins with {names[0][:40]!r}; its first line must name the columns"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SamplesError(f"{path} has column {', '.join(twice)} twice; keep one")
 
 
 def in_order(names: Iterable[str], pattern: str) -> list[str]:
@@ -219,8 +272,11 @@ def _numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
     wrong = np.flatnonzero(~np.isfinite(plain.to_numpy(dtype=float)))
     if len(wrong):
         row, value = int(wrong[0]), column.iloc[wrong[0]]
+        told = (
+            "nothing" if pd.isna(value) else repr(value.item() if hasattr(value, "item") else value)
+        )
         raise SamplesError(
-            f"{path}: column {column.name!r} has {value!r} in row {row}, which is no finite number "
+            f"{path}: column {column.name!r} has {told} in row {row}, which is no finite number "
             f"({len(wrong)} such rows). Write plain numbers as in 0.713 or 460e6, and number words."
         )
     return plain

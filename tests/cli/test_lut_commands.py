@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from apq.cli import app
+from apq.errors import TableError
 from apq.hardware import COST_MODELS, LookupTable, build_table, load_cost_model, price_space
 from apq.space import load_space
 
@@ -61,6 +62,19 @@ def test_show_says_what_is_missing_and_what_adds_it(tmp_path, tiny_space):
     assert "next: apq lut build --model bit-serial --space digits" in result.stderr
 
 
+def test_show_says_what_a_table_that_was_changed_lacks(tmp_path):
+    path = tmp_path / "t.csv"
+    build_table(load_space("digits"), load_cost_model("bit-serial")).write(path)
+    assert "its header says" not in run("show", path, "--space", "digits").stdout
+    path.write_text(path.read_text().rsplit("\n", 2)[0] + "\n")
+    told = run("show", path, "--space", "digits").stdout
+    assert "1 rows for digits" in told
+    assert "its header says that it has" in told
+    assert json.loads(run("show", path, "--json").stdout)["out_of_step"].startswith("its header")
+    with pytest.raises(TableError, match="its header says that it has"):
+        LookupTable.read(path)
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -109,3 +123,30 @@ def test_pricing_loads_no_torch(best):
 )
 def test_help_ends_in_examples(command):
     assert f"apq lut {command}" in run(command, "--help").stdout
+
+
+def test_building_overwrites_nothing_but_an_older_copy(tmp_path):
+    path = tmp_path / "t.csv"
+    ask = ("build", "--space", "digits", "--model", "roofline", "--out", path)
+    run(*ask)
+    first = path.read_bytes()
+    refused = run("build", "--space", "cifar10", "--model", "roofline", "--out", path, code=1)
+    assert "is the table of another space or device" in refused.output
+    assert "--force" in refused.output
+    assert "digits" in refused.output
+    assert "cifar10" in refused.output
+    run("build", "--space", "digits", "--model", "bitfusion-apq", "--out", path, code=1)
+    faster = run(*ask, "--set", "peak_gmacs=50", code=1)
+    assert "set peak_gmacs=50" in faster.output
+    assert path.read_bytes() == first
+    path.write_bytes(first.replace(b"# apq: ", b"# apq: an older one than "))
+    run(*ask)
+    assert b"an older one" not in path.read_bytes()
+    lines = first.splitlines()
+    path.write_bytes(b"\n".join([b"# calibration: fitted to a phone", *lines]))
+    assert "fitted to a phone" in run(*ask, code=1).output
+    path.write_text("my notes\n")
+    assert "is no table as apq writes it" in run(*ask, code=1).output
+    assert path.read_text() == "my notes\n"
+    run(*ask, "--force")
+    assert LookupTable.read(path).header["space"].startswith("digits ")

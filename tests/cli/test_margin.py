@@ -34,3 +34,14 @@ def test_simulated_tables_have_no_margin_and_two_devices_each_their_own(capsys):
     assert name == "latency_ms@x86-onnxruntime-int8"
     (limits,) = both.room([{name: 0.4, "latency_ms@bitfusion-apq": 0.4}], True)
     assert limits[name] < limits["latency_ms@bitfusion-apq"] == 0.4
+
+
+def test_a_table_under_another_device_s_name_is_said(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    text = SIMULATED.read_text()
+    path.write_text(text.replace("# device: bitfusion-apq", "# device: roofline"))
+    price_on(load_space("cifar10"), [str(SIMULATED)])
+    assert "note: " not in capsys.readouterr().err
+    price_on(load_space("cifar10"), [str(path)])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "calls the device 'roofline', and the command in it builds 'bitfusion-apq'" in told

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ BITS = st.integers(1, 32)
         ),
         min_size=1, max_size=6, unique=True,
     ),
-    latency=st.lists(st.floats(0, 1e9), min_size=6, max_size=6),
+    latency=st.lists(st.floats(0, 1e9), min_size=6, max_size=6).filter(lambda found: found[0] > 0),
 )  # fmt: skip
 def test_any_table_survives_its_file(tmp_path, rows, latency):
     made = table(*(Layer(*row) for row in rows), latency=latency[: len(rows)])
@@ -141,3 +142,155 @@ def test_a_file_that_is_not_parquet(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"hello")
     with pytest.raises(TableError, match="not a Parquet file"):
         LookupTable.read(tmp_path / "x.parquet")
+
+
+def written(tmp_path, space, ending=".csv"):
+    path = tmp_path / f"t{ending}"
+    build_table(space, load_cost_model("bitfusion-apq")).write(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("-1", "finite and not negative"),
+        ("inf", "finite and not negative"),
+        ("nan", "finite and not negative"),
+        ("", "finite and not negative"),
+        ("1e300", "at most 1e\\+12"),
+        ("1e400", "finite and not negative"),
+        ("0x10", "finite and not negative"),
+        ("1_000", "finite and not negative"),
+        ('"0,5"', "a decimal point"),
+        ('"1,234.5"', "no marks between thousands"),
+        ("1.234.567", "no marks between thousands"),
+        ("5ms", "the unit stands in the column's name"),
+        ("0.3 µs", "the unit stands in the column's name"),
+    ],
+)
+def test_a_price_that_cannot_be_is_refused_by_row_and_column(tmp_path, tiny_space, cell, told):
+    path = written(tmp_path, tiny_space)
+    lines = path.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("op,"))
+    lines[start + 3] = ",".join([*lines[start + 3].split(",")[:-2], cell, "1"])
+    path.write_text("\n".join(lines))
+    with pytest.raises(TableError, match=rf"t\.csv, row 3: latency_ms is .*{told}"):
+        LookupTable.read(path)
+
+
+def test_a_column_of_zeros_says_nothing(tmp_path, tiny_space):
+    path = written(tmp_path, tiny_space, ".parquet")
+    frame = pd.read_parquet(path)
+    frame["energy_mj"] = 0.0
+    frame.to_csv(tmp_path / "zero.csv", index=False)
+    with pytest.raises(TableError, match=r"energy_mj is 0 in all of its \d+ rows"):
+        LookupTable.read(tmp_path / "zero.csv")
+    frame.loc[3, "energy_mj"] = 1.0  # some layers may cost nothing
+    frame.to_csv(tmp_path / "some.csv", index=False)
+    assert LookupTable.read(tmp_path / "some.csv").prices["energy_mj"].sum() == 1.0
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_the_header_carries_the_number_and_the_hash_of_the_rows(tmp_path, tiny_space, ending):
+    path = written(tmp_path, tiny_space, ending)
+    read = LookupTable.read(path)
+    assert not {"rows", "content"} & set(read.describe())
+    again = tmp_path / f"again{'.parquet' if ending == '.csv' else '.csv'}"
+    read.write(again)
+    assert LookupTable.read(again).content() == read.content()
+
+
+MORE_OR_LESS = r"says that it has \d+ rows, and it has \d+"
+ANOTHER = "its header has the hash '"
+CHANGES = {
+    "a row less": (lambda t: t.rsplit("\n", 2)[0] + "\n", MORE_OR_LESS),
+    "a row more": (
+        lambda t: t + "conv,3,3,3,3,3,1,1,8,8,1,1\n", MORE_OR_LESS
+    ),
+    "another price": (lambda t: t.rsplit(",", 1)[0] + ",99\n", ANOTHER),
+    "another space": (
+        lambda t: t.replace("# space: tiny ", "# space: digits "), ANOTHER
+    ),
+    "another width": (
+        lambda t: "# runs_at_bits: 8\n" + t, ANOTHER
+    ),
+    "an overhead": (lambda t: "# overhead_latency_ms: -0.1\n" + t, ANOTHER),
+    "blocks": (
+        lambda t: t.replace("# granularity: layer", "# granularity: block"), "lacks column mid_ch"
+    ),
+    "another count": (lambda t: t.replace("# rows: ", "# rows: 1"), "says that it has 1"),
+    "another hash": (lambda t: t.replace("# content: ", "# content: 0"), ANOTHER + "0"),
+    "a unit": (lambda t: "# unit: us\n" + t, "its header says unit: us.*apq lut import"),
+    "units": (
+        lambda t: "# latency_units: microseconds\n" + t, "its header says latency_units: micro"
+    ),
+    "two devices": (
+        lambda t: "# device: phone\n" + t, "says device twice, 'phone' and 'bitfusion-apq'"
+    ),
+    "an overhead without prices": (
+        lambda t: "# overhead_latency_ms: 1\n" + t.replace(",energy_mj", ",dw_weight_bits")
+        .replace("latency_ms,", "energy_mj,"), "overhead_latency_ms, and it has no such column"
+    ),
+    "an overhead in words": (
+        lambda t: "# overhead_energy_mj: 1e300\n" + t, "header says overhead_energy_mj '1e300'"
+    ),
+    "a margin": (
+        lambda t: "# calibration_margin: 5%\n" + t, "header says calibration_margin '5%'"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_header_out_of_step_with_its_rows_is_refused(tmp_path, tiny_space, change):
+    path = written(tmp_path, tiny_space)
+    edit, told = CHANGES[change]
+    text = path.read_text()
+    assert edit(text) != text
+    path.write_text(edit(text))
+    with pytest.raises(TableError, match=told):
+        LookupTable.read(path)
+
+
+def test_a_device_that_its_command_does_not_build_is_noticed(tmp_path, tiny_space):
+    command = "apq lut build --model bitfusion-apq --space tiny.toml"
+    made = build_table(tiny_space, load_cost_model("bitfusion-apq"), command)
+    made.write(tmp_path / "t.csv")
+    assert LookupTable.read(tmp_path / "t.csv").renamed() == ""
+    other = replace(made, name="phone").renamed()
+    assert "calls the device 'phone', and the command in it builds 'bitfusion-apq'" in other
+    assert replace(made, name="phone", header={"command": "apq lut import x.csv"}).renamed() == ""
+    default = {"command": "apq lut build --space cifar10"}
+    assert replace(made, header=default).renamed() == ""
+    assert replace(made, name="phone", header=default).renamed() == other
+
+
+def test_what_is_no_change_of_the_rows_is_none(tmp_path, tiny_space):
+    """Rows and columns in another order, another device name, units as they are, no hash."""
+    path = written(tmp_path, tiny_space)
+    text = path.read_text()
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    frame = pd.read_csv(path, comment="#").sample(frac=1, random_state=0)
+    head[0] = "# device: another"
+    shuffled = frame[sorted(frame.columns)].to_csv(index=False)
+    path.write_text("\n".join([*head, "# units: latency ms, energy mJ", shuffled]))
+    assert LookupTable.read(path).name == "another"
+    frame.loc[0, "latency_ms"] = 9.0
+    kept = [line for line in head if not line.startswith(("# rows", "# content"))]
+    path.write_text("\n".join([*kept, frame.to_csv(index=False)]))
+    assert 9.0 in LookupTable.read(path).prices["latency_ms"]
+
+
+def test_block_rows_are_needed_where_the_header_says_blocks(tmp_path, tiny_space):
+    frame = pd.read_csv(written(tmp_path, tiny_space), comment="#")
+    frame = frame.assign(mid_channels=0, dw_weight_bits=0, dw_activation_bits=0)
+    path = tmp_path / "b.csv"
+    path.write_text("# granularity: block\n" + frame.to_csv(index=False))
+    with pytest.raises(TableError, match="says granularity block and it has no mbconv row"):
+        LookupTable.read(path)
+
+
+def test_text_of_spreadsheets_is_named(tmp_path, tiny_space):
+    path = written(tmp_path, tiny_space)
+    path.write_bytes(path.read_text().encode("utf-16"))
+    with pytest.raises(TableError, match=r"UTF-16 text.*--encoding utf-16"):
+        LookupTable.read(path)
