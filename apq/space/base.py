@@ -271,7 +271,7 @@ class Space:
         """Which genes are not those of skipped slots, shape as ``genes``."""
         always = np.ones((len(genes), len(self.stages) + len(self.shared)), dtype=bool)
         by_part = np.concatenate([always, self.active(genes)], axis=1)
-        decides: NDArray[np.bool_] = by_part.take(self.parts, axis=1)
+        decides: NDArray[np.bool_] = by_part[:, self.parts]
         return decides
 
     def canonical(self, genes: Genes) -> Genes:
@@ -589,27 +589,32 @@ class Space:
     # ---- factors ---------------------------------------------------------------------------
 
     @cached_property
-    def _steps(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Genes of every factor, one factor after the other, what a step in each moves in its
-        flattened table, and where each factor begins."""
-        shapes = [[len(self.axes[i].choices) for i in f.axes] for f in self.factors]
-        strides = [math.prod(s[i + 1 :]) for s in shapes for i in range(len(s))]
-        columns = [i for f in self.factors for i in f.axes]
-        starts = np.cumsum([0, *map(len, shapes)])[:-1]
-        return np.array(columns, dtype=np.int64), np.array(strides, dtype=np.int64), starts
+    def _table_sizes(self) -> list[int]:
+        """Combinations of every factor's choices."""
+        return [math.prod(len(self.axes[i].choices) for i in f.axes) for f in self.factors]
+
+    @cached_property
+    def _steps(self) -> NDArray[np.floating[Any]]:
+        """What a step of a gene moves in each factor's flattened table, ``(axes, factors)``.
+
+        Floats, because their matrix product is fast; whole numbers below their precision are exact.
+        """
+        exact = np.float32 if max(self._table_sizes, default=0) < 2**24 else np.float64
+        steps = np.zeros((len(self.axes), len(self.factors)), dtype=exact)
+        for f, (factor, size) in enumerate(zip(self.factors, self._table_sizes, strict=True)):
+            for i in factor.axes:
+                size //= len(self.axes[i].choices)
+                steps[i, f] = size
+        return steps
 
     @cached_property
     def table_offsets(self) -> NDArray[np.int64]:
         """Where each factor's table begins if they are flattened one after the other."""
-        sizes = [math.prod(len(self.axes[i].choices) for i in f.axes) for f in self.factors]
-        return np.cumsum([0, *sizes])[:-1]
+        return np.cumsum([0, *self._table_sizes])[:-1]
 
     def combinations(self, genes: Genes) -> NDArray[np.int64]:
         """Index of each factor's chosen combination into its flattened table, ``(n, factors)``."""
-        columns, strides, starts = self._steps
-        index: NDArray[np.int64] = np.add.reduceat(
-            genes.take(columns, axis=1) * strides, starts, axis=1
-        )
+        index: NDArray[np.int64] = (genes.astype(self._steps.dtype) @ self._steps).astype(np.int64)
         return index
 
     def counted(self, genes: Genes) -> NDArray[np.bool_]:
@@ -647,8 +652,8 @@ class Space:
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
-        """First column of every axis in the encoding; far below 0 for a depth."""
-        offsets = np.full(len(self.axes), -(2**40))
+        """First column of every axis in the encoding."""
+        offsets = np.zeros(len(self.axes), dtype=np.int64)
         total = 0
         for i in self.encoded:
             offsets[i] = total
@@ -659,7 +664,9 @@ class Space:
         """Columns of the encoding that are 1, shape as ``genes``; -1 for depths and where a slot is
         skipped."""
         columns: NDArray[np.int64] = self._offsets + genes
-        return np.where(self.decides(genes) & (columns >= 0), columns, -1)
+        columns[~self.decides(genes)] = -1
+        columns[:, : len(self.stages)] = -1
+        return columns
 
     def encode(self, genes: Genes) -> NDArray[np.float32]:
         """One-hot code of APQ (CVPR 2020, section 3.2), shape ``(n, encoding_dims)``.
