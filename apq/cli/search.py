@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ from apq.cli.budgets import (
     product,
 )
 from apq.cli.common import err, file_name, live_line, next_step, one_thread, out, print_json
+from apq.space.axes import is_format
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -298,14 +299,21 @@ def _explain(result: Result) -> None:
 
     metrics = [m for m in result.problem.metrics if m != "peak_memory_kb"]
     blocks = explain(result.problem, result.front, result.chosen)
-    told = ["stem, head, classifier"] * len(blocks)
-    for i, block in enumerate(blocks[:-1]):
-        bits = "/".join(str(block[f"{n}_bits"]) for n in ("pw_w", "pw_a", "dw_w", "dw_a"))
-        told[i] = f"kernel {block['kernel']}  width {block['width']:>4}  bits {bits}"
+    names = [name for name in result.problem.space.place if name in {k for b in blocks for k in b}]
+    told = [_choices(block, [*result.problem.space.attributes, *names]) for block in blocks[:-1]]
+    told.append("what is not searched")
     pad = max(map(len, told)) + 4
     for block, what in zip(blocks, told, strict=True):
         shares = "  ".join(f"{m} {block[m]:.4g} ({block[f'{m}_share']:.0%})" for m in metrics)
         out.print(f"  {block['slot']:<6}{what:<{pad}}{shares}")
+
+
+def _choices(block: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What was chosen in a block: ``kernel 3  width   64  bits 4/8``."""
+    chosen = {name: block[name] for name in dict.fromkeys(names) if name in block}
+    words = [f"{name} {choice:>4}" for name, choice in chosen.items() if not is_format(name)]
+    bits = "/".join(str(choice) for name, choice in chosen.items() if is_format(name))
+    return "  ".join([*words, *([f"bits {bits}"] if bits else [])])
 
 
 def _draw(folder: Path, result: Result) -> None:

@@ -141,15 +141,14 @@ def _write_torch(steps: Steps, path: Path, told: dict[str, Any]) -> int:
         layer, grid = step.layer, step.grid
         entry: dict[str, Any] = {
             "name": step.name, "op": step.op, "inputs": step.inputs,
-            "grid": asdict(grid) if grid else None,
+            "grid": asdict(grid) if grid else None, "act": step.act,
         }  # fmt: skip
         if layer is not None:
             entry |= {
                 "shape": weight_shape(layer), "stride": layer.stride, "padding": layer.padding,
-                "groups": layer.groups, "bits": 0, "input": None, "relu6": False,
+                "groups": layer.groups, "bits": 0, "input": None,
             }  # fmt: skip
         if isinstance(layer, FloatLayer):
-            entry["relu6"] = layer.relu6
             tensors |= {f"{i}.weight": layer.weight, f"{i}.bias": layer.bias}
         elif layer is not None:
             known, held = _packed(layer)

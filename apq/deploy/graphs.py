@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from apq.runtime.session import require_onnx
 from apq.space import Candidate, Layer, Space
-from apq.space.graph import Node, walk
+from apq.space.graph import Node, number, walk
 
 Precision = Literal["fp32", "int8"]
 BITS: dict[str, int] = {"fp32": 32, "int8": 8}
@@ -167,14 +167,22 @@ def network_model(space: Space, candidate: Candidate, precision: Precision, seed
         if node.op == "conv":
             cin, cout, kernel = chosen.in_channels(node), node.channels, node.kernel
             graph.conv(
-                int(cin), int(cout), int(kernel), node.stride, int(node.groups), bool(node.act)
+                number(cin),
+                number(cout),
+                number(kernel),
+                node.stride,
+                number(node.groups),
+                bool(node.act),
             )
         elif node.op == "linear":
-            graph.linear(int(chosen.in_channels(node)), int(node.channels))
+            graph.linear(number(chosen.in_channels(node)), number(node.channels))
         elif node.op == "pool":
             graph.pool()
+        elif node.op == "concat":
+            graph.x = graph._requantize(graph.node("Concat", [x for x, _ in inputs], axis=1))
         else:
-            graph.add(inputs[0][0], inputs[1][0])
+            for x, _ in inputs[1:]:
+                graph.add(graph.x, x)
         return graph.x, graph.scale
 
     walk(chosen.nodes, (graph.x, graph.scale), write)

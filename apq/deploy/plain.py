@@ -33,6 +33,11 @@ def to_grid(x: Tensor, grid: dict[str, Any]) -> Tensor:
     return x.div(torch.tensor(grid["scale"])).round_().clamp_(grid["low"], grid["high"])
 
 
+def activated(x: Tensor, act: str) -> Tensor:
+    """Real numbers behind an activation: ``relu``, ``relu6`` or none."""
+    return x.clamp(0, 6) if act == "relu6" else x.relu() if act == "relu" else x
+
+
 class Layer(nn.Module):
     """Convolution, one multiplication per channel, bias, activation; in integers: from one grid to
     the next."""
@@ -55,8 +60,7 @@ class Layer(nn.Module):
         bias = self.get_buffer("bias").view(1, -1, 1, 1)
         y = nn.functional.conv2d(x, weight, None, a["stride"], a["padding"], 1, a["groups"])
         if not a["bits"]:
-            y = y.add_(bias)
-            return y.clamp_(0, 6) if a["relu6"] else y
+            return activated(y.add_(bias), a["act"])
         scale, out = self.get_buffer("scale").view(1, -1, 1, 1), a["grid"]
         y = y.mul_(scale).add_(bias) if a["table"] else y.add_(bias).mul_(scale)
         return y.round_().clamp_(out["low"], out["high"]) if out else y
@@ -98,10 +102,10 @@ class Network(nn.Module):
                 x = to_grid(x, to) if to else x
             elif node["op"] == "pool":
                 x = pool(inputs[0], here[0], to)
-            elif node["op"] == "add":
-                parts = [regrid(y, grid, to) for y, grid in zip(inputs, here, strict=True)]
-                x = torch.stack(parts).sum(dim=0)
-                x = x.clamp_(to["low"], to["high"]) if to else x
+            elif node["op"] in ("add", "concat"):
+                # what is joined has one step, so integers are added or copied as they are
+                x = torch.cat(inputs, 1) if node["op"] == "concat" else sum(inputs[1:], inputs[0])
+                x = x.clamp_(to["low"], to["high"]) if to else activated(x, node["act"])
             else:
                 x = self.layers[str(i)](regrid(inputs[0], here[0], node["input"]))
             values[node["name"]] = x

@@ -46,23 +46,23 @@ class NodeTable(Schema):
     """A node of an exported network: what every one says, and what layers say."""
 
     name: Text
-    op: Literal["image", "pool", "add", "conv", "linear"]
+    op: Literal["image", "pool", "add", "concat", "conv", "linear"]
     inputs: Items[Text]
     grid: GridTable | None
+    act: Literal["", "relu", "relu6"]
     shape: Annotated[tuple[Count, ...], Field(strict=False, max_length=4)] = ()
     stride: Count = 1
     padding: Count = 0
     groups: Annotated[int, Field(ge=1)] = 1
     bits: Annotated[int, Field(ge=0, le=32)] = 0
     input: GridTable | None = None
-    relu6: bool = False
     offset: float = 0
     step: float = 1
     table: bool = False
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        needed = {"stride", "padding", "groups", "bits", "input", "relu6", "shape"}
+        needed = {"stride", "padding", "groups", "bits", "input", "shape"}
         needed |= {"offset", "step", "table"} if self.bits else set()
         missing = sorted(needed - self.model_fields_set) if self.op in LAYERS else []
         if missing:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from apq.errors import ApqError
 from apq.space import FORMATS
-from apq.space.graph import Graph
+from apq.space.graph import Graph, number
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,14 @@ def layer_plan(graph: Graph) -> tuple[LayerBits, ...]:
     return tuple(
         LayerBits(
             node.name,
-            FORMATS[int(node.weight)].bits,
+            FORMATS[number(node.weight)].bits,
             None
             if graph.by_name[node.inputs[0]].op == "image"
-            else FORMATS[int(node.activation)].bits,
+            else FORMATS[number(node.activation)].bits,
             signed=not graph.positive(node.inputs[0]),
             searched=bool(node.block),
-            weight_scheme=FORMATS[int(node.weight)].scheme,
-            activation_scheme=FORMATS[int(node.activation)].scheme,
+            weight_scheme=FORMATS[number(node.weight)].scheme,
+            activation_scheme=FORMATS[number(node.activation)].scheme,
         )
         for node in graph.layers
     )

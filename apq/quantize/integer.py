@@ -89,6 +89,7 @@ class IntegerLayer:
         rounding: Grid of the input.
         output: Grid of the output, which ends where the activation does; None: real numbers.
         stride, padding, groups: Of the convolution.
+        act: The activation that the output's grid ends with.
     """
 
     weight: Packed
@@ -98,6 +99,7 @@ class IntegerLayer:
     stride: int = 1
     padding: int = 0
     groups: int = 1
+    act: str = ""
 
     @cached_property
     def step(self) -> Tensor:
@@ -139,7 +141,10 @@ class IntegerLayer:
     def run(self, codes: Tensor) -> Tensor:
         """``(n, in, h, w) -> (n, out, h', w')``, integers in float; real if there is no output
         grid."""
-        y = F.conv2d(codes, self.weight.values(), None, self.stride, self.padding, 1, self.groups)
+        values = self.weight.values()
+        if self.largest_sum >= EXACT and self.weight.table is None:  # float32 would round the sums
+            codes, values = codes.double(), values.double()
+        y = F.conv2d(codes, values, None, self.stride, self.padding, 1, self.groups).float()
         bias, multiplier = self.bias.view(1, -1, 1, 1), self.multiplier.view(1, -1, 1, 1)
         if self.weight.table is None:
             y = y.add_(bias).mul_(multiplier)
@@ -158,16 +163,15 @@ def integer_layer(
     stride: int = 1,
     padding: int = 0,
     groups: int = 1,
-    relu6: bool = False,
+    act: str = "",
 ) -> IntegerLayer:
-    """Round the bias to integers, and end the output's grid where a ReLU6 does.
+    """Round the bias to integers, and end the output's grid where the activation does.
 
     Where the bias would be rounded to more than a thirtieth of an output step, weights of few bits
     are spread over the byte. A channel whose weights are so small that its bias would not fit
     (batch norm switched it off) gets a larger scale, which rounds the weights to fewer levels.
     """
-    if relu6 and output is not None:
-        output = replace(output, high=min(output.high, round(6 / output.scale)))
+    output = None if output is None else within(output, act)
     if weight.table is None:
         weight = _spread(weight, rounding, output, 127 if groups > 1 else 64)
         needed = bias.abs() / (EXACT / 2 * rounding.scale)
@@ -178,7 +182,14 @@ def integer_layer(
             weight = replace(weight, codes=codes.to(weight.codes.dtype), scale=scale)
         step = weight.scale * torch.tensor(rounding.scale, dtype=torch.float32)
         bias = (bias / step).round()
-    return IntegerLayer(weight, bias, rounding, output, stride, padding, groups)
+    return IntegerLayer(weight, bias, rounding, output, stride, padding, groups, act)
+
+
+def within(grid: Rounding, act: str) -> Rounding:
+    """A grid that begins and ends where an activation (``relu``, ``relu6`` or none) does."""
+    if act:
+        grid = replace(grid, low=max(grid.low, 0))
+    return replace(grid, high=min(grid.high, round(6 / grid.scale))) if act == "relu6" else grid
 
 
 def _spread(weight: Packed, rounding: Rounding, output: Rounding | None, most: int) -> Packed:
@@ -198,6 +209,7 @@ class Step(Generic[Layer]):
         name, op, inputs: As of :class:`apq.space.graph.Node`.
         layer: The convolution (a linear layer is a 1x1 one); None for a node without weights.
         grid: Whose integers the output holds; None: real numbers.
+        act: As of the node; grids end where it does.
     """
 
     name: str
@@ -205,6 +217,7 @@ class Step(Generic[Layer]):
     inputs: tuple[str, ...] = ()
     layer: Layer | None = None
     grid: Rounding | None = None
+    act: str = ""
 
 
 @torch.no_grad()
@@ -222,8 +235,9 @@ def run(steps: Sequence[Step[IntegerLayer]], images: Tensor) -> Tensor:
         known = [grid for grid in here if grid is not None]
         if step.op == "pool":
             return mean(inputs[0], known[0], to)
-        parts = [regrid(x, grid, to) for x, grid in zip(inputs, known, strict=True)]
-        return sum(parts[1:], parts[0]).clamp(to.low, to.high)
+        assert all(grid.scale == to.scale for grid in known)  # what is joined shares a stream
+        joined = torch.cat(inputs, 1) if step.op == "concat" else sum(inputs[1:], inputs[0])
+        return joined.clamp(to.low, to.high)
 
     grid = steps[0].grid
     assert grid is not None

@@ -13,10 +13,19 @@ from torch import Tensor, nn
 
 from apq.errors import ApqError
 from apq.quantize.base import LayerBits, Scheme, layer_plan
-from apq.quantize.integer import IntegerLayer, Rounding, Step, fold_gain, integer_layer, run
+from apq.quantize.integer import (
+    IntegerLayer,
+    Rounding,
+    Step,
+    fold_gain,
+    integer_layer,
+    run,
+    within,
+)
 from apq.quantize.uniform import Uniform, UniformActivations
 from apq.space.graph import LAYERS, Graph, Node, walk
 from apq.supernet.depthwise import depthwise
+from apq.supernet.elastic import ACTIVATIONS
 from apq.supernet.network import Network, attach, combine
 
 _SAMPLE = 2**16
@@ -53,17 +62,17 @@ class QuantizedConv(nn.Module):
         return integer_layer(
             fold_gain(self.weights.pack(c.weight), gain), bn.bias - bn.running_mean * gain,
             rounding, output, stride=int(c.stride[0]), padding=int(c.padding[0]), groups=c.groups,
-            relu6=isinstance(self.act, nn.ReLU6),
+            act=next(name for name, kind in ACTIVATIONS.items() if type(self.act) is kind),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shapes as the float layer's."""
         x = self.inputs(x) if self.inputs is not None else x
         c, weight = self.conv, self.weights(self.conv.weight)
-        if c.groups > 1:
+        if 1 < c.groups == c.out_channels:
             y = depthwise(x, weight, int(c.stride[0]))
         else:
-            y = F.conv2d(x, weight, None, c.stride, c.padding)
+            y = F.conv2d(x, weight, None, c.stride, c.padding, 1, c.groups)
         out: Tensor = self.act(self.bn(y))
         return out
 
@@ -157,7 +166,7 @@ class QuantizedSubnet(nn.Module):
         return out
 
     def _simulate(self, node: Node, *inputs: Tensor) -> Tensor:
-        if node.op == "pool":
+        if node.op == "pool" and node.inputs[0] not in self.graph.streams:
             return combine(node, self.pooled(inputs[0]))
         if node.op in LAYERS:
             out: Tensor = self.subnet.get_submodule(node.name)(*inputs)
@@ -179,7 +188,7 @@ class QuantizedSubnet(nn.Module):
                 grid = layer.output
             if grid is not None:
                 grids[node.name] = grid
-            steps.append(Step(node.name, node.op, node.inputs, layer, grid))
+            steps.append(Step(node.name, node.op, node.inputs, layer, grid, node.act))
         return steps
 
     def _output_grid(self, node: Node) -> Rounding | None:
@@ -188,7 +197,7 @@ class QuantizedSubnet(nn.Module):
             return self.image.rounding()
         if node.name in self.graph.streams:
             stream: Any = self.streams[self.graph.streams[node.name]]
-            return stream.rounding()  # type: ignore[no-any-return]
+            return within(stream.rounding(), node.act)
         readers = self.graph.readers[node.name]
         if not readers:
             return None
@@ -278,10 +287,10 @@ def quantize_subnet(
 
 
 def _stream_samples(graph: Graph, samples: dict[str, Tensor]) -> list[list[Tensor]]:
-    """Samples of every stream: the inputs of the layers that read it."""
+    """Samples of every stream: what the layers and means read of it."""
     found: list[list[Tensor]] = [[] for _ in set(graph.streams.values())]
-    for node in graph.layers:
-        stream = graph.streams.get(node.inputs[0])
+    for node in graph.nodes:
+        stream = graph.streams.get(node.inputs[0]) if node.name in samples else None
         if stream is not None:
             found[stream].append(samples[node.name])
     return found

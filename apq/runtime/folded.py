@@ -23,7 +23,7 @@ class FloatLayer:
     stride: int = 1
     padding: int = 0
     groups: int = 1
-    relu6: bool = False
+    act: str = ""
 
 
 Steps = Sequence[Step[IntegerLayer | FloatLayer]]
@@ -36,7 +36,13 @@ def fold(network: nn.Module) -> Steps:
         return network.integer()
     assert isinstance(network, Network)
     return [
-        Step(node.name, node.op, node.inputs, _layer(network, node) if node.op in LAYERS else None)
+        Step(
+            node.name,
+            node.op,
+            node.inputs,
+            _layer(network, node) if node.op in LAYERS else None,
+            act=node.act,
+        )
         for node in network.graph.nodes
     ]
 
@@ -58,5 +64,5 @@ def _layer(network: Network, node: Node) -> FloatLayer:
     assert fused.bias is not None
     return FloatLayer(
         fused.weight.detach(), fused.bias.detach(), int(conv.stride[0]), int(conv.padding[0]),
-        conv.groups, node.act == "relu6",
+        conv.groups, node.act,
     )  # fmt: skip

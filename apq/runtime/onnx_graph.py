@@ -17,7 +17,7 @@ Three forms:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import onnx
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
-COMPUTING = ("Conv", "Gemm", "Add", "GlobalAveragePool", "ReduceSum", "Flatten")
+COMPUTING = ("Conv", "Gemm", "Add", "Concat", "GlobalAveragePool", "ReduceSum", "Flatten")
 FORMS = ("qdq", "integer", "qonnx")
 ZERO = 128
 """The byte that stands for a weight of 0."""
@@ -87,7 +87,9 @@ def onnx_model(
         if step.op == "pool":
             sides[step.name] = 1
             return graph.mean(step.name, inputs[0], step.grid, side * side)
-        return graph.add(step.name, inputs[0], inputs[1], step.grid)
+        if step.op == "concat":
+            return graph.concat(step.name, inputs, step.grid)
+        return graph.add(step.name, inputs, step.grid, step.act)
 
     x = walk(steps, graph.image(steps[0].grid), write)
     if graph.flat != "logits":
@@ -144,6 +146,14 @@ class _Graph:
                 tensor = helper.make_tensor(name, kind, value.shape, packed, raw=True)
             self.initializers[name] = tensor
         return name
+
+    def sum_of(self, name: str, inputs: Sequence[str]) -> str:
+        """Two tensors or more, added one after the other."""
+        total, *others = inputs
+        for i, x in enumerate(others):
+            last = i == len(others) - 1
+            total = self.node("Add", [total, x], name if last else f"{name}.part{i}")
+        return total
 
     def scalar(self, name: str, value: float) -> str:
         return self.constant(name, np.array(value, dtype=np.float32))
@@ -235,17 +245,23 @@ class _Float(_Graph):
         weight = self.constant(f"{name}.weight", layer.weight.numpy())
         bias = self.constant(f"{name}.bias", layer.bias.numpy())
         y = self.conv(name, [x.name, weight, bias], layer)
-        return _Tensor(self.relu6(name, y) if layer.relu6 else y)
+        return _Tensor(self.activated(name, y, layer.act))
 
-    def relu6(self, name: str, y: str) -> str:
+    def activated(self, name: str, y: str, act: str) -> str:
+        if act == "relu":
+            return self.node("Relu", [y], f"{name}.relu")
         ends = [self.scalar("zero", 0.0), self.scalar("six", 6.0)]
-        return self.node("Clip", [y, *ends], f"{name}.relu6")
+        return self.node("Clip", [y, *ends], f"{name}.relu6") if act else y
 
     def mean(self, name: str, x: _Tensor, grid: Any, pixels: int) -> _Tensor:
         return _Tensor(self.node("GlobalAveragePool", [x.name], name))
 
-    def add(self, name: str, a: _Tensor, b: _Tensor, grid: Any) -> _Tensor:
-        return _Tensor(self.node("Add", [a.name, b.name], name))
+    def add(self, name: str, inputs: Sequence[_Tensor], grid: Any, act: str) -> _Tensor:
+        total = self.sum_of(name, [x.name for x in inputs])
+        return _Tensor(self.activated(name, total, act))
+
+    def concat(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
+        return _Tensor(self.node("Concat", [x.name for x in inputs], name, axis=1))
 
 
 class _Bytes(_Graph):
@@ -290,6 +306,14 @@ class _Bytes(_Graph):
         positive = self.node("GreaterOrEqual", [x.name, self.byte(x.grid.zero)], f"{name}.positive")
         ends = [self.byte(grid.zero + 1), self.byte(grid.zero - 1)]
         return _Tensor(self.node("Where", [positive, *ends], f"{name}.sign"), grid)
+
+    def concat(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
+        """Bytes of one step, moved to where the grid has its zero."""
+        parts = [x.name for x in inputs]
+        if any(x.grid.zero != grid.zero for x in inputs if x.grid is not None):
+            parts = [self.quantize(f"{name}.{i}", self.real(x), grid, self.scale(grid)).name
+                     for i, x in enumerate(inputs)]  # fmt: skip
+        return _Tensor(self.node("Concat", parts, name, axis=1), grid)
 
     def counts(self, x: _Tensor) -> str:
         """A tensor's integers, in float. Not by a DequantizeLinear: onnxruntime would take the
@@ -359,8 +383,8 @@ class _Integer(_Bytes):
         y = self.node("Mul", [total, self.scalar(f"{name}.factor", factor)], name)
         return self.quantize(name, y, grid, self.scalar("one", 1.0))
 
-    def add(self, name: str, a: _Tensor, b: _Tensor, grid: Any) -> _Tensor:
-        y = self.node("Add", [self.counts(a), self.counts(b)], name)
+    def add(self, name: str, inputs: Sequence[_Tensor], grid: Any, act: str) -> _Tensor:
+        y = self.sum_of(name, [self.counts(x) for x in inputs])
         return self.quantize(name, y, grid, self.scalar("one", 1.0))
 
 
@@ -428,8 +452,8 @@ class _Pairs(_Bytes):
         y = self.node("GlobalAveragePool", [self.real(x)], name)
         return self.quantize(name, y, grid, self.scale(grid))
 
-    def add(self, name: str, a: _Tensor, b: _Tensor, grid: Any) -> _Tensor:
-        y = self.node("Add", [self.real(a), self.real(b)], name)
+    def add(self, name: str, inputs: Sequence[_Tensor], grid: Any, act: str) -> _Tensor:
+        y = self.sum_of(name, [self.real(x) for x in inputs])
         return self.quantize(name, y, grid, self.scale(grid))
 
 
@@ -471,16 +495,19 @@ class _Qonnx(_Float):
         if layer.output is None:
             return _Tensor(y)
         grid = layer.output
-        if grid.low == 0:  # behind a ReLU6, which may end the grid early
-            y, grid = self.relu6(name, y), replace(grid, high=2**grid.bits - 1)
+        if grid.low == 0 and layer.act:  # which may end the grid early
+            y, grid = self.activated(name, y, layer.act), replace(grid, high=2**grid.bits - 1)
         return self.quant(name, _Tensor(y), grid)
 
     def mean(self, name: str, x: _Tensor, grid: Any, pixels: int) -> _Tensor:
         y = self.node("GlobalAveragePool", [x.name], name)
         return self.quant(name, _Tensor(y), grid)
 
-    def add(self, name: str, a: _Tensor, b: _Tensor, grid: Any) -> _Tensor:
-        return self.quant(name, _Tensor(self.node("Add", [a.name, b.name], name)), grid)
+    def add(self, name: str, inputs: Sequence[_Tensor], grid: Any, act: str) -> _Tensor:
+        return self.quant(name, super().add(name, inputs, grid, act), grid)
+
+    def concat(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
+        return self.quant(name, super().concat(name, inputs, grid), grid)
 
     def weight(self, layer: str, w: Packed) -> str:
         """A layer's rounded weights."""

@@ -22,7 +22,7 @@ from apq.space.families import DEFAULT_FAMILY, FAMILIES, Family
 from apq.space.families.base import plain
 from apq.space.families.builder import Builder
 from apq.space.formats import FORMATS, Choice, choice_of, code_of
-from apq.space.graph import LAYERS, Graph, Node
+from apq.space.graph import LAYERS, Graph, Node, number
 from apq.space.layer import Layer, LayerArray, to_layer
 
 Genes = NDArray[np.int16]
@@ -115,13 +115,13 @@ class Space:
     @property
     def in_channels(self) -> int:
         """Channels of an image."""
-        return int(self.graph.nodes[0].channels)
+        return number(self.graph.nodes[0].channels)
 
     @cached_property
     def resolution(self) -> int:
         """Largest height and width of an image in pixels."""
         side = self.graph.nodes[0].side
-        return side if isinstance(side, int) else max(self.axis(side).choices)
+        return max(self.axis(side).choices) if isinstance(side, str) else number(side)
 
     # ---- structure -------------------------------------------------------------------------
 

@@ -22,11 +22,14 @@ from numpy.typing import NDArray
 from apq.space.formats import AS_PRICED, BITS
 from apq.space.layer import LayerArray, layer_array, out_side
 
-Value = int | str
-"""A number, or the name of the gene that chooses it."""
+Value = int | str | tuple[int | str, ...]
+"""A number, the name of the gene that chooses it, or several of these whose sum it is."""
 
 LAYERS = ("conv", "linear")
 """Kinds of nodes that have weights, which hardware prices and quantization rounds."""
+
+JOINS = ("add", "select", "concat")
+"""Kinds of nodes that take several inputs, and run whenever one of these does."""
 
 CHOSEN = ("channels", "kernel", "groups", "weight", "activation", "side")
 """Fields of a node that may name a gene."""
@@ -39,13 +42,14 @@ class Node:
     Attributes:
         name: Where its weights are in the torch module, e.g. ``blocks.0.expand``.
         op: ``"image"`` (the input), ``"conv"`` (with batch norm and activation), ``"linear"``,
-            ``"add"`` (of its inputs; one that does not run is left out), ``"select"`` (the last of
-            its inputs that runs; it computes nothing) or ``"pool"`` (mean over all pixels).
+            ``"add"`` (of its inputs; one that does not run is left out), ``"concat"`` (of their
+            channels), ``"select"`` (the last of its inputs that runs; it computes nothing) or
+            ``"pool"`` (mean over all pixels).
         inputs: Names of the nodes whose outputs it reads.
         channels: Channels of its output.
         kernel, stride, groups: Of a convolution, padded by ``kernel // 2``. A depthwise one has as
             many groups as channels.
-        act: ``"relu6"``, or nothing.
+        act: ``"relu"``, ``"relu6"``, or nothing: what its output goes through last.
         weight, activation: Number formats of weights and input, as codes.
         side: Height and width of an image in pixels.
         when: Genes and the choices with which the node runs; all must hold.
@@ -97,7 +101,7 @@ class Graph:
     def positive(self, name: str) -> bool:
         """Whether a node's output can have no negative values."""
         node = self.by_name[name]
-        if node.op in ("add", "pool"):
+        if node.op in (*JOINS, "pool") and not node.act:
             return all(self.positive(other) for other in node.inputs)
         return bool(node.act)
 
@@ -105,14 +109,14 @@ class Graph:
     def streams(self) -> dict[str, int]:
         """Which of the tensors that no activation bounds share one grid of integers.
 
-        What an addition joins shares one, so that a device adds integers. By name of the node that
-        gives the tensor, numbered in the order the nodes run.
+        What a node joins shares one, so that a device adds or copies integers. By name of the node
+        that gives the tensor, numbered in the order the nodes run.
         """
         leader: dict[str, str] = {}
         for node in self.nodes:
             if node.op == "conv" and not node.act:
                 leader[node.name] = node.name
-            elif node.op == "add":
+            elif node.op in JOINS:
                 joined = {leader.setdefault(name, name) for name in node.inputs}
                 first = next(name for name in leader.values() if name in joined)
                 leader[node.name] = node.name
@@ -133,7 +137,7 @@ class Graph:
             inputs = [name for name in inputs if name]
             if not runs(node, values) or (node.inputs and not inputs):
                 stands_for[node.name] = ""
-            elif node.op == "select" or (node.op == "add" and len(inputs) == 1):
+            elif node.op == "select" or (node.op in JOINS and len(inputs) == 1):
                 stands_for[node.name] = inputs[-1]
             else:
                 nodes.append(_resolved(replace(node, inputs=tuple(inputs), when=()), values))
@@ -145,12 +149,20 @@ class Graph:
 
     def genes(self, node: Node) -> set[str]:
         """Genes that decide what a node costs: its own, and those of its input's shape."""
-        read = {getattr(node, field) for field in CHOSEN} | {gene for gene, _ in node.when}
-        for name in node.inputs:
-            read |= {self.by_name[name].channels}
-        if node.op != "linear":
-            read |= {self.nodes[0].side}
-        return {gene for gene in read if isinstance(gene, str)}
+        read = [getattr(node, field) for field in CHOSEN] + [gene for gene, _ in node.when]
+        read += [self.by_name[name].channels for name in node.inputs]
+        read += [self.nodes[0].side] if node.op != "linear" else []
+        return {gene for value in read for gene in parts(value) if isinstance(gene, str)}
+
+    def segments(self, name: str) -> tuple[int | str, ...]:
+        """Channels of a node's output, group by group: those that one gene chooses are kept or
+        left out together, the first of each group."""
+        node = self.by_name[name]
+        if node.op == "concat":
+            return tuple(s for other in node.inputs for s in self.segments(other))
+        if node.op in (*JOINS, "pool"):
+            return self.segments(node.inputs[0])
+        return parts(node.channels)
 
     @cached_property
     def pieces(self) -> tuple[tuple[Node, ...], ...]:
@@ -235,7 +247,7 @@ class Graph:
 
         peak: Any = 0
         for i, node in enumerate(nodes):
-            if node.op in ("add", "select"):
+            if node.op in JOINS:
                 continue
             later = {name for n in nodes[i + 1 :] for name in n.inputs}
             earlier = {name for n in nodes[: i + 1] for name in (*n.inputs, n.name)}
@@ -245,8 +257,20 @@ class Graph:
 
 
 def resolve(value: Any, values: Mapping[str, Any]) -> Any:
-    """A number of a node: itself, or the value of the gene it names."""
+    """A number of a node: itself, the value of the gene it names, or the sum of several."""
+    if isinstance(value, tuple):
+        return sum(resolve(part, values) for part in value)
     return values[value] if isinstance(value, str) else value
+
+
+def number(value: Value) -> int:
+    """A number of a node of one candidate's graph, which names no gene any more."""
+    return int(resolve(value, {}))
+
+
+def parts(value: Value) -> tuple[int | str, ...]:
+    """What a number of a node is the sum of."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def runs(node: Node, values: Mapping[str, int]) -> bool:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from apq.space.base import Space
-from apq.space.families import BitChoices, MobileNetV2, Stage
+from apq.space.families import (
+    BitChoices,
+    Chain,
+    ChainLayer,
+    MobileNetV2,
+    ResNet,
+    ResNetStage,
+    Stage,
+)
 
 
 def digits() -> Space:
@@ -84,8 +92,32 @@ def apq_imagenet() -> Space:
     )
 
 
+def cifar10_resnet() -> Space:
+    """CIFAR-10 at 32 px: ResNet-18's four stages of basic blocks, a quarter as wide; the last two
+    stages choose their channels too."""
+
+    def stage(channels: tuple[int, ...], stride: int) -> ResNetStage:
+        most = max(channels)
+        return ResNetStage(channels, stride, (1, 2), width=(most // 2, 3 * most // 4, most))
+
+    stages = (stage((16,), 1), stage((32,), 2), stage((48, 64), 2), stage((96, 128), 2))
+    return Space(ResNet("cifar10-resnet", resolution=32, classes=10, stages=stages))
+
+
+def cifar10_chain() -> Space:
+    """CIFAR-10 at 32 px: three convolutions of up to 16, 32 and 64 channels, twice each."""
+
+    def layer(most: int, stride: int) -> ChainLayer:
+        return ChainLayer(tuple(most * k // 4 for k in (2, 3, 4)), (3, 5), stride)
+
+    layers = tuple(layer(m, s) for m in (16, 32, 64) for s in (1, 2))
+    return Space(Chain("cifar10-chain", resolution=32, classes=10, layers=layers))
+
+
 PRESETS: dict[str, Callable[[], Space]] = {
     "digits": digits,
     "cifar10": cifar10,
     "apq-imagenet": apq_imagenet,
+    "cifar10-resnet": cifar10_resnet,
+    "cifar10-chain": cifar10_chain,
 }

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6}
+"""Modules of the activations that nodes of a graph have."""
+
 
 class ConvBN(nn.Module):
-    """Convolution without bias, batch norm, and ReLU6 or nothing.
+    """Convolution without bias, batch norm, and an activation or nothing.
 
     The plain building block of subnets; at its largest also the store of the supernet's weights.
     """
@@ -23,12 +26,12 @@ class ConvBN(nn.Module):
         kernel: int = 1,
         stride: int = 1,
         groups: int = 1,
-        act: bool = True,
+        act: str = "relu6",
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(cout)
-        self.act: nn.Module = nn.ReLU6() if act else nn.Identity()
+        self.act: nn.Module = ACTIVATIONS[act]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes ``(n, cin, h, w) -> (n, cout, ceil(h / stride), ceil(w / stride))``."""
@@ -64,13 +67,13 @@ def transforms(kernels: Sequence[int]) -> nn.ParameterDict:
 def shrink(
     weight: Tensor, kernel: int, kernels: Sequence[int], matrices: nn.ParameterDict
 ) -> Tensor:
-    """Depthwise weights of a smaller kernel, ``(width, 1, kernel, kernel)``.
+    """Weights of a smaller kernel, ``(out, in, kernel, kernel)``.
 
     A smaller kernel is the centre of the next larger one, passed through a learned matrix shared by
     all channels (OFA, arXiv:1908.09791, section 3.3).
 
     Args:
-        weight: Those of the largest kernel, ``(width, 1, k, k)``.
+        weight: Those of the largest kernel, ``(out, in, k, k)``.
         kernel: Size to cut out.
         kernels: All sizes, ascending.
         matrices: From :func:`transforms`.
@@ -80,6 +83,7 @@ def shrink(
         if small < kernel:
             break
         edge = (big - small) // 2
-        centre = weight[:, :, edge : edge + small, edge : edge + small].reshape(len(weight), -1)
-        weight = F.linear(centre, matrices[f"{big}to{small}"]).reshape(-1, 1, small, small)
+        centre = weight[:, :, edge : edge + small, edge : edge + small].flatten(2)
+        weight = F.linear(centre, matrices[f"{big}to{small}"])
+        weight = weight.reshape(*weight.shape[:2], small, small)
     return weight

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,11 +20,11 @@ from apq.files import Document
 from apq.files.headers import Header
 from apq.files.reading import CostTable, Items, Text
 from apq.space import Candidate, Space
-from apq.space.graph import LAYERS, Graph, Node, walk
+from apq.space.graph import LAYERS, Graph, Node, number, resolve, walk
 from apq.space.graph import depthwise as is_depthwise
 from apq.space.schema import SpaceField
 from apq.supernet.depthwise import depthwise
-from apq.supernet.elastic import ConvBN, shrink, slice_norm, transforms
+from apq.supernet.elastic import ACTIVATIONS, ConvBN, shrink, slice_norm, transforms
 from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 
 
@@ -74,12 +76,12 @@ def build_modules(graph: Graph) -> dict[str, nn.Module]:
     """A module with new weights for every layer of a graph of plain numbers, fixed layers first."""
     found: dict[str, nn.Module] = {}
     for node in sorted(graph.layers, key=lambda node: bool(node.block)):
-        cin, cout = int(graph.in_channels(node)), int(node.channels)
+        cin, cout = number(graph.in_channels(node)), number(node.channels)
         if node.op == "linear":
             found[node.name] = nn.Linear(cin, cout)
         else:
             found[node.name] = ConvBN(
-                cin, cout, int(node.kernel), node.stride, int(node.groups), node.act == "relu6"
+                cin, cout, number(node.kernel), node.stride, number(node.groups), node.act
             )
     return found
 
@@ -99,7 +101,10 @@ def attach(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
 def combine(node: Node, *inputs: Tensor) -> Tensor:
     """What a node without weights computes."""
     if node.op == "add":
-        return sum(inputs[1:], inputs[0])
+        total = sum(inputs[1:], inputs[0])
+        return ACTIVATIONS[node.act]()(total) if node.act else total
+    if node.op == "concat":
+        return torch.cat(inputs, dim=1)
     assert node.op == "pool", node.op
     return inputs[0].mean(dim=(2, 3))
 
@@ -108,16 +113,16 @@ class Supernet(nn.Module):
     """All candidates of a space in one set of weights.
 
     ``forward(x, candidate)`` runs a candidate in place; :meth:`subnet` cuts it out. A layer of n
-    channels uses the first n; a smaller kernel is cut from the next larger one
-    (:func:`apq.supernet.elastic.shrink`).
+    channels uses the first n, of every group where several are joined; a smaller kernel is cut
+    from the next larger one (:func:`apq.supernet.elastic.shrink`).
     """
 
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.space = space
         choices = {axis.name: axis.choices for axis in space.axes}
-        largest = {name: max(values) for name, values in choices.items()}
-        attach(self, build_modules(space.graph.filled(largest)))
+        self._most = {name: max(values) for name, values in choices.items()}
+        attach(self, build_modules(space.graph.filled(self._most)))
         self._kernels = {
             node.name: choices[node.kernel]
             for node in space.graph.layers
@@ -130,55 +135,73 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, candidate: Candidate) -> Tensor:
         """Logits of ``candidate``, shape ``(n, classes)``; its bits are not applied."""
-        out: Tensor = walk(self.space.graph_of(candidate).nodes, x, self._run)
+        chosen = self.space.chosen(candidate)
+        nodes = self.space.graph.at(chosen).nodes
+        out: Tensor = walk(nodes, x, partial(self._run, chosen))
         return out
 
-    def _run(self, node: Node, *inputs: Tensor) -> Tensor:
+    def _run(self, chosen: Mapping[str, int], node: Node, *inputs: Tensor) -> Tensor:
         if node.op not in LAYERS:
             return combine(node, *inputs)
         (x,) = inputs
-        module, weight = self.get_submodule(node.name), self.weight(node, x.shape[1])
+        module, weight = self.get_submodule(node.name), self.weight(node, chosen)
         if isinstance(module, nn.Linear):
             return F.linear(x, weight, module.bias)
         assert isinstance(module, ConvBN)
         if is_depthwise(node):
             y = depthwise(x, weight, node.stride)
         else:
-            y = F.conv2d(x, weight, None, node.stride, weight.shape[-1] // 2, 1, int(node.groups))
+            y = F.conv2d(
+                x, weight, None, node.stride, weight.shape[-1] // 2, 1, number(node.groups)
+            )
         out: Tensor = module.act(slice_norm(y, module.bn, len(weight)))
         return out
 
-    def weight(self, node: Node, in_channels: int) -> Tensor:
+    def weight(self, node: Node, chosen: Mapping[str, int]) -> Tensor:
         """The weights of one layer of a candidate: a slice, through which gradients reach the
-        supernet."""
+        supernet.
+
+        Args:
+            node: The layer, with numbers in place of genes.
+            chosen: Values of the genes by name.
+        """
         module = self.get_submodule(node.name)
-        if isinstance(module, nn.Linear):
-            return module.weight[:, :in_channels]
-        assert isinstance(module, ConvBN)
-        inside = in_channels // int(node.groups)
-        weight = module.conv.weight[: int(node.channels), :inside]
-        if node.name not in self._kernels:
+        stored = self._stored(node)[: number(node.channels)]
+        weight = stored if is_depthwise(node) else self._inputs(node, stored, chosen)
+        if isinstance(module, nn.Linear) or node.name not in self._kernels:
             return weight
         matrices = self.get_submodule(_matrices(node.name))
         assert isinstance(matrices, nn.ParameterDict)
-        return shrink(weight, int(node.kernel), self._kernels[node.name], matrices)
+        return shrink(weight, number(node.kernel), self._kernels[node.name], matrices)
+
+    def _inputs(self, node: Node, weight: Tensor, chosen: Mapping[str, int]) -> Tensor:
+        """The columns for the input channels that a candidate keeps: the first of every group."""
+        graph = self.space.graph
+        groups = graph.segments(graph.by_name[node.name].inputs[0])
+        kept = [int(resolve(group, chosen)) for group in groups]
+        if number(node.groups) > 1:
+            kept = [sum(kept) // number(node.groups)]
+        if len(kept) == 1:
+            return weight[:, : kept[0]]
+        starts = itertools.accumulate([int(resolve(g, self._most)) for g in groups], initial=0)
+        return torch.cat([weight[:, a : a + n] for a, n in zip(starts, kept, strict=False)], dim=1)
 
     def slices(self, candidate: Candidate) -> dict[str, Tensor]:
         """The supernet's own weights and statistics by their names in :class:`Subnet`.
 
         Slices, not copies: gradients reach the supernet.
         """
-        graph = self.space.graph_of(candidate)
+        chosen = self.space.chosen(candidate)
         found: dict[str, Tensor] = {}
-        for node in graph.layers:
+        for node in self.space.graph.at(chosen).layers:
             module = self.get_submodule(node.name)
-            weight = self.weight(node, int(graph.in_channels(node)))
+            weight = self.weight(node, chosen)
             if isinstance(module, nn.Linear):
                 found |= {f"{node.name}.weight": weight, f"{node.name}.bias": module.bias}
                 continue
             found[f"{node.name}.conv.weight"] = weight
             norm = module.get_submodule("bn").state_dict(prefix=f"{node.name}.bn.", keep_vars=True)
-            found |= {k: v[: int(node.channels)] if v.dim() else v for k, v in norm.items()}
+            found |= {k: v[: number(node.channels)] if v.dim() else v for k, v in norm.items()}
         return found
 
     @torch.no_grad()
@@ -203,19 +226,29 @@ class Supernet(nn.Module):
         for gene in dict.fromkeys(node.channels for node in graph.layers):
             if not isinstance(gene, str):
                 continue
-            readers = [n for n in graph.layers if graph.in_channels(n) == gene]
-            weights = [self._stored(n) for n in readers if not is_depthwise(n)]
-            importance = sum(w.abs().transpose(0, 1).flatten(1).sum(1) for w in weights)
+            views = [view for node in graph.layers for view in self._readers(node, gene)]
+            importance = sum(w.abs().transpose(0, 1).flatten(1).sum(1) for w in views)
             assert isinstance(importance, Tensor)
             order = torch.argsort(importance, descending=True, stable=True)
-            for weight in weights:
-                weight.copy_(weight[:, order])
+            for view in views:
+                view.copy_(view[:, order])
             for node in graph.layers:
                 if node.channels == gene:
                     state = self.get_submodule(node.name).state_dict()
                     for tensor in state.values():
                         if tensor.dim():
                             tensor.copy_(tensor[order])
+
+    def _readers(self, node: Node, gene: str) -> Iterator[Tensor]:
+        """Views of the columns of a layer's weights that read channels which a gene chooses."""
+        graph, start = self.space.graph, 0
+        if is_depthwise(node):
+            return
+        for group in graph.segments(node.inputs[0]):
+            stop = start + int(resolve(group, self._most))
+            if group == gene:
+                yield self._stored(node)[:, start:stop]
+            start = stop
 
     def _stored(self, node: Node) -> Tensor:
         module = self.get_submodule(node.name)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor
 from apq.cost import Cost, Stopwatch
 from apq.errors import ModelError, SpaceError, choose
 from apq.images import ImageSet
-from apq.space import Candidate, Space
+from apq.space import Axis, Candidate, Space
+from apq.space.graph import parts
 from apq.supernet.augment import augment, cutmix
 from apq.supernet.checkpoint import load_checkpoint, save_checkpoint
 from apq.supernet.evaluate import (
@@ -99,8 +101,17 @@ def _close(space: Space, phase: str, row: np.ndarray[Any, Any]) -> np.ndarray[An
     order = [name for name, _ in PHASES]
     opened = order[1 : order.index(phase) + 1]
     top = space.cardinalities - 1
-    closed = [axis.attribute not in opened for axis in space.axes]
+    widths = {part for node in space.graph.nodes for part in parts(node.channels)}
+    closed = [_opens_in(axis, widths) not in opened for axis in space.axes]
     return np.where(closed, top, row)
+
+
+def _opens_in(axis: Axis, widths: AbstractSet[int | str]) -> str:
+    """The phase that opens a gene; empty for number formats. What is neither a depth nor a width
+    opens with the kernels."""
+    if axis.is_format:
+        return ""
+    return "depth" if axis.is_depth else "width" if axis.name in widths else "kernel"
 
 
 def _smallest_open(space: Space, phase: str) -> Candidate:

@@ -10,7 +10,14 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, StringConstraints
 
 from apq.errors import SpaceError
-from apq.files.limits import MOST_CHANNELS, MOST_DEPTHS, MOST_RULES, MOST_STAGES, MOST_TEXT
+from apq.files.limits import (
+    MOST_CHANNELS,
+    MOST_DEPTHS,
+    MOST_RULES,
+    MOST_STAGES,
+    MOST_TEXT,
+    MOST_WIDTHS,
+)
 from apq.space.families.builder import Builder
 from apq.space.formats import FORMATS, Choice, allowed, code_of, ordered
 
@@ -51,8 +58,28 @@ class Family(Protocol):
         """The graph and its genes."""
 
 
+class _Formats:
+    """Fields that hold number formats to choose from."""
+
+    def __post_init__(self) -> None:
+        for name, choices in vars(self).copy().items():
+            object.__setattr__(self, name, ordered(choices))
+
+    def codes(self, name: str) -> tuple[int, ...]:
+        """Codes of one field's choices."""
+        return tuple(map(code_of, getattr(self, name)))
+
+
 @dataclass(frozen=True)
-class BitChoices:
+class WeightBits(_Formats):
+    """Number formats a block may use for its weights and inputs; see :class:`BitChoices`."""
+
+    w: tuple[Choice, ...] = (4, 6, 8)
+    a: tuple[Choice, ...] = (4, 6, 8)
+
+
+@dataclass(frozen=True)
+class BitChoices(_Formats):
     """Number formats a block may use for pointwise/depthwise weights and activations.
 
     Plain widths as ints, others by name (:mod:`apq.space.formats`); given in any order, kept by
@@ -66,14 +93,6 @@ class BitChoices:
     pw_a: tuple[Choice, ...] = (4, 6, 8)
     dw_w: tuple[Choice, ...] = (4, 6, 8)
     dw_a: tuple[Choice, ...] = (4, 6, 8)
-
-    def __post_init__(self) -> None:
-        for name, choices in vars(self).copy().items():
-            object.__setattr__(self, name, ordered(choices))
-
-    def codes(self, name: str) -> tuple[int, ...]:
-        """Codes of one field's choices."""
-        return tuple(map(code_of, getattr(self, name)))
 
 
 class Checks:
@@ -101,12 +120,12 @@ class Checks:
             rule = f"between 1 and {MOST_CHANNELS}"
             self.need(1 <= value <= MOST_CHANNELS, field, value, rule)
 
-    def formats(self, bits: BitChoices) -> None:
+    def formats(self, bits: _Formats) -> None:
         """Distinct formats, and such as activations can have for those."""
         for name, choices in vars(bits).items():
             distinct = bool(choices) and len(set(choices)) == len(choices)
             self.need(distinct, f"bits.{name}", list(choices), "distinct")
-            for choice in choices if name.endswith("_a") else ():
+            for choice in choices if name.split("_")[-1] == "a" else ():
                 known = allowed(activations=True)
                 ok = FORMATS[code_of(choice)].activations
                 rule = f"a format of activations: {known} ({choice!r} is one of weights)"
@@ -120,17 +139,29 @@ class Checks:
 
     def stages(self, stages: Sequence[Any]) -> None:
         """As many stages, strides, depths and odd kernels as networks have."""
-        self.need(len(stages) > 0, "stages", "[]", "a list with at least one stage")
-        self.need(len(stages) <= MOST_STAGES, "stages", len(stages), f"at most {MOST_STAGES}")
+        self.count("stages", stages)
         for s, stage in enumerate(stages):
             where = f"stages[{s}]"
-            ok = 1 <= stage.channels <= MOST_CHANNELS
-            self.need(ok, f"{where}.channels", stage.channels, f"1..{MOST_CHANNELS}")
+            if isinstance(stage.channels, int):
+                ok = 1 <= stage.channels <= MOST_CHANNELS
+                self.need(ok, f"{where}.channels", stage.channels, f"1..{MOST_CHANNELS}")
             self.need(1 <= stage.stride <= 8, f"{where}.stride", stage.stride, "1..8")
             self.ascending(f"{where}.depth", stage.depth)
             deep = max(stage.depth) <= MOST_DEPTHS
             self.need(deep, f"{where}.depth", list(stage.depth), f"at most {MOST_DEPTHS}")
             self.kernels(f"{where}.kernel", stage.kernel)
+
+    def count(self, field: str, items: Sequence[Any]) -> None:
+        """At least one, and not too many to list."""
+        self.need(len(items) > 0, field, "[]", "a list with at least one entry")
+        self.need(len(items) <= MOST_STAGES, field, len(items), f"at most {MOST_STAGES}")
+
+    def widths(self, field: str, widths: Sequence[int]) -> None:
+        """Numbers of channels to choose from."""
+        self.ascending(field, widths)
+        ok = len(widths) <= MOST_WIDTHS and max(widths) <= MOST_CHANNELS
+        self.need(ok, field, f"{len(widths)} up to {max(widths)}",
+                  f"at most {MOST_WIDTHS}, each up to {MOST_CHANNELS}")  # fmt: skip
 
     def kernels(self, field: str, kernels: Sequence[int]) -> None:
         """Odd kernel sizes."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from apq.space.axes import Axis, SearchedStage, Slot
-from apq.space.graph import Graph, Node, Value
+from apq.space.graph import JOINS, Graph, Node, Value, parts
 
 
 class Builder:
@@ -97,9 +97,14 @@ class Builder:
         """A fully connected layer on what :meth:`pool` gives."""
         return self.node(name, "linear", x, channels=channels, **self._formats(fields))
 
-    def add(self, name: str, *inputs: str) -> str:
+    def add(self, name: str, *inputs: str, act: str = "") -> str:
         """The sum of those inputs that run."""
-        return self.node(name, "add", *inputs, channels=self.channels(inputs[0]))
+        return self.node(name, "add", *inputs, channels=self.channels(inputs[0]), act=act)
+
+    def concat(self, name: str, *inputs: str) -> str:
+        """The channels of all inputs, one after the other."""
+        channels = tuple(part for x in inputs for part in parts(self.channels(x)))
+        return self.node(name, "concat", *inputs, channels=channels)
 
     def select(self, name: str, *inputs: str) -> str:
         """The last input that runs."""
@@ -143,7 +148,3 @@ class Builder:
             )
         ]
         return (*depths, *self._shared, *own)
-
-
-JOINS = ("add", "select")
-"""Kinds of nodes that run whenever one of their inputs does."""
