@@ -271,7 +271,8 @@ def quantize_subnet(
                 inputs = input_rule.activations(sample, layer.activation, layer.signed)
         except ApqError as error:
             raise ApqError(f"{layer.name}: {error}") from error
-        if layer.signed and isinstance(inputs, UniformActivations) and layer.activation == 8:
+        eight = isinstance(inputs, UniformActivations) and layer.activation == 8
+        if layer.signed and eight and graph.by_name[layer.name].inputs[0] in graph.streams:
             inputs = None  # the stream has 8 uniform bits already
         build: Callable[..., nn.Module] = (
             QuantizedLinear if isinstance(part, nn.Linear) else QuantizedConv

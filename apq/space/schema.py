@@ -61,23 +61,22 @@ def table_of(kind: type) -> type[Schema]:
     for field in fields(kind):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = ... if default is MISSING else default
-        known[field.name] = (_in_file(hints[field.name]), default)
+        known[field.name] = (_in_file(hints[field.name], default == ()), default)
     base = _SpaceTable if kind in FAMILIES.values() else Schema
     return create_model(f"{kind.__name__}Table", __base__=base, **known)
 
 
-def _in_file(hint: Any) -> Any:
-    """The type a field has in a file."""
+def _in_file(hint: Any, may_be_empty: bool = False) -> Any:
+    """The type a field has in a file; a list needs an entry unless ``may_be_empty``."""
     if hint == Choice:
         return Format
     if isinstance(hint, type) and is_dataclass(hint):
         return Annotated[table_of(hint), AfterValidator(lambda table: _build(hint, table))]
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated and get_origin(inner[0]) is tuple:
-        return Annotated[_in_file(inner[0]), *inner[1:]]
+        return Annotated[_in_file(inner[0], may_be_empty), *inner[1:]]
     if origin is tuple:
-        least = 0 if get_origin(inner[0]) is Mapping or inner[0] is Mapping else 1
-        some = Field(strict=False, min_length=least, max_length=MOST_WIDTHS)
+        some = Field(strict=False, min_length=int(not may_be_empty), max_length=MOST_WIDTHS)
         return Annotated[tuple[_in_file(inner[0]), ...], some]  # type: ignore[misc]
     if origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return dict[inner[0], _in_file(inner[1])]  # type: ignore[valid-type, misc]

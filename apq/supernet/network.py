@@ -87,15 +87,29 @@ def build_modules(graph: Graph) -> dict[str, nn.Module]:
 
 
 def attach(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    """Put modules at dotted paths below ``root``."""
+    """Put modules at dotted paths below ``root``.
+
+    Raises:
+        ModelError: a part of a path is what torch calls something else of every module.
+    """
     for path, module in modules.items():
         *parents, leaf = path.split(".")
         at = root
         for name in parents:
-            if not hasattr(at, name):
-                at.add_module(name, nn.Module())
+            if name not in dict(at.named_children()):
+                _add(at, name, nn.Module(), path)
             at = at.get_submodule(name)
-        at.add_module(leaf, module)
+        _add(at, leaf, module, path)
+
+
+def _add(at: nn.Module, name: str, module: nn.Module, path: str) -> None:
+    try:
+        at.add_module(name, module)
+    except KeyError as error:
+        raise ModelError(
+            f"no node can be called {path!r}: every torch module has something else named "
+            f"{name!r}; give it another name in its family"
+        ) from error
 
 
 def combine(node: Node, *inputs: Tensor) -> Tensor:

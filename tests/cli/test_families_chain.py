@@ -1,0 +1,158 @@
+"""Every family from training to a verified file, as a user types it; one is no part of apq."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ghost import Ghost
+from typer.testing import CliRunner
+
+from apq.cli import app
+from apq.space import FAMILIES, Space, load_space
+from apq.space.graph import LAYERS
+
+RESNET = """
+family = "resnet"
+name = "mine"
+resolution = 8
+in_channels = 1
+classes = 10
+stem_channels = 8
+bits = { w = [2, 4, 8], a = [4, 8] }
+
+[[stages]]
+channels = [8]
+stride = 1
+depth = [1, 2]
+width = [8, 16]
+kernel = [1, 3]
+
+[[stages]]
+channels = [16, 24]
+stride = 2
+depth = [1, 2]
+width = [16, 24, 32]
+"""
+
+CHAIN = """
+family = "chain"
+name = "mine"
+resolution = 8
+in_channels = 1
+classes = 10
+bits = { w = [2, 4, 8], a = [4, 8] }
+
+[[layers]]
+channels = [8, 16]
+kernel = [3, 5]
+
+[[layers]]
+channels = [16, 24, 32]
+kernel = [1, 3]
+stride = 2
+
+[[layers]]
+channels = [32, 48, 64]
+"""
+
+GHOST = """
+family = "ghost"
+name = "mine"
+resolution = 8
+in_channels = 1
+classes = 10
+channels = [8, 16]
+width = [8, 16]
+bits = [4, 8]
+"""
+
+BOTTLENECK = RESNET.replace("[2, 4, 8]", "[4, 8]").replace('"mine"', '"mine"\nblock = "bottleneck"')
+FILES = {"resnet": RESNET, "bottleneck": BOTTLENECK, "chain": CHAIN, "ghost": GHOST}
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
+    return result.stdout
+
+
+def figures(*words: object) -> dict:
+    return json.loads(run(*words, "--json"))
+
+
+@pytest.fixture(params=FILES)
+def space_file(request, tmp_path, monkeypatch) -> Path:
+    monkeypatch.setitem(FAMILIES, "ghost", Ghost)
+    path = tmp_path / "mine.toml"
+    path.write_text(FILES[request.param])
+    return path
+
+
+def test_a_family_goes_from_training_to_a_verified_file(space_file):
+    out, space = space_file.parent, load_space(str(space_file))
+    net, fp32, quantized, predictor, table, found = (
+        out / name for name in ("net.safetensors", "fp32", "q", "p.safetensors", "t.csv", "run")
+    )
+    run("train-supernet", "--space", space_file, "--images", "digits", "--epochs", 2, "--out", net)
+    of = ("--supernet", net, "--images", "digits")
+    run("collect", *of, "--count", 24, "--out", fp32)
+    run("collect", *of, "--quantized", "--count", 20, "--finetune-steps", 4, "--out", quantized)
+    frame = pd.read_parquet(quantized)
+    assert list(frame.columns)[12:] == [axis.name for axis in space.axes]
+    run("train-predictor", "--samples", fp32, "--quantized-samples", quantized, "--transfer",
+        "--out", predictor)  # fmt: skip
+    run("lut", "build", "--model", "bit-serial", "--space", space_file, "--out", table)
+    low, high = _reach(space, table)
+    budget = (low + high) / 2
+    run("search", "--space", space_file, "--predictor", predictor, "--lut", table,
+        "--latency-ms", budget, "--candidates", 400, "--out", found)  # fmt: skip
+    best = json.loads((found / "best.json").read_text())
+    assert best["costs"]["latency_ms"] <= budget
+    front = pd.read_parquet(found / "front.parquet")
+    assert (front["latency_ms"] <= budget).all()
+    assert all(name in front for name in best["candidate"])
+    model = found / "model.safetensors"
+    run("finetune", "--candidate", found / "best.json", *of, "--epochs", 1, "--out", model)
+    pytest.importorskip("onnxruntime")
+    for form, file in (("onnx", "m.onnx"), ("onnx-integer", "i.onnx"), ("torch", "m.safetensors")):
+        run("export", "--model", model, "--format", form, "--out", found / file)
+        checked = figures("verify", "--model", model, "--file", found / file, "--images", "digits")
+        assert checked["agreement"] == 1, form
+        assert checked["max_difference"] == 0, form
+    run("report", found)
+    assert "mine" in (found / "report.html").read_text()
+
+
+def _reach(space: Space, table: Path) -> tuple[float, float]:
+    from apq.hardware import LookupTable, price_space
+
+    return price_space(space, LookupTable.read(table)).reach("latency_ms")
+
+
+def test_a_family_of_ones_own_knows_its_choices(tmp_path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "ghost", Ghost)
+    path = tmp_path / "mine.toml"
+    path.write_text(GHOST)
+    space = load_space(str(path))
+    every = [space.build(row) for row in space.sample(50, np.random.default_rng(0))]
+    for candidate in every:
+        names = {node.name for node in space.graph_of(candidate).nodes if node.op in LAYERS}
+        for block, choices in candidate.blocks.items():
+            if block:
+                index = int(block[1:])
+                assert (f"blocks.{index}.plain" in names) == (choices["kind"] == 1)
+                assert (f"blocks.{index}.cheap" in names) == (choices["kind"] == 0)
+
+
+def test_a_name_that_torch_has_taken_is_refused_in_words():
+    from torch import nn
+
+    from apq.errors import ModelError
+    from apq.supernet.network import attach
+
+    with pytest.raises(ModelError, match=r"no node can be called 'blocks\.0\.half'"):
+        attach(nn.Module(), {"blocks.0.half": nn.Identity()})
