@@ -32,11 +32,13 @@ def test_lines_were_found():
 
 
 def test_the_space_file_loads(tmp_path):
-    whole, bits = re.findall(r"```toml\n(.*?)```", TEXT, flags=re.DOTALL)
+    whole, resnet, bits = re.findall(r"```toml\n(.*?)```", TEXT, flags=re.DOTALL)
     path = tmp_path / "mine.toml"
     path.write_text(whole)
     space = load_space(str(path))
     assert space.slots[1].choices[1] == tuple(range(96, 200, 8))
+    path.write_text(resnet)
+    assert load_space(str(path)).axis("channels_1").choices == (24, 32)
     path.write_text(re.sub(r"\[bits\].*?\n\n", lambda _: bits + "\n", whole, flags=re.DOTALL))
     assert load_space(str(path)).family.bits.pw_w == ("ternary", "po2-4", 4, 8)
 

@@ -23,6 +23,7 @@ from apq.cli.predict import predict
 from apq.cli.quickstart import quickstart
 from apq.cli.report import report
 from apq.cli.search import search
+from apq.cli.space import app as space
 from apq.cli.sweep import sweep
 from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet
@@ -92,6 +93,7 @@ app.command("verify")(verify)
 app.command("search", cls=BudgetCommand)(search)
 app.command("sweep", cls=BudgetCommand)(sweep)
 app.command("report")(report)
+app.add_typer(space, name="space")
 app.add_typer(lut, name="lut")
 
 
