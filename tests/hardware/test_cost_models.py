@@ -13,7 +13,6 @@ from apq.hardware.bit_serial import BitSerial
 from apq.hardware.importing import mobilenet_v2_layers
 from apq.hardware.roofline import Bops, Roofline, bops
 from apq.hardware.row_stationary import PE_TYPES, RowStationary, figures
-from apq.hardware.surrogate import fit_surrogate, sample_designs
 from apq.space import Layer
 from apq.space.layer import layer_array, to_array
 
@@ -164,8 +163,11 @@ def test_narrower_elements_give_more_per_area_and_joule():
 
 
 def test_a_row_stationary_design_never_beats_its_array():
-    for design in sample_designs(20, seed=0):
-        run = design.run(MOBILENET)
+    rng = np.random.default_rng(0)
+    for pe, rows, columns in zip(
+        rng.choice([*PE_TYPES], 20), rng.integers(4, 33, 20), rng.integers(4, 33, 20), strict=True
+    ):
+        run = RowStationary(str(pe), int(rows), int(columns)).run(MOBILENET)
         assert np.all(run["utilization"] <= 1)
         assert np.all(run["utilization"] > 0)
 
@@ -177,18 +179,6 @@ def test_an_element_refuses_wider_operands():
     assert "at most w4a8" in design.explain(layer)
     with pytest.raises(ApqError, match=r"unknown PE type 'INT9'. Did you mean 'INT8'"):
         RowStationary(pe="INT9")
-
-
-def test_the_surrogate_ranks_designs_it_has_not_seen():
-    fitted = fit_surrogate(MOBILENET, count=150, held_out=60, seed=0)
-    again = fit_surrogate(MOBILENET, count=150, held_out=60, seed=0)
-    assert fitted.error == again.error
-    for metric, error in fitted.error.items():
-        assert error["spearman"] > 0.95, metric
-        assert error["median"] < 0.2, metric
-    unseen = sample_designs(5, seed=99)
-    truth = np.array([figures(d, MOBILENET)["energy_mj"] for d in unseen])
-    np.testing.assert_allclose(fitted.predict(unseen)["energy_mj"], truth, rtol=0.5)
 
 
 def test_a_table_cannot_be_built_for_what_no_width_makes_feasible(tiny_space):
