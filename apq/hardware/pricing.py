@@ -119,10 +119,18 @@ class PricedSpace:
             The cost, and genes of shape ``(1, axes)``; skipped slots hold their best block too
             unless ``canonical``.
         """
-        row = _best_row(self, metric, largest)
+        key = (metric, largest)
+        if key not in self._extremes:
+            self._extremes[key] = _best_row(self, metric, largest)
+        row: Genes = self._extremes[key].copy()
         if canonical:
             row = self.space.canonical(row)
         return float(self.costs(row, [metric])[metric][0]), row
+
+    @cached_property
+    def _extremes(self) -> dict[tuple[str, bool], Genes]:
+        """Rows found before, by metric and whether the largest was asked for."""
+        return {}
 
     @cached_property
     def bound(self) -> tuple[int, ...]:

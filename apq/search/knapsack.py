@@ -88,7 +88,10 @@ def minimise_for_budgets(
     def add(f: int, before: NDArray[np.float64]) -> NDArray[np.float64]:
         """Best totals with one more factor."""
         index, cost = factors[f]
-        values = np.broadcast_to(what.tables[f], priced.tables[metric][f].shape).ravel()[index]
+        table = what.tables[f]
+        if table.size < priced.permitted[f].size:
+            table = np.broadcast_to(table, priced.permitted[f].shape)
+        values = table.ravel()[index]
         low = np.minimum.accumulate(values)
         better = np.flatnonzero(low < np.concatenate([[np.inf], low[:-1]]))
         bins = np.minimum(np.rint(cost[better] / width), BINS + 1).astype(np.int64)

@@ -123,37 +123,19 @@ def local_model(space: Space, around: Neighbours, values: Floats, penalty: float
 
 
 def _sum_of_effects(space: Space, effects: Sequence[Floats], constant: float) -> Additive:
-    """Effects of single choices, per axis, as tables of the factors: a factor has those of its own
-    genes, a gene that no slot owns those of its own factor."""
+    """Effects of single choices, per axis, as tables of the factors."""
     tables: list[Floats] = [np.empty(0)] * len(space.factors)
-    alike = sorted(range(len(tables)), key=lambda f: _shape(space, f))
-    for _, group in itertools.groupby(alike, lambda f: _shape(space, f)):
-        members = list(group)
-        axes = np.array([space.factors[f].axes for f in members])
-        own = np.array([_counted(space, f) for f in members])
-        total: Floats = np.zeros((len(members), *[1] * axes.shape[1]))
-        for d in range(axes.shape[1]):
-            if own[:, d].any():
-                part = np.stack([effects[i] for i in axes[:, d]]) * own[:, d, None]
-                shape = [len(members), *(-1 if k == d else 1 for k in range(axes.shape[1]))]
+    for group in space.alike:
+        total: Floats = np.zeros((len(group.factors), *[1] * len(group.shape)))
+        for d, (axes, own) in enumerate(zip(group.axes.T, group.own.T, strict=True)):
+            if own.any():
+                part = np.array([effects[i] for i in axes])
+                part = part if own.all() else part * own[:, None]
+                shape = [len(axes), *(-1 if k == d else 1 for k in range(len(group.shape)))]
                 total = total + part.reshape(shape)
-        for f, table in zip(members, total, strict=True):
+        for f, table in zip(group.factors, total, strict=True):
             tables[f] = table
     return Additive(tables, [effects[s] for s in range(len(space.stages))], constant)
-
-
-def _shape(space: Space, factor: int) -> tuple[int, ...]:
-    return tuple(len(space.axes[i].choices) for i in space.factors[factor].axes)
-
-
-def _counted(space: Space, factor: int) -> list[bool]:
-    """Which of a factor's genes have their effect in its table: a slot's own; of a factor without
-    slot those that no earlier one has."""
-    mine = space.factors[factor]
-    if mine.slot is not None:
-        return [space.axes[i].slot == mine.slot for i in mine.axes]
-    earlier = {i for f in space.factors[:factor] if f.slot is None for i in f.axes}
-    return [space.axes[i].slot is None and i not in earlier for i in mine.axes]
 
 
 def features(space: Space, genes: Genes) -> NDArray[np.float32]:

@@ -46,6 +46,24 @@ class Factor:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """Factors whose tables have one shape.
+
+    Attributes:
+        factors: Their places among all factors.
+        shape: Numbers of choices.
+        axes: Places of the genes of each, ``(factors, dimensions)``.
+        own: Which of them are a slot's own genes, or, in a factor of no slot, shared genes that no
+            earlier one has; ``(factors, dimensions)``. So every gene but the depths is one's own.
+    """
+
+    factors: tuple[int, ...]
+    shape: tuple[int, ...]
+    axes: NDArray[np.int64]
+    own: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class _Rules:
     """Exclusions about equally many genes of some slots, as flat tables.
 
@@ -443,7 +461,7 @@ class Space:
             if not allowed[i]:
                 raise SpaceError(f"{told!r} contradicts an earlier one on {self.axes[i].name}")
         narrower = replace(self, allowed=tuple(allowed))
-        for name in ("_written", "graph", "axes", "slots", "stages", "shared", "place", "factors"):
+        for name in ("_written", "graph", "axes", "slots", "stages", "place", "factors", "alike"):
             if name in self.__dict__:  # what restrictions do not change need not be found again
                 narrower.__dict__.setdefault(name, self.__dict__[name])
         return narrower
@@ -611,6 +629,30 @@ class Space:
     def table_offsets(self) -> NDArray[np.int64]:
         """Where each factor's table begins if they are flattened one after the other."""
         return np.cumsum([0, *self._table_sizes])[:-1]
+
+    @cached_property
+    def alike(self) -> tuple[Alike, ...]:
+        """The factors, those with tables of one shape together."""
+        taken = {i for factor in self.factors if factor.slot is not None for i in factor.axes}
+        taken = {i for i in taken if self.axes[i].slot is not None}
+        own: list[list[bool]] = []
+        for factor in self.factors:
+            if factor.slot is not None:
+                own.append([self.axes[i].slot == factor.slot for i in factor.axes])
+                continue
+            own.append([i not in taken for i in factor.axes])
+            taken |= {*factor.axes}
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for f, factor in enumerate(self.factors):
+            groups.setdefault(tuple(len(self.axes[i].choices) for i in factor.axes), []).append(f)
+        return tuple(
+            Alike(
+                tuple(members), shape,
+                np.array([self.factors[f].axes for f in members]).reshape(len(members), -1),
+                np.array([own[f] for f in members]).reshape(len(members), -1),
+            )
+            for shape, members in groups.items()
+        )  # fmt: skip
 
     def combinations(self, genes: Genes) -> NDArray[np.int64]:
         """Index of each factor's chosen combination into its flattened table, ``(n, factors)``."""
