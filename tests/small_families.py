@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apq.space import Space
 from apq.space.families import Chain, ChainLayer, ResNet, ResNetStage, WeightBits
+from apq.space.families.traced import Traced, TracedNode, TracedStage, TracedWidth
 
 
 def resnet(block: str = "basic") -> Space:
@@ -27,4 +28,38 @@ def chain() -> Space:
     return Space(Chain("small-chain", 8, 10, layers, 1, WeightBits((4, 8), (4, 8))))
 
 
-SMALL = {"basic": resnet(), "bottleneck": resnet("bottleneck"), "chain": chain()}
+def traced() -> Space:
+    """What tracing a network of two residual branches in a row and one more layer gives."""
+
+    def conv(name: str, x: str, channels: int, group: str, block: int, act: str = "") -> TracedNode:
+        return TracedNode(name, "conv", (x,), channels, group, 3, 1, act=act, block=block)
+
+    nodes = (
+        conv("stem", "image", 8, "stream_width", -1, "relu"),
+        conv("one.a", "stem", 16, "one_width", 0, "relu"), conv("one.b", "one.a", 8, "stream_width", 0),
+        TracedNode("one.add", "add", ("one.b", "stem"), act="relu", block=0),
+        conv("two.a", "one.add", 16, "two_width", 1, "relu"), conv("two.b", "two.a", 8, "stream_width", 1),
+        TracedNode("two.add", "add", ("one.add", "two.b"), act="relu", block=1),
+        conv("last", "two.add", 24, "last_width", 2, "relu"),
+        TracedNode("pool", "pool", ("last",)), TracedNode("fc", "linear", ("pool",), 10),
+    )  # fmt: skip
+    widths = tuple(
+        TracedWidth(name, (most // 2, most))
+        for name, most in (
+            ("stream_width", 8),
+            ("one_width", 16),
+            ("two_width", 16),
+            ("last_width", 24),
+        )
+    )
+    stages = (TracedStage((0, 1, 2), 2), TracedStage((1,), 1))
+    bits = WeightBits((4, 8), (8,))
+    return Space(Traced("small-traced", 8, 10, nodes, stages, widths, 1, bits))
+
+
+SMALL = {
+    "traced": traced(),
+    "basic": resnet(),
+    "bottleneck": resnet("bottleneck"),
+    "chain": chain(),
+}

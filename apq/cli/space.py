@@ -3,13 +3,76 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apq.cli.common import next_step, out, print_json
 
-app = typer.Typer(no_args_is_help=True, help="Show what can be searched.")
+if TYPE_CHECKING:
+    from apq.space import Space
+
+app = typer.Typer(
+    no_args_is_help=True, help="What can be searched: show a space, or make one of a network."
+)
+
+
+@app.command("from-model")
+def from_model(
+    model: Annotated[str, typer.Argument(help="MODULE:FUNCTION; called, it gives the network.")],
+    size: Annotated[str, typer.Option("--input", help="Of an image, as in 3x32x32.")] = "3x32x32",
+    out_path: Annotated[Path, typer.Option("--out", help="Space file to write (TOML).")] = Path(
+        "mine.toml"
+    ),
+    weights: Annotated[
+        Path | None, typer.Option(help="Supernet to write; default: beside --out.")
+    ] = None,
+    mean: Annotated[str, typer.Option(help="Of pixels from 0 to 1, per channel.")] = "",
+    std: Annotated[str, typer.Option(help="Deviation of pixels, per channel.")] = "",
+    smallest: Annotated[
+        float, typer.Option(min=0.05, max=1.0, help="Share of channels that is always kept.")
+    ] = 0.25,
+    leave: Annotated[list[str] | None, typer.Option(help="A layer not to cut; repeatable.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Make a space and a supernet of your own trained network: its widths, residual branches and
+    bits can be chosen, and its largest subnet is the network itself.
+
+    Read are convolutions with or without batch norm, ReLU and ReLU6, additions, concatenations, the
+    mean over all pixels and a linear layer at the end; what is not understood is named with the
+    line of its source. The function is imported and called, so run only what you trust.
+
+    Examples:
+
+      apq space from-model models.mine:build --input 3x32x32 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
+
+      apq space from-model models.mine:build --leave layer4.2.conv3 --smallest 0.5 --out small.toml
+    """
+    from apq.files import whole
+    from apq.space.describe import to_toml
+    from apq.supernet.network import save_supernet
+    from apq.supernet.trace import load_function, normalisation, read_size, trace
+
+    c, side = read_size(size)
+    about = normalisation(mean, std, c)
+    import torch
+
+    traced = trace(
+        load_function(model)(), torch.rand(2, c, side, side), out_path.stem, None, smallest,
+        leave or (),
+    )  # fmt: skip
+    with whole(out_path) as path:
+        path.write_text(to_toml(traced.space.to_dict()), encoding="utf-8")
+    kept = weights or out_path.with_suffix(".safetensors")
+    save_supernet(kept, traced.supernet, {**about, "traced": model, "channels_sorted": True})
+    if json:
+        print_json({"space": str(out_path), "supernet": str(kept), "fixed": dict(traced.kept)})
+        return
+    _tell(traced.space)
+    for layer, reason in traced.kept:
+        out.print(f"  stays as it is: {layer} ({reason})")
+    out.print(f"wrote {out_path} and {kept}")
+    next_step(f"apq collect --supernet {kept} --images photos/ --count 500 --out data/mine/fp32")
 
 
 @app.command("show")
@@ -31,29 +94,19 @@ def show(
     """
     from apq.files import whole
     from apq.space import load_space
-    from apq.space.describe import ends, genes_in_words, nodes_in_words, to_toml
+    from apq.space.describe import ends, nodes_in_words, to_toml
 
     found = load_space(space)
     about = found.to_dict()
     if copy is not None:
         with whole(copy) as path:
             path.write_text(to_toml(about), encoding="utf-8")
-    sizes = ends(found)
     if json:
         genes = {axis.name: list(axis.labels) for axis in found.axes}
-        told = {"candidates": found.count(), "genes": genes, **sizes}
+        told = {"candidates": found.count(), "genes": genes, **ends(found)}
         print_json({"space": about, "fingerprint": found.fingerprint, **told})
         return
-    kind = about.get("family", "mobilenet_v2")
-    side = f"{found.resolution}x{found.resolution}x{found.in_channels}"
-    out.print(f"{found.name}: family {kind}, images {side}, {found.classes} classes")
-    for name, words in genes_in_words(found):
-        out.print(f"  {name}: {words}", soft_wrap=True)
-    for rule in found.exclude:
-        out.print(f"  never together: {', '.join(f'{k} {v}' for k, v in rule.items())}")
-    out.print(f"{found.count():.4g} candidates of {len(found.axes)} genes")
-    for name, size in sizes.items():
-        out.print(f"  {name}: {size['macs_m']:.4g} M MACs, {size['weights_k']:.4g} k weights")
+    _tell(found)
     if nodes:
         for node, words, inputs, when in nodes_in_words(found):
             ran = f"  if {when}" if when else ""
@@ -61,3 +114,19 @@ def show(
     if copy is not None:
         out.print(f"wrote {copy}")
     next_step(f"apq train-supernet --space {copy or space} --images photos/")
+
+
+def _tell(space: Space) -> None:
+    """Genes, exclusions, how many candidates, and how large they are."""
+    from apq.space.describe import ends, genes_in_words
+
+    kind = space.to_dict().get("family", "mobilenet_v2")
+    side = f"{space.resolution}x{space.resolution}x{space.in_channels}"
+    out.print(f"{space.name}: family {kind}, images {side}, {space.classes} classes")
+    for name, words in genes_in_words(space):
+        out.print(f"  {name}: {words}", soft_wrap=True)
+    for rule in space.exclude:
+        out.print(f"  never together: {', '.join(f'{k} {v}' for k, v in rule.items())}")
+    out.print(f"{space.count():.4g} candidates of {len(space.axes)} genes")
+    for name, size in ends(space).items():
+        out.print(f"  {name}: {size['macs_m']:.4g} M MACs, {size['weights_k']:.4g} k weights")

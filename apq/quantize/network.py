@@ -283,7 +283,8 @@ def quantize_subnet(
         UniformActivations(torch.cat(parts), 8, signed=True, narrow=False)
         for parts in _stream_samples(graph, samples)
     ]
-    pooled = UniformActivations(samples["pool"], 8, signed=False)
+    pool = next(node for node in graph.nodes if node.op == "pool")
+    pooled = UniformActivations(samples[pool.name], 8, signed=False)
     return QuantizedSubnet(net, graph, chosen, ImageGrid(samples[first.name]), streams, pooled)
 
 

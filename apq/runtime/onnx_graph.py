@@ -419,7 +419,7 @@ class _Pairs(_Bytes):
         w, zero = layer.weight, ZERO if layer.may_saturate else 0
         byte, to = (np.uint8, TensorProto.UINT8) if zero else (np.int8, TensorProto.INT8)
         kind, values = self._kind(w), w.codes.numpy()
-        if name == "classifier":
+        if layer.output is None:
             values = values.reshape(values.shape[:2])
         if kind == TensorProto.INT8:
             raised = values.astype(np.int16) * w.unit + zero
@@ -435,7 +435,7 @@ class _Pairs(_Bytes):
                 codes = self.node(op, [codes, other], f"{name}.weight_{op.lower()}")
             codes = self.node("Cast", [codes], f"{name}.weight_bytes", to=to)
         inputs = [codes, self.constant(f"{name}.weight_scale", w.scale.numpy())]
-        if zero or name == "classifier":  # the 8-bit Gemm for older processors wants zero points
+        if zero or layer.output is None:  # the 8-bit Gemm for older processors wants zero points
             zeros = np.full(len(values), zero, dtype=byte)
             inputs.append(self.constant(f"zeros{zero}.{len(values)}", zeros))
         return self.node("DequantizeLinear", inputs, f"{name}.weight", axis=0)

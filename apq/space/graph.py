@@ -166,13 +166,17 @@ class Graph:
 
     @cached_property
     def pieces(self) -> tuple[tuple[Node, ...], ...]:
-        """The nodes in as many runs as there are blocks, and one more, each of which reads one
-        output of the run before. The first has what comes before the second block, the last what
-        comes after the last one."""
+        """The nodes in runs, each of which reads nothing but the last output of the run before. A
+        run begins with the second block, with every one after it where that can be, and behind the
+        last one."""
         at = {node.block: i for i, node in reversed(list(enumerate(self.nodes))) if node.block}
         starts = sorted(at.values())[1:]
         end = 1 + max((i for i, node in enumerate(self.nodes) if node.block), default=-1)
-        bounds = [0, *starts, end, len(self.nodes)]
+        last = {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
+        reach = [last.get(node.name, -1) for node in self.nodes]
+        furthest = [-1, *itertools.accumulate(reach, max)]  # of what all nodes before one give
+        cuts = [b for b in (*starts, end) if b and furthest[b - 1] < b]
+        bounds = [0, *cuts, len(self.nodes)]
         return tuple(self.nodes[a:b] for a, b in itertools.pairwise(bounds) if a < b)
 
     def sides(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _axes(space: Space, name: str) -> list[int]:
         i for i, axis in enumerate(space.axes) if fnmatch.fnmatchcase(axis.name, name)
     ]
     if not found:
-        choose(name, ["bits", *attributes, *space.place], "gene")
+        choose(name, {"bits", *attributes, *space.place}, "gene")
     return found
 
 

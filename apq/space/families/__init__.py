@@ -5,9 +5,10 @@ from apq.space.families.builder import Builder
 from apq.space.families.chain import Chain, ChainLayer
 from apq.space.families.mobilenet_v2 import MobileNetV2, Stage
 from apq.space.families.resnet import ResNet, ResNetStage
+from apq.space.families.traced import Traced
 
 FAMILIES: dict[str, type[Family]] = {
-    "mobilenet_v2": MobileNetV2, "resnet": ResNet, "chain": Chain,
+    "mobilenet_v2": MobileNetV2, "resnet": ResNet, "chain": Chain, "traced": Traced,
 }  # fmt: skip
 """By the name that files say."""
 
@@ -16,5 +17,5 @@ DEFAULT_FAMILY = "mobilenet_v2"
 
 __all__ = [
     "DEFAULT_FAMILY", "FAMILIES", "BitChoices", "Builder", "Chain", "ChainLayer", "Family",
-    "MobileNetV2", "ResNet", "ResNetStage", "Stage", "WeightBits",
+    "MobileNetV2", "ResNet", "ResNetStage", "Stage", "Traced", "WeightBits",
 ]  # fmt: skip

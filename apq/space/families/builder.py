@@ -66,9 +66,17 @@ class Builder:
     @contextmanager
     def block(self, stage: int, position: int) -> Iterator[str]:
         """The next slot, at a position of a stage; gives its path, ``blocks.3``."""
+        yield f"blocks.{self.open(stage, position).index}"
+        self.close()
+
+    def open(self, stage: int, position: int) -> Slot:
+        """Begin the next slot; nodes and genes that follow belong to it."""
         self._open = Slot(len(self.slots), stage, position)
         self.slots.append(self._open)
-        yield f"blocks.{self._open.index}"
+        return self._open
+
+    def close(self) -> None:
+        """End the slot; what follows belongs to none."""
         self._open = None
 
     # ---- nodes -----------------------------------------------------------------------------

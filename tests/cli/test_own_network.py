@@ -1,0 +1,106 @@
+"""A network that a plain script trained, from its weights to a smaller file, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from networks import resnet
+from typer.testing import CliRunner
+
+from apq.cli import app
+from apq.images import load_images
+from apq.space import load_space
+from apq.supernet import load_supernet
+from apq.supernet.evaluate import accuracy, normalise, to_tensor
+from apq.supernet.network import largest
+
+MODULE = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from networks import resnet
+
+
+def build():
+    network = resnet()
+    network.load_state_dict(torch.load({weights!r}, weights_only=True))
+    return network
+"""
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
+    return result.stdout
+
+
+def figures(*words: object) -> dict:
+    return json.loads(run(*words, "--json"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, float]:
+    """A module file that builds a network trained on digits, and its validation accuracy."""
+    folder = tmp_path_factory.mktemp("own")
+    images = load_images("digits", 8, 1, 10)
+    torch.manual_seed(0)
+    network = resnet()
+    pixels, labels = images.splits["train"]
+    x, y = normalise(to_tensor(pixels), images.mean, images.std), torch.from_numpy(labels)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    for _ in range(6):
+        for pick in torch.randperm(len(y)).split(64):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(network(x[pick]), y[pick]).backward()
+            optimiser.step()
+    torch.save(network.state_dict(), folder / "weights.pt")
+    text = MODULE.format(tests=str(Path(__file__).parents[1]), weights=str(folder / "weights.pt"))
+    (folder / "own_network.py").write_text(text)
+    held, truth = images.splits["validation"]
+    data = normalise(to_tensor(held), images.mean, images.std)
+    return folder, accuracy(network.eval(), data, torch.from_numpy(truth))[0]
+
+
+def test_a_trained_network_becomes_a_smaller_file(trained, monkeypatch):
+    folder, before = trained
+    assert before > 0.9
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+    images = load_images("digits", 8, 1, 10)
+    mean, std = (",".join(map(str, numbers)) for numbers in (images.mean, images.std))
+    made = figures("space", "from-model", "own_network:build", "--input", "1x8x8",
+                   "--mean", mean, "--std", std)  # fmt: skip
+    space, net = load_space("mine.toml"), Path(made["supernet"])
+    file = load_supernet(net, space)
+    held, truth = images.splits["validation"]
+    data = normalise(to_tensor(held), file.mean, file.std)
+    whole = file.network.subnet(largest(space)).eval()
+    assert accuracy(whole, data, torch.from_numpy(truth))[0] == pytest.approx(before, abs=0.003)
+
+    of = ("--supernet", net, "--images", "digits")
+    run("train-supernet", "--space", "mine.toml", "--images", "digits", "--start", net, "--epochs",
+        2, "--lr", 0.02, "--out", "elastic.safetensors")  # fmt: skip
+    of = ("--supernet", "elastic.safetensors", "--images", "digits")
+    run("collect", *of, "--count", 30, "--out", "fp32")
+    run("collect", *of, "--quantized", "--count", 24, "--finetune-steps", 5, "--out", "quantized")
+    run("train-predictor", "--samples", "fp32", "--quantized-samples", "quantized", "--transfer",
+        "--out", "predictor.safetensors")  # fmt: skip
+    run("lut", "build", "--model", "bit-serial", "--space", "mine.toml", "--out", "table.csv")
+    whole_costs = figures("space", "show", "mine.toml")["largest"]
+    half = whole_costs["macs_m"] / 2
+    run("search", "--space", "mine.toml", "--predictor", "predictor.safetensors", "--lut",
+        "table.csv", "--macs-m", half, "--candidates", 400, "--out", "run")  # fmt: skip
+    best = json.loads(Path("run/best.json").read_text())
+    assert best["costs"]["macs_m"] <= half
+    run("finetune", "--candidate", "run/best.json", *of, "--epochs", 3, "--out",
+        "run/model.safetensors")  # fmt: skip
+    pytest.importorskip("onnxruntime")
+    run("export", "--model", "run/model.safetensors", "--out", "run/model.onnx")
+    checked = figures("verify", "--model", "run/model.safetensors", "--file", "run/model.onnx",
+                      "--images", "digits")  # fmt: skip
+    assert checked["agreement"] == 1
+    assert checked["max_difference"] == 0
+    assert checked["accuracy"] > before - 0.1
