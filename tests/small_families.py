@@ -36,9 +36,11 @@ def traced() -> Space:
 
     nodes = (
         conv("stem", "image", 8, "stream_width", -1, "relu"),
-        conv("one.a", "stem", 16, "one_width", 0, "relu"), conv("one.b", "one.a", 8, "stream_width", 0),
+        conv("one.a", "stem", 16, "one_width", 0, "relu"),
+        conv("one.b", "one.a", 8, "stream_width", 0),
         TracedNode("one.add", "add", ("one.b", "stem"), act="relu", block=0),
-        conv("two.a", "one.add", 16, "two_width", 1, "relu"), conv("two.b", "two.a", 8, "stream_width", 1),
+        conv("two.a", "one.add", 16, "two_width", 1, "relu"),
+        conv("two.b", "two.a", 8, "stream_width", 1),
         TracedNode("two.add", "add", ("one.add", "two.b"), act="relu", block=1),
         conv("last", "two.add", 24, "last_width", 2, "relu"),
         TracedNode("pool", "pool", ("last",)), TracedNode("fc", "linear", ("pool",), 10),
