@@ -12,7 +12,7 @@ from apq.cli.common import next_step, out, print_json
 
 def export(
     model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = Path(
-        "runs/demo/model.safetensors"
+        "runs/search/model.safetensors"
     ),
     form: Annotated[
         str,
@@ -50,11 +50,11 @@ def export(
 
     Examples:
 
-      apq export --model runs/demo/model.safetensors --format onnx
+      apq export --model runs/search/model.safetensors --format onnx
 
-      apq export --model runs/demo/model.safetensors --format qonnx --out for-finn.qonnx.onnx
+      apq export --model runs/search/model.safetensors --format qonnx --out for-finn.qonnx.onnx
 
-      apq export --model runs/demo/model.safetensors --opset 21 --dynamic-batch --out server.onnx
+      apq export --model runs/search/model.safetensors --opset 21 --dynamic-batch --out server.onnx
     """
     from dataclasses import asdict
 

@@ -13,7 +13,7 @@ from apq.cli.common import OtherImages, images_for, live_line, next_step, out, p
 def finetune(
     candidate: Annotated[
         Path, typer.Option(help="best.json of a search, or a JSON file with a candidate.")
-    ] = Path("runs/demo/best.json"),
+    ] = Path("runs/search/best.json"),
     supernet: Annotated[
         Path, typer.Option(help="Supernet to start from; its largest subnet teaches.")
     ] = Path("data/cifar10/supernet.safetensors"),
@@ -61,9 +61,9 @@ def finetune(
 
     Examples:
 
-      apq finetune --candidate runs/demo/best.json --supernet data/mine/supernet.safetensors --images photos/ --out runs/demo/model.safetensors
+      apq finetune --candidate runs/search/best.json --supernet data/mine/supernet.safetensors --images photos/ --out runs/search/model.safetensors
 
-      apq finetune --candidate runs/demo/best.json --images photos/ --scheme fp32 --out runs/demo/float.safetensors
+      apq finetune --candidate runs/search/best.json --images photos/ --scheme fp32 --out runs/search/float.safetensors
     """
     from dataclasses import asdict
 

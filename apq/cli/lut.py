@@ -273,7 +273,7 @@ def show(
 
 @app.command(
     epilog="Examples:\n\n"
-    "  apq lut price runs/demo/best.json --lut lut/bitfusion-apq-cifar10.csv\n\n"
+    "  apq lut price runs/search/best.json --lut lut/bitfusion-apq-cifar10.csv\n\n"
     "  apq lut price candidate.json --lut bit-serial --space cifar10 --layers",
 )
 def price(

@@ -11,7 +11,7 @@ from apq.cli.common import out, print_json
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a search, e.g. runs/search.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a search.")] = Path("runs/search"),
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a run as one HTML page to look at: front, chosen network, its blocks, measurements.

@@ -12,7 +12,7 @@ from apq.cli.common import OtherImages, images_for, live_line, next_step, out, p
 
 def verify(
     model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = Path(
-        "runs/demo/model.safetensors"
+        "runs/search/model.safetensors"
     ),
     file: Annotated[
         Path | None, typer.Option(help="Exported file; default: the .onnx beside the model.")
@@ -46,9 +46,9 @@ def verify(
 
     Examples:
 
-      apq verify --model runs/demo/model.safetensors --file runs/demo/model.onnx --images photos/
+      apq verify --model runs/search/model.safetensors --file runs/search/model.onnx --images photos/
 
-      apq verify --model runs/demo/model.safetensors --images photos/ --lut lut/x86-onnxruntime-int8-cifar10.csv
+      apq verify --model runs/search/model.safetensors --images photos/ --lut lut/x86-onnxruntime-int8-cifar10.csv
     """
     from dataclasses import asdict
 

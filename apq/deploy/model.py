@@ -92,7 +92,7 @@ def load_model(path: Path | str) -> Model:
     if not path.exists():
         raise ModelError(
             f"no model at {path}. "
-            f"Make one: apq finetune --candidate runs/demo/best.json --out {path}"
+            f"Make one: apq finetune --candidate runs/search/best.json --out {path}"
         )
     tensors, told = load_tensors(path, ModelHeader)
     require_channels(str(path), told.space, told.mean, told.std)

@@ -101,7 +101,7 @@ class Space:
         >>> from apq.space import load_space
         >>> space = load_space("digits").restrict("bits=8", "kernel=3")
         >>> space.count()
-        52212
+        49280
     """
 
     family: Family
