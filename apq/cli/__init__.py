@@ -18,6 +18,7 @@ from apq.cli.collect import collect
 from apq.cli.common import err
 from apq.cli.export import export
 from apq.cli.finetune import finetune
+from apq.cli.import_ofa import import_ofa
 from apq.cli.lut import app as lut
 from apq.cli.predict import predict
 from apq.cli.quickstart import quickstart
@@ -84,6 +85,7 @@ def _root(
 
 app.command("quickstart")(quickstart)
 app.command("train-supernet")(train_supernet)
+app.command("import-ofa")(import_ofa)
 app.command("collect")(collect)
 app.command("train-predictor")(train_predictor)
 app.command("predict")(predict)

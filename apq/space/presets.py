@@ -92,6 +92,33 @@ def apq_imagenet() -> Space:
     )
 
 
+def ofa_proxyless() -> Space:
+    """Once-for-All ProxylessNAS (arXiv:1908.09791) at width 1.0: 21 slots, three expansions."""
+
+    def stage(channels: int, stride: int, depth: tuple[int, ...] = (2, 3, 4)) -> Stage:
+        return Stage(channels, stride, depth, kernel=(3, 5, 7), expand=(3, 4, 6), width_step=0)
+
+    return Space(
+        MobileNetV2(
+            name="ofa-proxyless",
+            resolution=224,
+            classes=1000,
+            stem_channels=32,
+            stem_stride=2,
+            first_channels=16,
+            head_channels=1280,
+            stages=(
+                stage(24, 2),
+                stage(40, 2),
+                stage(80, 2),
+                stage(96, 1),
+                stage(192, 2),
+                stage(320, 1, depth=(1,)),
+            ),
+        )
+    )
+
+
 def cifar10_resnet() -> Space:
     """CIFAR-10 at 32 px: ResNet-18's four stages of basic blocks, a quarter as wide; the last two
     stages choose their channels too."""
@@ -118,6 +145,7 @@ PRESETS: dict[str, Callable[[], Space]] = {
     "digits": digits,
     "cifar10": cifar10,
     "apq-imagenet": apq_imagenet,
+    "ofa-proxyless": ofa_proxyless,
     "cifar10-resnet": cifar10_resnet,
     "cifar10-chain": cifar10_chain,
 }

@@ -1,0 +1,131 @@
+"""Published once-for-all weights as supernets: OFA-ProxylessNAS (arXiv:1908.09791) and APQ's own
+fine-grained network (CVPR 2020), as mit-han-lab wrote them.
+
+Both are inverted residuals whose widths are leading slices and whose smaller kernels are cut out by
+learned matrices, as here; so the weights only need other names. Their batch norm has an epsilon of
+0.001 and ours of 0.00001; the difference goes into the stored variances.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from apq.errors import ModelError
+from apq.space import MobileNetV2, Space
+from apq.supernet.network import Supernet
+from apq.supernet.tensors import read_tensors
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+"""What these networks' images were normalised with."""
+
+THEIR_EPS = 1e-3
+"""Epsilon of their batch norm."""
+
+_BLOCK = r"blocks\.(\d+)\.(?:mobile_inverted_conv|conv)\."
+_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+NAMES: tuple[tuple[str, str], ...] = (
+    (r"first_conv\.conv\.weight", "stem.conv.weight"),
+    (rf"first_conv\.bn\.{_NORM}", r"stem.bn.\1"),
+    (r"blocks\.0\.(?:mobile_inverted_conv|conv)\.depth_conv\.conv\.weight", "first.0.conv.weight"),
+    (rf"blocks\.0\.(?:mobile_inverted_conv|conv)\.depth_conv\.bn\.{_NORM}", r"first.0.bn.\1"),
+    (r"blocks\.0\.(?:mobile_inverted_conv|conv)\.point_linear\.conv\.weight",
+     "first.1.conv.weight"),
+    (rf"blocks\.0\.(?:mobile_inverted_conv|conv)\.point_linear\.bn\.{_NORM}", r"first.1.bn.\1"),
+    (rf"{_BLOCK}inverted_bottleneck\.conv\.conv\.weight", r"blocks.\1.expand.conv.weight"),
+    (rf"{_BLOCK}inverted_bottleneck\.bn\.bn\.{_NORM}", r"blocks.\1.expand.bn.\2"),
+    (rf"{_BLOCK}depth_conv\.conv\.conv\.weight", r"blocks.\1.depthwise.conv.weight"),
+    (rf"{_BLOCK}depth_conv\.bn\.bn\.{_NORM}", r"blocks.\1.depthwise.bn.\2"),
+    (rf"{_BLOCK}depth_conv\.conv\.(\dto\d)_matrix", r"blocks.\1.transforms.\2"),
+    (rf"{_BLOCK}point_linear\.conv\.conv\.weight", r"blocks.\1.project.conv.weight"),
+    (rf"{_BLOCK}point_linear\.bn\.bn\.{_NORM}", r"blocks.\1.project.bn.\2"),
+    (r"feature_mix_layer\.conv\.weight", "head.conv.weight"),
+    (rf"feature_mix_layer\.bn\.{_NORM}", r"head.bn.\1"),
+    (r"classifier\.linear\.(weight|bias)", r"classifier.\1"),
+)  # fmt: skip
+"""Their names, as patterns, and ours; their searched blocks are counted from 1."""
+
+
+def ours(name: str) -> str | None:
+    """Our name of one of their tensors; None if it has none."""
+    for pattern, replacement in NAMES:
+        found = re.fullmatch(pattern, name)
+        if found:
+            return re.sub(
+                r"^blocks\.(\d+)\.", lambda m: f"blocks.{int(m[1]) - 1}.", found.expand(replacement)
+            )
+    return None
+
+
+def import_published(path: Path, space: Space) -> Supernet:
+    """A supernet from a published checkpoint.
+
+    Args:
+        path: A safetensors file, or one of ``torch.save`` (read with ``weights_only=True``) that
+            holds the weights or has them under ``state_dict``.
+        space: Inverted residuals of the checkpoint's sizes: ``ofa-proxyless``, ``apq-imagenet``, or
+            such a space with other widths.
+
+    Raises:
+        ModelError: the file cannot be read; or tensors are missing, of another shape, or belong to
+            nothing in the space (all are listed).
+    """
+    if not isinstance(space.family, MobileNetV2):
+        raise ModelError(
+            f"space {space.name!r} is of another family; published weights are of inverted "
+            "residuals: ofa-proxyless, apq-imagenet"
+        )
+    found: dict[str, Tensor] = {}
+    foreign: list[str] = []
+    for name, tensor in _read(path).items():
+        own = ours(name.removeprefix("module."))
+        if own is None:
+            foreign.append(name)
+        else:
+            found[own] = tensor
+    network = Supernet(space)
+    expected = network.state_dict()
+    wrong = [
+        f"{name} has the shape {list(found[name].shape)}, not {list(want.shape)}"
+        for name, want in expected.items()
+        if name in found and found[name].shape != want.shape
+    ]
+    missing = [name for name in expected if name not in found]
+    foreign += [name for name in found if name not in expected]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:6])}" + (", …" if len(names) > 6 else "")
+        for what, names in (
+            ("are missing", missing), ("do not fit", wrong), ("belong to nothing in it", foreign),
+        )
+        if names
+    ]  # fmt: skip
+    if problems:
+        raise ModelError(f"{path} is not of space {space.name!r}: {'; '.join(problems)}")
+    eps = next(m.eps for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    for name, tensor in found.items():
+        if name.endswith("running_var"):
+            found[name] = tensor + (THEIR_EPS - eps)
+    network.load_state_dict(found)
+    return network.eval()
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file, by their names in it."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"there is no checkpoint at {path}") from None
+    except Exception as error:  # a pickle that is none, or holds more than tensors
+        raise ModelError(
+            f"{path} is no file of weights alone: {str(error).splitlines()[0][:150]}"
+        ) from error
+    data = data.get("state_dict", data) if isinstance(data, dict) else data
+    if not isinstance(data, dict) or not all(isinstance(v, Tensor) for v in data.values()):
+        raise ModelError(f"{path} holds no table of tensors, nor one under 'state_dict'")
+    return data
