@@ -1,13 +1,31 @@
 """apq: predictor-driven joint search of architecture, pruning and quantization.
 
-    import apq
+What the command line does, as functions: each takes plain values and paths, and a ``seed`` where
+something is random. :class:`Space` and :class:`Candidate` say what can be searched. In the order of
+use:
 
-    space = apq.load_space("digits")
-    images = apq.load_images("digits", space.resolution, space.in_channels, space.classes)
-    supernet, about = apq.train_supernet(space, images, apq.SupernetRecipe(epochs=12))
+- :func:`load_space`, :func:`trace`: a space by name, from a file, or of a trained torch network.
+- :func:`load_images`: images in fixed splits.
+- :func:`train_supernet` (:class:`SupernetRecipe`), :func:`load_supernet`, :func:`save_supernet`:
+  one set of weights for all candidates.
+- :func:`collect_samples` (:class:`Quantization`), :func:`read_samples`: measured accuracies.
+- :func:`train_predictor`, :func:`load_predictor`: predicted accuracies of all others.
+- :func:`load_cost_model`, :func:`build_table`, :func:`read_lut`, :func:`price_space`: their costs.
+- :func:`search_front`: the best candidates within limits.
+- :func:`finetune` (:class:`FinetuneRecipe`), :func:`load_model`, :func:`export`, :func:`verify`:
+  the network that is deployed.
 
-The names below are the library; each says shapes, units and errors where it is defined. None is
-loaded before it is used, so ``import apq`` is quick and needs no torch.
+Accuracies are fractions; costs are in the unit that their name ends in (``latency_ms``). All errors
+that a user can mend are an :class:`ApqError`. Names are loaded when they are first used, so
+``import apq`` is quick and needs no torch.
+
+Example:
+    >>> import apq
+    >>> space = apq.load_space("digits")
+    >>> space.resolution, space.in_channels, space.classes
+    (8, 1, 10)
+    >>> space.count() > 10**9
+    True
 """
 
 from __future__ import annotations
@@ -24,34 +42,34 @@ _HOME = {
     "load_space": "apq.space:load_space",
     "load_images": "apq.images:load_images",
     "trace": "apq.supernet.trace:trace",
-    "train_supernet": "apq.supernet.training:train_supernet",
     "SupernetRecipe": "apq.supernet.training:Recipe",
+    "train_supernet": "apq.supernet.training:train_supernet",
     "save_supernet": "apq.supernet:save_supernet",
     "load_supernet": "apq.supernet:load_supernet",
-    "collect_samples": "apq.collect:collect",
     "Quantization": "apq.collect:Quantization",
+    "collect_samples": "apq.collect:collect",
     "read_samples": "apq.samples:read_samples",
     "train_predictor": "apq.predictor:train_predictor",
     "load_predictor": "apq.predictor:load_predictor",
-    "LookupTable": "apq.hardware:LookupTable",
     "load_cost_model": "apq.hardware:load_cost_model",
     "build_table": "apq.hardware:build_table",
+    "read_lut": "apq.hardware:read_lut",
     "price_space": "apq.hardware:price_space",
-    "Problem": "apq.search.problem:Problem",
-    "search_front": "apq.search.search:search",
-    "finetune": "apq.deploy.finetune:finetune_candidate",
+    "search_front": "apq.search.search:search_front",
     "FinetuneRecipe": "apq.deploy.finetune:FinetuneRecipe",
+    "finetune": "apq.deploy.finetune:finetune_candidate",
+    "load_model": "apq.deploy.model:load_model",
     "export": "apq.deploy.export:export",
     "verify": "apq.deploy.verify:verify",
 }
-"""Where each name is defined."""
+"""Where each name is defined, in the order of use. (``collect`` and ``search`` are modules.)"""
 
 __all__ = [
-    "ApqError", "Candidate", "FinetuneRecipe", "LookupTable", "Problem", "Quantization",
-    "Space", "SupernetRecipe", "build_table", "collect_samples", "export", "finetune",
-    "load_cost_model", "load_images", "load_predictor", "load_space", "load_supernet",
-    "price_space", "read_samples", "save_supernet", "search_front", "trace", "train_predictor",
-    "train_supernet", "verify",
+    "ApqError", "Candidate", "FinetuneRecipe", "Quantization", "Space", "SupernetRecipe",
+    "build_table", "collect_samples", "export", "finetune", "load_cost_model", "load_images",
+    "load_model", "load_predictor", "load_space", "load_supernet", "price_space", "read_lut",
+    "read_samples", "save_supernet", "search_front", "trace", "train_predictor", "train_supernet",
+    "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -60,18 +78,18 @@ if TYPE_CHECKING:
     from apq.deploy.export import export as export
     from apq.deploy.finetune import FinetuneRecipe as FinetuneRecipe
     from apq.deploy.finetune import finetune_candidate as finetune
+    from apq.deploy.model import load_model as load_model
     from apq.deploy.verify import verify as verify
     from apq.errors import ApqError as ApqError
-    from apq.hardware import LookupTable as LookupTable
     from apq.hardware import build_table as build_table
     from apq.hardware import load_cost_model as load_cost_model
     from apq.hardware import price_space as price_space
+    from apq.hardware import read_lut as read_lut
     from apq.images import load_images as load_images
     from apq.predictor import load_predictor as load_predictor
     from apq.predictor import train_predictor as train_predictor
     from apq.samples import read_samples as read_samples
-    from apq.search.problem import Problem as Problem
-    from apq.search.search import search as search_front
+    from apq.search.search import search_front as search_front
     from apq.space import Candidate as Candidate
     from apq.space import Space as Space
     from apq.space import load_space as load_space

@@ -52,6 +52,11 @@ class Quantization:
         lr: Peak learning rate of the fine-tune. High ones make noise: repeated with other batches,
             accuracies on CIFAR-10 (4 to 8 bits, 20 steps) scatter by 0.7 points at 0.02, by 0.3 at
             0.005, by 0.15 and 0.2 lower at 0.002. Few bits need more to recover.
+
+    Example:
+        >>> import apq
+        >>> apq.Quantization("haq", finetune_steps=20)
+        Quantization(scheme='haq', finetune_steps=20, batch=64, lr=0.005)
     """
 
     scheme: str = "uniform"
@@ -82,7 +87,7 @@ class _Job:
 def collect(
     supernet: SupernetFile,
     images: ImageSet,
-    folder: Path,
+    folder: Path | str,
     count: int,
     quantization: Quantization | None = None,
     seed: int = 0,
@@ -118,7 +123,21 @@ def collect(
     Raises:
         SamplesError: the folder holds samples of another kind, seed, supernet or image set, a part
             is damaged, the plan is longer than the space, or the disk is full.
+
+    Example:
+        >>> import apq
+        >>> supernet = apq.load_supernet("digits/supernet.safetensors")
+        >>> space = supernet.network.space
+        >>> images = apq.load_images("digits", space.resolution, space.in_channels)
+        >>> apq.collect_samples(supernet, images, "digits/fp32", 30)  # none were there before
+        0
+        >>> how = apq.Quantization(finetune_steps=2)
+        >>> apq.collect_samples(supernet, images, "digits/quantized", 20, how)
+        0
+        >>> apq.collect_samples(supernet, images, "digits/quantized", 20, how)  # nothing to do
+        20
     """
+    folder = Path(folder)
     space = supernet.network.space
     if count < 1:
         raise SamplesError(f"--count {count} must be at least 1")

@@ -18,7 +18,16 @@ from collections.abc import Iterable, Mapping
 
 
 class ApqError(Exception):
-    """Base of everything apq raises on purpose."""
+    """Base of everything apq raises on purpose.
+
+    Example:
+        >>> import apq
+        >>> try:
+        ...     apq.load_space("digit")
+        ... except apq.ApqError as error:
+        ...     print(error)
+        unknown space 'digit'. Did you mean 'digits'? Known: ...
+    """
 
 
 class SpaceError(ApqError):

@@ -21,7 +21,7 @@ from apq.samples import read_samples
 from apq.search.problem import Problem
 from apq.search.search import Result, search
 from apq.space import Candidate, Space, load_space
-from apq.supernet import SupernetFile, largest, load_supernet, save_supernet
+from apq.supernet import SupernetFile, largest, load_supernet
 from apq.supernet.evaluate import EvalImages, measure
 from apq.supernet.training import Recipe, train_supernet
 
@@ -157,10 +157,7 @@ def _supernet(space: Space, images: ImageSet, path: Path, seed: int, tell: OnSta
     report = tell(f"train the supernet ({SUPERNET.epochs:g} epochs)")
     if not path.exists():
         recipe = Recipe(epochs=SUPERNET.epochs, batch=SUPERNET.batch, seed=seed)
-        checkpoint = path.with_name("supernet.checkpoint.safetensors")
-        network, metadata = train_supernet(space, images, recipe, checkpoint, on_progress=report)
-        save_supernet(path, network, metadata)
-        checkpoint.unlink(missing_ok=True)
+        train_supernet(space, images, path, recipe, on_progress=report)
     return load_supernet(path, space)
 
 

@@ -294,6 +294,14 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
             together, candidates that the space does not have, accuracies that are missing or
             outside 0..1, losses that are not finite.
         SpaceError: samples of another space; the message shows both.
+
+    Example:
+        >>> import apq
+        >>> samples = apq.read_samples("digits/fp32")
+        >>> samples.genes.shape == (len(samples), len(samples.space.axes))
+        True
+        >>> samples.accuracy.shape  # fractions; samples.frame is the table they stand in
+        (30,)
     """
     path = Path(path)
     files = part_files(path) if path.is_dir() else [path] if path.exists() else []

@@ -139,14 +139,12 @@ class Priced:
         space: The space.
         costs: Its prices.
         made_from: Hashes of space and tables.
-        margins: Per cost of a measured table its largest error on whole networks, a fraction.
         asked: What ``--space`` would name the space by.
     """
 
     space: Space
     costs: PricedSpace
     made_from: dict[str, str]
-    margins: dict[str, float]
     asked: str
 
     def require(self, names: Iterable[str]) -> None:
@@ -187,11 +185,11 @@ class Priced:
         """
         self.require(metric for budget in budgets for metric in budget)
         if keep:
-            return [{m: v / (1 + self.margins.get(m, 0.0)) for m, v in b.items()} for b in budgets]
-        for metric in sorted({m for b in budgets for m in b} & set(self.margins)):
+            return [self.costs.with_margin(limits) for limits in budgets]
+        for metric in sorted({m for b in budgets for m in b} & set(self.costs.margins)):
             err.print(
                 f"note: {metric} holds by the table, which was off by up to "
-                f"{self.margins[metric]:.1%} on measured networks; --with-margin leaves room"
+                f"{self.costs.margins[metric]:.1%} on measured networks; --with-margin leaves room"
             )
         return list(budgets)
 
@@ -259,16 +257,10 @@ def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
         )
         hashes[f"lut:{name}"] = digest
     models = [load_cost_model(name) for name in names]
-    margins = {}
     for model in models:
         if isinstance(model, LookupTable) and (odd := model.renamed()):
             warn(f"{model.path}: {odd}")
-        margin = model.header.get("calibration_margin") if isinstance(model, LookupTable) else None
-        if margin is not None:
-            suffix = f"@{model.name}" if len(models) > 1 else ""
-            margins[f"latency_ms{suffix}"] = float(margin)
-    costs = price_space(found, models[0] if len(models) == 1 else models)
-    return Priced(found, costs, hashes, margins, asked)
+    return Priced(found, price_space(found, models), hashes, asked)
 
 
 def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:

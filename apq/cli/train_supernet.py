@@ -9,6 +9,12 @@ import typer
 
 from apq.cli.common import err, live_line, next_step, out, print_json, warn
 
+TOLD = (
+    "start_from", "recipe", "fingerprint", "images", "mean", "std", "image_set", "channels_sorted",
+    "steps", "cost", "validation_accuracy",
+)  # fmt: skip
+"""What ``--json`` prints of a supernet's making."""
+
 
 def train_supernet(
     images: Annotated[
@@ -67,7 +73,7 @@ def train_supernet(
     from apq.cost import told
     from apq.images import load_images
     from apq.space import load_space
-    from apq.supernet import load_supernet, save_supernet
+    from apq.supernet import load_supernet
     from apq.supernet.training import Recipe
     from apq.supernet.training import train_supernet as train
 
@@ -92,13 +98,9 @@ def train_supernet(
         phases=names,
     )
     first = [load_supernet(path) for path in start or ()]
-    checkpoint = out_path.with_name(out_path.stem + ".checkpoint.safetensors")
     with live_line(f"supernet {chosen.name}") as report:
-        network, metadata = train(
-            chosen, found, recipe, checkpoint, start_from=first, on_progress=report
-        )
-    save_supernet(out_path, network, metadata)
-    checkpoint.unlink(missing_ok=True)
+        made = train(chosen, found, out_path, recipe, start_from=first, on_progress=report)
+    metadata = {name: made.metadata[name] for name in TOLD}
     if json:
         print_json({"out": out_path.as_posix()} | metadata)
     else:

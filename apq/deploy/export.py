@@ -55,7 +55,7 @@ class Export:
 
 def export(
     model: Model,
-    path: Path,
+    path: Path | str,
     form: str = "onnx",
     int2: bool = False,
     batch: int | None = 1,
@@ -69,7 +69,8 @@ def export(
     loads them with torch alone. See :mod:`apq.runtime.onnx_graph`.
 
     Args:
-        model: From :func:`apq.deploy.model.load_model`.
+        model: From :func:`apq.deploy.finetune.finetune_candidate`, or
+            :func:`apq.deploy.model.load_model`.
         path: File to write.
         form: Key of ``FORMATS``.
         int2: ONNX: store 2-bit weights in 2 bits (opset 25).
@@ -81,7 +82,17 @@ def export(
         ApqError: unknown format, a package is missing, the format cannot express a layer, or the
             file cannot have this opset.
         ModelError: the file cannot be written, or an opset is asked for where there are none.
+
+    Example:
+        >>> import apq
+        >>> model = apq.load_model("digits/model.safetensors")
+        >>> written = apq.export(model, "digits/model.onnx")
+        >>> written.file_bytes > written.weight_bytes  # the graph takes room, too
+        True
+        >>> written.opset >= 13
+        True
     """
+    path = Path(path)
     choose(form, FORMATS, "format")
     if form == "torch" and opset is not None:
         raise ModelError("--opset is for ONNX files: a torch file has no operators")

@@ -31,6 +31,7 @@ from apq.quantize.finetune import (
     penalty,
     refit_weights,
 )  # fmt: skip
+from apq.search.search import Result
 from apq.space import Candidate, Space
 from apq.supernet import Subnet, SupernetFile, largest
 from apq.supernet.augment import augment
@@ -60,6 +61,11 @@ class FinetuneRecipe:
         fixed_weight_bits: Weight bits of stem, first block, head and classifier; None: the space's.
             The model's space says so too, and its size counts them.
         seed: Decides order, augmentation and random starts.
+
+    Example:
+        >>> import apq
+        >>> apq.FinetuneRecipe(epochs=30, scheme="fp32").distil
+        True
     """
 
     scheme: str = "uniform"
@@ -99,10 +105,10 @@ class FinetuneReport:
 
 
 def finetune_candidate(
-    candidate: Candidate | Chosen,
+    candidate: Candidate | Chosen | Result,
     supernet: SupernetFile,
     images: ImageSet,
-    out: Path,
+    out: Path | str,
     recipe: FinetuneRecipe = FinetuneRecipe(),
     *,
     checkpoint_seconds: float = 60.0,
@@ -119,8 +125,8 @@ def finetune_candidate(
     with the same bits as an uninterrupted one on the same machine with the same thread count.
 
     Args:
-        candidate: What to train, of the supernet's space; with what the search said of it, if it
-            shall stand beside the measured figures.
+        candidate: What to train, of the supernet's space. A search's result, or a candidate with
+            what a search said of it, puts the predicted figures beside the measured ones.
         supernet: Starting weights, teacher and normalisation.
         images: Image set with all four splits.
         out: Model file to write (safetensors).
@@ -132,9 +138,23 @@ def finetune_candidate(
         SpaceError: the candidate is not of the supernet's space.
         ModelError: training diverged, or a checkpoint of another fine-tuning is in the way.
         ApqError: unknown scheme, or bits it does not offer.
+
+    Example:
+        >>> import apq
+        >>> supernet = apq.load_supernet("digits/supernet.safetensors")
+        >>> space = supernet.network.space
+        >>> images = apq.load_images("digits", space.resolution, space.in_channels)
+        >>> smallest = space.build([0] * len(space.axes))
+        >>> model, report = apq.finetune(
+        ...     smallest, supernet, images, "digits/model.safetensors", apq.FinetuneRecipe(epochs=1)
+        ... )
+        >>> 0 <= report.before <= report.after <= 1  # accuracies on validation images
+        True
+        >>> model.candidate == smallest
+        True
     """
-    chosen = candidate if isinstance(candidate, Chosen) else Chosen(candidate)
-    candidate, space = chosen.candidate, supernet.network.space
+    chosen = _chosen(candidate)
+    candidate, space, out = chosen.candidate, supernet.network.space, Path(out)
     if recipe.fixed_weight_bits is not None:
         space = space.with_(fixed_weight_bits=recipe.fixed_weight_bits)
     mean, std = supernet.mean, supernet.std
@@ -210,6 +230,16 @@ def finetune_candidate(
     save_model(out, result)
     checkpoint.unlink(missing_ok=True)
     return result, report
+
+
+def _chosen(candidate: Candidate | Chosen | Result) -> Chosen:
+    """A candidate with what is known of it."""
+    if isinstance(candidate, Candidate):
+        return Chosen(candidate)
+    if isinstance(candidate, Result):
+        found, devices = candidate, candidate.problem.priced.sources
+        return Chosen(found.candidate, found.accuracy, found.spread, found.costs, devices)
+    return candidate
 
 
 def _split(

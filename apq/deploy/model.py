@@ -87,6 +87,12 @@ def load_model(path: Path | str) -> Model:
 
     Raises:
         ModelError: missing, broken, or not a model file.
+
+    Example:
+        >>> import apq
+        >>> model = apq.load_model("digits/model.safetensors")
+        >>> model.scheme, model.space.name
+        ('uniform', 'digits')
     """
     path = Path(path)
     if not path.exists():

@@ -120,7 +120,7 @@ class Verification:
 
 def verify(
     model: Model,
-    file: Path,
+    file: Path | str,
     images: ImageSet,
     limit: int | None = None,
     options: Mapping[str, str] | None = None,
@@ -138,7 +138,16 @@ def verify(
 
     Raises:
         ModelError: the file is missing or cannot be run; the message is the runtime's.
+
+    Example:
+        >>> import apq
+        >>> model = apq.load_model("digits/model.safetensors")
+        >>> images = apq.load_images("digits", model.space.resolution, model.space.in_channels)
+        >>> checked = apq.verify(model, "digits/model.onnx", images)
+        >>> checked.images, checked.agreement  # test images; share with the same class
+        (359, 1.0)
     """
+    file = Path(file)
     runner, shape = open_file(file, options or {})
     pixels, labels = images.splits["test"]
     pixels, labels = pixels[:limit], labels[:limit]

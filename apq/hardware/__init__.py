@@ -11,7 +11,7 @@ from apq.hardware.base import CostModel, Prices
 from apq.hardware.bit_serial import BitSerial
 from apq.hardware.bitfusion import bitfusion_apq, bitfusion_ideal_dw, bitfusion_public
 from apq.hardware.horowitz import Horowitz, horowitz_qtools
-from apq.hardware.lut import LookupTable, build_table, needed_layers
+from apq.hardware.lut import LookupTable, build_table, needed_layers, read_lut
 from apq.hardware.pricing import PricedSpace, price_space
 from apq.hardware.roofline import Bops, Roofline
 from apq.hardware.row_stationary import RowStationary
@@ -36,6 +36,11 @@ def load_cost_model(name_or_path: str) -> CostModel:
     Raises:
         ApqError: unknown model.
         TableError: the table is missing or malformed.
+
+    Example:
+        >>> import apq
+        >>> print(apq.load_cost_model("roofline").source)  # where its figures come from
+        roofline with the peak and bandwidth of Bit Fusion's 16x32 array (set your own)
     """
     if Path(name_or_path).suffix in (".csv", ".parquet"):
         return LookupTable.read(Path(name_or_path))
@@ -70,5 +75,5 @@ def configure(model: CostModel, settings: Mapping[str, str]) -> CostModel:
 
 __all__ = [
     "COST_MODELS", "CostModel", "LookupTable", "PricedSpace", "Prices", "build_table", "configure",
-    "load_cost_model", "needed_layers", "price_space",
+    "load_cost_model", "needed_layers", "price_space", "read_lut",
 ]  # fmt: skip

@@ -169,12 +169,13 @@ class LookupTable:
         }
         return known | {k: v for k, v in self.header.items() if k not in known}
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write CSV or, if the name ends in ``.parquet``, Parquet; whole or not at all.
 
         Raises:
             TableError: the name ends in neither, or the file cannot be written.
         """
+        path = Path(path)
         check_suffix(path)
         try:
             with whole(path) as part:
@@ -244,6 +245,23 @@ class LookupTable:
         if why:
             raise TableError(f"{path}: {why}")
         return table
+
+    @property
+    def margin(self) -> float | None:
+        """How far calibrated latencies were off at most, on measured networks, as a fraction;
+        None: the header does not say.
+
+        Raises:
+            TableError: the header says something else than a number.
+        """
+        text = self.header.get("calibration_margin")
+        try:
+            return None if text is None else float(text)
+        except ValueError:
+            raise TableError(
+                f"{self.path or self.name}: calibration_margin is {text!r}, must be a number. "
+                "Calibrate it again: apq lut calibrate."
+            ) from None
 
     def renamed(self) -> str:
         """What the header says of a simulated device under another name; empty: nothing. Prices
@@ -564,6 +582,29 @@ def needed_layers(space: Space, model: CostModel) -> LayerArray:
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # the table refuses what is not finite
+def read_lut(path: Path | str) -> LookupTable:
+    """Read a lookup table: one that apq wrote, or a CSV or Parquet file with the same columns.
+
+    Args:
+        path: The file (``.csv`` or ``.parquet``).
+
+    Returns:
+        The table, latencies in ms and energies in mJ; a cost model as any other.
+
+    Raises:
+        TableError: as :meth:`LookupTable.read`, with row and column.
+
+    Example:
+        >>> import apq
+        >>> space = apq.load_space("digits")
+        >>> apq.build_table(space, apq.load_cost_model("roofline")).write("digits/roofline.csv")
+        >>> table = apq.read_lut("digits/roofline.csv")
+        >>> table.name, sorted(table.prices)
+        ('roofline', ['latency_ms'])
+    """
+    return LookupTable.read(path)
+
+
 def build_table(space: Space, model: CostModel, command: str = "") -> LookupTable:
     """Price every layer of a space on a model.
 
@@ -577,6 +618,13 @@ def build_table(space: Space, model: CostModel, command: str = "") -> LookupTabl
 
     Raises:
         TableError: a layer cannot be priced even at 8 bits.
+
+    Example:
+        >>> import apq
+        >>> space = apq.load_space("digits")
+        >>> table = apq.build_table(space, apq.load_cost_model("bitfusion-apq"))
+        >>> len(table.layers) == len(table.prices["latency_ms"])  # a price per layer, in ms
+        True
     """
     layers = needed_layers(space, model)
     prices = {m: values.copy() for m, values in model.price(layers).items()}

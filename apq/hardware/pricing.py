@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -54,17 +54,26 @@ class PricedSpace:
         tables: Per metric and factor (``Space.factors``) an array over its genes (shape of
             ``Space.grid``); NaN marks excluded combinations.
         sources: Where each device's figures come from.
+        margins: Per cost of a measured table its largest error on whole networks, a fraction.
     """
 
     space: Space
     fixed: dict[str, float]
     tables: dict[str, tuple[NDArray[np.float64], ...]]
     sources: tuple[str, ...] = ()
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the costs this space is priced in."""
         return tuple(self.tables)
+
+    def with_margin(self, limits: Mapping[str, float]) -> dict[str, float]:
+        """Smaller limits, so that the given ones hold on measured devices although their tables
+        are off by up to a known margin: each is divided by 1 + margin."""
+        return {
+            metric: limit / (1 + self.margins.get(metric, 0)) for metric, limit in limits.items()
+        }
 
     def within(self, space: Space) -> PricedSpace:
         """The same prices, of a restriction of the space."""
@@ -239,11 +248,28 @@ def price_space(space: Space, models: CostModel | Sequence[CostModel] = ()) -> P
     Args:
         space: The space.
         models: A cost model, or several: then each device's metrics carry its name, as in
-            ``latency_ms@bitfusion-apq``.
+            ``latency_ms@bitfusion-apq``. Without any: counted costs
+            only (MACs, BitOps, bytes).
+
+    Returns:
+        Prices in ms, mJ, 10^6 MACs, 10^9 BitOps, 10^6 bytes of weights and 10^3 bytes of memory,
+        as the ends of the names say.
 
     Raises:
         TableError: a combination the space allows has no price (names it and what is near), or
             two devices have one name.
+
+    Example:
+        >>> import apq
+        >>> space = apq.load_space("digits")
+        >>> priced = apq.price_space(space, apq.load_cost_model("roofline"))
+        >>> genes = space.genes([space.build([0] * len(space.axes))])  # its smallest candidate
+        >>> costs = priced.costs(genes)
+        >>> sorted(costs)
+        ['bitops_g', 'latency_ms', 'macs_m', 'peak_memory_kb', 'size_mb']
+        >>> low, high = priced.reach("latency_ms")  # of all candidates, exactly
+        >>> bool(low <= costs["latency_ms"][0] <= high)
+        True
     """
     devices = list(models) if isinstance(models, Sequence) else [models]
     names = [device.name for device in devices]
@@ -255,6 +281,7 @@ def price_space(space: Space, models: CostModel | Sequence[CostModel] = ()) -> P
             )
     fixed: dict[str, float] = {}
     tables: dict[str, list[NDArray[np.float64]]] = {}
+    margins: dict[str, float] = {}
     fixed_layers = to_array(list(space.fixed_layers.values()))
     for metric, values in counts(fixed_layers).items():
         fixed[metric] = float(values.sum())
@@ -274,11 +301,15 @@ def price_space(space: Space, models: CostModel | Sequence[CostModel] = ()) -> P
     for device in devices:
         suffix = f"@{device.name}" if len(devices) > 1 else ""
         _price_device(space, device, suffix, fixed, tables)
+        margin = getattr(device, "margin", None)
+        if margin is not None:
+            margins[f"latency_ms{suffix}"] = margin
     return PricedSpace(
         space,
         fixed,
         {m: tuple(t) for m, t in tables.items()},
         tuple(f"{d.name}: {d.source}" for d in devices),
+        margins,
     )
 
 

@@ -91,6 +91,13 @@ def load_images(source: str, side: int, channels: int, classes: int | None = Non
     Raises:
         ImagesError: nothing usable there; the message says what was looked for, and names the file
             and row of what cannot be read.
+
+    Example:
+        >>> import apq
+        >>> images = apq.load_images("digits", side=8, channels=1)
+        >>> pixels, labels = images.splits["test"]
+        >>> pixels.shape, pixels.dtype, labels.shape
+        ((359, 8, 8, 1), dtype('uint8'), (359,))
     """
     if channels not in (1, 3):
         raise ImagesError(f"images have 1 or 3 channels, the space asks for {channels}")

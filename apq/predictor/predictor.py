@@ -242,6 +242,14 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
     Raises:
         ModelError: the file is missing, is no predictor, or is damaged.
         SpaceError: it was trained for another space; the message shows the differences.
+
+    Example:
+        >>> import apq
+        >>> space = apq.load_space("digits")
+        >>> predictor = apq.load_predictor("digits/predictor.safetensors", space)
+        >>> accuracy, spread = predictor.predict(space.genes([space.build([0] * len(space.axes))]))
+        >>> accuracy.shape
+        (1,)
     """
     path = Path(path)
     if not path.is_file():

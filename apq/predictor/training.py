@@ -146,6 +146,15 @@ def train_predictor(
         ApqError: unknown preset.
         SamplesError: samples that cannot be learnt from, or none at all.
         SpaceError: the two kinds of samples are of different spaces.
+
+    Example:
+        >>> import apq
+        >>> fp32, quantized = (apq.read_samples(f"digits/{kind}") for kind in ("fp32", "quantized"))
+        >>> predictor = apq.train_predictor(fp32, quantized, compare=False)
+        >>> mean, spread = predictor.predict(quantized.genes)
+        >>> mean.shape == spread.shape == (len(quantized),)  # fractions
+        True
+        >>> predictor.save("digits/predictor.safetensors")
     """
     recipe = _recipe(preset, members)
     both = {"fp32": fp32, "quantized": quantized}

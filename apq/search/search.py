@@ -9,13 +9,15 @@ import numpy as np
 
 from apq.cost import Cost, Stopwatch
 from apq.errors import ApqError, choose
+from apq.hardware.pricing import PricedSpace
 from apq.search import ALGORITHMS
 from apq.search.front import Front, Reference, front_of
+from apq.search.many import default_cost
 from apq.search.options import Options
-from apq.search.problem import GAINS, Problem
+from apq.search.problem import GAINS, Accuracy, Problem
 from apq.search.record import OnBatch, OnProgress, Point, Record
 from apq.search.rows import distinct
-from apq.space import Genes
+from apq.space import Candidate, Genes
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,26 @@ class Result:
     sources: Mapping[str, Mapping[str, int]]
     notes: Mapping[str, float]
     baselines: Mapping[str, Result | None] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> Candidate:
+        """The chosen candidate."""
+        return self.front.candidate(self.chosen)
+
+    @property
+    def accuracy(self) -> float:
+        """Its predicted accuracy, a fraction."""
+        return float(self.front.accuracy[self.chosen])
+
+    @property
+    def spread(self) -> float:
+        """The spread of that prediction, a fraction."""
+        return float(self.front.spread[self.chosen])
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What it costs, by metric, e.g. ``latency_ms``."""
+        return {metric: float(cost[self.chosen]) for metric, cost in self.front.costs.items()}
 
 
 def search(
@@ -116,6 +138,67 @@ def search(
         record.shares(),
         record.notes,
     )
+
+
+def search_front(
+    priced: PricedSpace,
+    accuracy: Accuracy,
+    limits: Mapping[str, float] | None = None,
+    *,
+    objectives: tuple[str, ...] = (),
+    fix: tuple[str, ...] = (),
+    caution: float = 0.0,
+    with_margin: bool = False,
+    algorithm: str = "nsga2",
+    candidates: int | None = None,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+) -> Result:
+    """Find the best candidates of a priced space within limits: a Pareto front, and one chosen.
+
+    Args:
+        priced: The space and its prices, from :func:`apq.hardware.pricing.price_space`.
+        accuracy: From genes ``(n, axes)`` to predicted accuracies and their spreads, fractions,
+            ``(n,)`` each: a predictor's ``predict``, or any other function.
+        limits: Largest allowed value per cost, in the unit that its name ends in. Every candidate
+            of the front keeps them.
+        objectives: What to trade: ``"accuracy"`` and costs. None given: accuracy and the first
+            limited cost; without limits latency on the first device, else BitOps.
+        fix: Choices to keep to, as in ``("bits=8", "b03_kernel=3")``.
+        caution: k in accuracy = mean - k x spread.
+        with_margin: Leave room for what measured tables are known to be off by, so that limits
+            hold on the device.
+        algorithm: A name in :data:`apq.search.ALGORITHMS`.
+        candidates: How many to score; None: 20,000, or what the algorithm needs.
+        seed: Decides everything random.
+        on_progress: Called with done, total and figures about a hundred times.
+
+    Returns:
+        The front, and the chosen candidate with its predicted accuracy and its costs: the most
+        accurate one, or, without limits, the knee of the front.
+
+    Raises:
+        BudgetError: nothing in the space can keep the limits; says what can be reached.
+        ApqError: a cost, objective, gene or algorithm that does not exist.
+
+    Example:
+        >>> import apq
+        >>> space = apq.load_space("digits")
+        >>> table = apq.build_table(space, apq.load_cost_model("bitfusion-apq"))
+        >>> priced = apq.price_space(space, table)
+        >>> predictor = apq.load_predictor("digits/predictor.safetensors", space)
+        >>> found = apq.search_front(
+        ...     priced, predictor.predict, {"latency_ms": 0.02}, candidates=500
+        ... )
+        >>> 0 < found.costs["latency_ms"] <= 0.02
+        True
+        >>> len(found.front) == len(found.front.accuracy)  # a prediction per candidate
+        True
+    """
+    limits = priced.with_margin(limits or {}) if with_margin else dict(limits or {})
+    traded = objectives or ("accuracy", next(iter(limits), None) or default_cost(priced))
+    problem = Problem(priced, accuracy, traded, limits, fix, caution)
+    return search(problem, algorithm, candidates, seed, on_progress=on_progress)
 
 
 def choose_row(problem: Problem, front: Front) -> int:

@@ -345,7 +345,15 @@ class SupernetHeader(Header):
 
 
 def save_supernet(path: Path, network: Supernet, metadata: dict[str, Any]) -> None:
-    """Write weights and what made them; ``metadata`` must hold ``mean`` and ``std``."""
+    """Write weights and what made them; ``metadata`` must hold ``mean`` and ``std``.
+
+    Example:
+        >>> import apq
+        >>> from pathlib import Path
+        >>> supernet = apq.load_supernet("digits/supernet.safetensors")
+        >>> about = {"mean": supernet.mean, "std": supernet.std}
+        >>> apq.save_supernet(Path("digits/copy.safetensors"), supernet.network, about)
+    """
     state = dict(network.state_dict())
     made = {
         "kind": "supernet",
@@ -363,6 +371,12 @@ def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
     Raises:
         ModelError: missing, broken, or not a supernet.
         SpaceError: it was trained for another space than ``space``.
+
+    Example:
+        >>> import apq
+        >>> supernet = apq.load_supernet("digits/supernet.safetensors")
+        >>> len(supernet.mean) == supernet.network.space.in_channels
+        True
     """
     path = Path(path)
     if not path.exists():

@@ -74,12 +74,13 @@ def trace(
             takes and gives something else; names the module and the line of its source.
 
     Example:
+        >>> import apq, torch
         >>> from torch import nn
         >>> net = nn.Sequential(
         ...     nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
         ...     nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
         ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
-        >>> traced = trace(net, torch.zeros(2, 1, 8, 8))
+        >>> traced = apq.trace(net, torch.zeros(2, 1, 8, 8))
         >>> [axis.name for axis in traced.space.axes if axis.attribute.endswith("width")]
         ['0_width', '2_width']
     """

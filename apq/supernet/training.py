@@ -36,6 +36,8 @@ from apq.supernet.network import (
     Supernet,
     SupernetFile,
     largest,
+    load_supernet,
+    save_supernet,
     smallest,
 )
 
@@ -63,6 +65,11 @@ class Recipe:
             Izmailov et al., UAI 2018, arXiv:1803.05407).
         seed: Decides initial weights, batches, augmentation and sampled subnets.
         phases: Which of PHASES to go through; their shares keep their proportions.
+
+    Example:
+        >>> import apq
+        >>> apq.SupernetRecipe(epochs=40, batch=64).lr
+        0.1
     """
 
     epochs: float = 10.0
@@ -145,7 +152,7 @@ def _optimiser(network: Supernet, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
 
 
-def train_supernet(
+def train(
     space: Space,
     images: ImageSet,
     recipe: Recipe = Recipe(),
@@ -260,6 +267,60 @@ def train_supernet(
         "cost": watch.cost(),
         "validation_accuracy": scores,
     }
+
+
+def train_supernet(
+    space: Space,
+    images: ImageSet,
+    out: Path | str,
+    recipe: Recipe = Recipe(),
+    *,
+    start_from: Sequence[SupernetFile] = (),
+    checkpoint_seconds: float = 60.0,
+    on_progress: OnProgress | None = None,
+) -> SupernetFile:
+    """Train a supernet as :func:`train` does, and write it to a file.
+
+    A checkpoint lies beside ``out`` while the work lasts; the same call continues from it. A file
+    that is there already is replaced in the end.
+
+    Args:
+        space: What to train.
+        images: Its image set (sizes must fit the space).
+        out: Supernet file to write (safetensors).
+        recipe: Hyper-parameters.
+        start_from: Supernets the mean of whose weights to start from.
+        checkpoint_seconds: How often to save progress.
+        on_progress: Called every step with steps done, all steps, and loss and accuracy so far.
+
+    Returns:
+        The supernet as :func:`load_supernet` reads it; its ``metadata`` has the accuracies of the
+        smallest and the largest subnet on validation images, as fractions.
+
+    Raises:
+        ModelError: the training diverged, the file cannot be written, or the checkpoint belongs to
+            another training.
+        SpaceError: weights of ``start_from`` do not fit the space.
+        ApqError: a phase is unknown.
+
+    Example:
+        >>> import apq
+        >>> space = apq.load_space("digits")
+        >>> images = apq.load_images("digits", space.resolution, space.in_channels)
+        >>> supernet = apq.train_supernet(
+        ...     space, images, "digits/supernet.safetensors", apq.SupernetRecipe(epochs=1, batch=64)
+        ... )
+        >>> sorted(supernet.metadata["validation_accuracy"])
+        ['largest', 'smallest']
+    """
+    path = Path(out)
+    checkpoint = path.with_name(path.stem + ".checkpoint.safetensors")
+    network, metadata = train(
+        space, images, recipe, checkpoint, checkpoint_seconds, start_from, on_progress
+    )
+    save_supernet(path, network, metadata)
+    checkpoint.unlink(missing_ok=True)
+    return load_supernet(path, space)
 
 
 def _start(network: Supernet, start_from: Sequence[SupernetFile]) -> None:

@@ -15,7 +15,7 @@ SIMULATED = Path(__file__).parents[2] / "lut/bitfusion-apq-cifar10.csv"
 
 def test_limits_leave_room_for_the_tables_error_when_asked(capsys):
     priced = price_on(load_space("cifar10"), [str(TABLE)])
-    margin = priced.margins["latency_ms"]
+    margin = priced.costs.margins["latency_ms"]
     assert 0 < margin < 0.2
     asked = [{"latency_ms": 0.4, "size_mb": 0.2}]
     (limits,) = priced.room(asked, True)
@@ -28,9 +28,9 @@ def test_limits_leave_room_for_the_tables_error_when_asked(capsys):
 
 def test_simulated_tables_have_no_margin_and_two_devices_each_their_own(capsys):
     space = load_space("cifar10")
-    assert price_on(space, [str(SIMULATED)]).margins == {}
+    assert price_on(space, [str(SIMULATED)]).costs.margins == {}
     both = price_on(space, [str(SIMULATED), str(TABLE)])
-    (name,) = both.margins
+    (name,) = both.costs.margins
     assert name == "latency_ms@x86-onnxruntime-int8"
     (limits,) = both.room([{name: 0.4, "latency_ms@bitfusion-apq": 0.4}], True)
     assert limits[name] < limits["latency_ms@bitfusion-apq"] == 0.4

@@ -14,7 +14,7 @@ from apq.space import load_space
 from apq.supernet import Supernet, largest, load_supernet, save_supernet, smallest, training
 from apq.supernet.augment import augment, cutmix
 from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
-from apq.supernet.training import Recipe, phase_of, sample_open, train_supernet
+from apq.supernet.training import Recipe, phase_of, sample_open, train
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def digits():
 @pytest.fixture(scope="module")
 def trained(digits):
     """A short training of every phase, shared by the tests that only look at it."""
-    return train_supernet(load_space("digits"), digits, Recipe(epochs=8, batch=64))
+    return train(load_space("digits"), digits, Recipe(epochs=8, batch=64))
 
 
 class Killed(Exception):
@@ -87,7 +87,7 @@ def test_training_learns_and_the_ends_are_both_usable(trained, digits):
 def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path, average):
     space = load_space("digits")
     recipe = Recipe(epochs=1.5, batch=128, average=average)
-    whole, _ = train_supernet(space, digits, recipe)
+    whole, _ = train(space, digits, recipe)
     checkpoint = tmp_path / "checkpoint.safetensors"
 
     def die_at(moment: int):
@@ -99,13 +99,13 @@ def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path, average)
 
     for moment in (3, 10):
         with pytest.raises(Killed):
-            train_supernet(space, digits, recipe, checkpoint, 0.0, on_progress=die_at(moment))
-    resumed, metadata = train_supernet(space, digits, recipe, checkpoint, 0.0)
+            train(space, digits, recipe, checkpoint, 0.0, on_progress=die_at(moment))
+    resumed, metadata = train(space, digits, recipe, checkpoint, 0.0)
     assert metadata["steps"] == 12
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(ModelError, match="another training: its recipe"):
-        train_supernet(space, digits, Recipe(epochs=1.5, batch=128, lr=0.2), checkpoint)
+        train(space, digits, Recipe(epochs=1.5, batch=128, lr=0.2), checkpoint)
 
 
 def test_averaged_weights_are_the_mean_over_the_last_steps(digits, monkeypatch):
@@ -120,7 +120,7 @@ def test_averaged_weights_are_the_mean_over_the_last_steps(digits, monkeypatch):
     monkeypatch.setattr(training, "_train_step", watched)
     space = load_space("digits")
     recipe = Recipe(epochs=2, batch=128, average=0.5)
-    network, _ = train_supernet(space, digits, recipe)
+    network, _ = train(space, digits, recipe)
     names = [phase_of(i, len(seen)) for i in range(len(seen))]
     last = names.count("width")
     assert 1 < last < len(seen) / 2  # only the last phase is averaged over
@@ -136,7 +136,7 @@ def test_training_can_start_from_another_supernet(trained, digits, tmp_path):
     path = tmp_path / "first.safetensors"
     save_supernet(path, network, metadata)
     first = load_supernet(path)
-    _, made = train_supernet(
+    _, made = train(
         network.space,
         digits,
         Recipe(epochs=0.3, batch=64, lr=1e-5, phases=("width",)),
@@ -149,9 +149,9 @@ def test_training_can_start_from_another_supernet(trained, digits, tmp_path):
     assert metadata["channels_sorted"]
     assert made["channels_sorted"]
     with pytest.raises(SpaceError, match="resolution"):
-        train_supernet(load_space("cifar10"), digits, start_from=[first])
+        train(load_space("cifar10"), digits, start_from=[first])
     with pytest.raises(ApqError, match="Did you mean 'width'"):
-        train_supernet(network.space, digits, Recipe(phases=("widths",)))
+        train(network.space, digits, Recipe(phases=("widths",)))
 
 
 def test_training_can_start_from_another_space_whose_weights_fit(trained, digits, tmp_path):
@@ -161,7 +161,7 @@ def test_training_can_start_from_another_space_whose_weights_fit(trained, digits
     space = network.space
     *stages, last = space.family.stages
     flat = space.with_(stages=(*stages, replace(last, stride=1)))
-    longer, made = train_supernet(
+    longer, made = train(
         flat,
         digits,
         Recipe(epochs=0.1, batch=64, lr=1e-6, phases=("width",)),
@@ -184,9 +184,7 @@ def test_training_can_start_from_the_mean_of_supernets(trained, digits, tmp_path
         save_supernet(tmp_path / name, other, metadata)
         files.append(load_supernet(tmp_path / name))
     recipe = Recipe(epochs=0)
-    mean, made = train_supernet(
-        network.space, digits, recipe, start_from=[files[0], files[1], files[0]]
-    )
+    mean, made = train(network.space, digits, recipe, start_from=[files[0], files[1], files[0]])
     assert made["start_from"] == [files[i].hash for i in (0, 1, 0)]
     assert made["steps"] == 0
     for name, weight in network.named_parameters():
@@ -194,13 +192,13 @@ def test_training_can_start_from_the_mean_of_supernets(trained, digits, tmp_path
     save_supernet(tmp_path / "plain", network, metadata | {"channels_sorted": False})
     files.append(load_supernet(tmp_path / "plain"))
     with pytest.raises(SpaceError, match="some have sorted their channels"):
-        train_supernet(network.space, digits, recipe, start_from=files)
+        train(network.space, digits, recipe, start_from=files)
 
 
 def test_divergence_is_reported_not_saved(digits, tmp_path):
     checkpoint = tmp_path / "checkpoint.safetensors"
     with pytest.raises(ModelError, match=r"diverged at step \d+.*Lower --lr"):
-        train_supernet(load_space("digits"), digits, Recipe(epochs=2, lr=1e30), checkpoint, 1e9)
+        train(load_space("digits"), digits, Recipe(epochs=2, lr=1e30), checkpoint, 1e9)
     assert not checkpoint.exists()
 
 
@@ -223,9 +221,9 @@ def test_cutmix_labels_say_how_much_of_each_image_is_there():
 def test_training_with_mixed_images_learns(digits):
     space = load_space("digits")
     recipe = Recipe(epochs=4, batch=64, cutmix=0.5)
-    whole, told = train_supernet(space, digits, recipe)
+    whole, told = train(space, digits, recipe)
     assert told["recipe"]["cutmix"] == 0.5
     assert told["validation_accuracy"]["largest"] > 0.6
-    plain, _ = train_supernet(space, digits, Recipe(epochs=4, batch=64))
+    plain, _ = train(space, digits, Recipe(epochs=4, batch=64))
     same = [torch.equal(a, b) for a, b in zip(whole.parameters(), plain.parameters(), strict=True)]
     assert not all(same)
