@@ -56,7 +56,8 @@ def weight_shape(layer: IntegerLayer | FloatLayer) -> tuple[int, ...]:
 def _layer(network: Network, node: Node) -> FloatLayer:
     part = network.get_submodule(node.name)
     if isinstance(part, nn.Linear):
-        return FloatLayer(part.weight.detach()[:, :, None, None], part.bias.detach())
+        bias = torch.zeros(len(part.weight)) if part.bias is None else part.bias.detach()
+        return FloatLayer(part.weight.detach()[:, :, None, None], bias, act=node.act)
     conv, bn = part.conv, part.bn
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(bn, nn.BatchNorm2d)

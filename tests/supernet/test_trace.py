@@ -41,7 +41,7 @@ def masked(traced: TracedNetwork, row: np.ndarray) -> Tensor:
         if isinstance(node.channels, str):
             kept = chosen[node.channels]
             part = subnet.get_submodule(node.name)
-            assert isinstance(part, ConvBN)
+            assert isinstance(part, ConvBN | nn.Linear)
             part.register_forward_hook(
                 lambda _, __, y, kept=kept: torch.cat(
                     [y[:, :kept], torch.zeros_like(y[:, kept:])], dim=1

@@ -27,7 +27,7 @@ class TracedNode:
     """
 
     name: str
-    op: Literal["conv", "linear", "add", "concat", "pool"]
+    op: Literal["conv", "linear", "add", "concat", "pool", "act", "scale"]
     inputs: tuple[str, ...]
     channels: int = 0
     group: str = ""
@@ -112,7 +112,7 @@ class Traced:
             checks.need(reads, f"{where}: inputs", list(node.inputs), "nodes before it")
             cut = not node.group or node.group in groups
             checks.need(cut, f"{where}: group", node.group, f"one of {sorted(groups)}")
-            own = node.op in ("add", "concat", "pool") or node.channels > 0
+            own = node.op not in ("conv", "linear") or node.channels > 0
             checks.need(own, f"{where}: channels", node.channels, "positive")
             checks.need(
                 -1 <= node.block < blocks, f"{where}: block", node.block, f"-1..{blocks - 1}"
@@ -162,9 +162,13 @@ class Traced:
                 groups=channels if node.depthwise else 1, act=node.act, **formats,
             )  # fmt: skip
         elif node.op == "linear":
-            net.linear(node.name, node.inputs[0], node.channels, **formats)
+            net.linear(node.name, node.inputs[0], channels, act=node.act, **formats)
         elif node.op == "pool":
             net.pool(node.name, node.inputs[0])
+        elif node.op == "act":
+            net.act(node.name, node.inputs[0], node.act)
+        elif node.op == "scale":
+            net.scale(node.name, *node.inputs)
         elif node.op == "concat":
             net.concat(node.name, *node.inputs)
         else:
