@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apq import __version__
 from apq.deploy import plain
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError, choose
@@ -21,6 +20,7 @@ from apq.files import whole
 from apq.quantize.integer import IntegerLayer
 from apq.runtime.folded import FloatLayer, Steps, fold, weight_shape
 from apq.supernet.tensors import save_tensors
+from apq.version import __version__
 
 FORMATS = {
     "onnx": ".onnx",

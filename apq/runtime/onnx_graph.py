@@ -225,7 +225,7 @@ class _Graph:
         import onnx
         from onnx import TensorProto, helper
 
-        from apq import __version__
+        from apq.version import __version__
 
         batch = "batch" if shape[0] is None else shape[0]
         ends = [

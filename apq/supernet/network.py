@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from apq import __version__
 from apq.errors import ModelError
 from apq.files import Document
 from apq.files.headers import Header
@@ -26,6 +25,7 @@ from apq.space.schema import SpaceField
 from apq.supernet.depthwise import depthwise
 from apq.supernet.elastic import ACTIVATIONS, ConvBN, shrink, slice_norm, transforms
 from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
+from apq.version import __version__
 
 
 class Network(nn.Module):
