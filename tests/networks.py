@@ -41,7 +41,8 @@ class Head(nn.Module):
 
 def resnet(channels: int = 1) -> nn.Module:
     """Three stages, the second of three blocks."""
-    stem = nn.Sequential(nn.Conv2d(channels, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU())
+    norm, pool = nn.BatchNorm2d(16), nn.MaxPool2d(3, 1, 1)
+    stem = nn.Sequential(nn.Conv2d(channels, 16, 3, 1, 1), norm, nn.ReLU(), pool)
     blocks = [Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 32, 1), Residual(32, 32, 1)]
     return nn.Sequential(stem, *blocks, Head(32))
 
@@ -90,7 +91,8 @@ class Dense(nn.Module):
 def vgg(channels: int = 1) -> nn.Module:
     """A chain without batch norm, with biases."""
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 5, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+        nn.Conv2d(channels, 16, 5, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(),
+        nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), Head(64),
     )  # fmt: skip
 

@@ -39,8 +39,8 @@ def from_model(
     bits can be chosen, and its largest subnet is the network itself.
 
     Read are convolutions with or without batch norm, ReLU, ReLU6 and hard swish, squeeze-and-
-    excitation, additions, concatenations, the mean over all pixels and linear layers behind it; what
-    is not understood is named with the line of its source. The function is imported and called, so run only what you trust.
+    excitation, additions, concatenations, max-pooling, the mean over all pixels and linear layers
+    behind it; what is not understood is named with the line of its source. The function is imported and called, so run only what you trust.
 
     Examples:
 

@@ -141,7 +141,7 @@ def _write_torch(steps: Steps, path: Path, told: dict[str, Any]) -> int:
         layer, grid = step.layer, step.grid
         entry: dict[str, Any] = {
             "name": step.name, "op": step.op, "inputs": step.inputs,
-            "grid": asdict(grid) if grid else None, "act": step.act,
+            "grid": asdict(grid) if grid else None, "act": step.act, "window": step.window,
         }  # fmt: skip
         if layer is not None:
             entry |= {

@@ -105,6 +105,10 @@ class Network(nn.Module):
                 x = to_grid(x, to) if to else x
             elif node["op"] == "pool":
                 x = pool(inputs[0], here[0], to)
+            elif node["op"] == "maxpool":
+                kernel, stride = node["window"]
+                pad = kernel // 2 if kernel % 2 else 0
+                x = nn.functional.max_pool2d(regrid(inputs[0], here[0], to), kernel, stride, pad)
             elif node["op"] == "act":
                 x = inputs[0] * torch.tensor(here[0]["scale"]) if to else inputs[0]
                 x = activated(x, node["act"])

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apq.quantize.base import Packed
-from apq.space.graph import walk
+from apq.space.graph import Node, number, walk
 from apq.supernet.elastic import ACTIVATIONS
+from apq.supernet.network import max_pool
 
 EXACT = 2**24
 """Integers up to here have float32 representations of their own."""
@@ -211,6 +212,7 @@ class Step(Generic[Layer]):
         layer: The convolution (a linear layer is a 1x1 one); None for a node without weights.
         grid: Whose integers the output holds; None: real numbers.
         act: As of the node; grids end where it does.
+        window: Kernel and stride of a ``maxpool``.
     """
 
     name: str
@@ -219,6 +221,12 @@ class Step(Generic[Layer]):
     layer: Layer | None = None
     grid: Rounding | None = None
     act: str = ""
+    window: tuple[int, int] = (1, 1)
+
+
+def window(node: Node) -> tuple[int, int]:
+    """Kernel and stride of a ``maxpool``, else (1, 1)."""
+    return (number(node.kernel), node.stride) if node.op == "maxpool" else (1, 1)
 
 
 @torch.no_grad()
@@ -236,6 +244,8 @@ def run(steps: Sequence[Step[IntegerLayer]], images: Tensor) -> Tensor:
         known = [grid for grid in here if grid is not None]
         if step.op == "pool":
             return mean(inputs[0], known[0], to)
+        if step.op == "maxpool":
+            return max_pool(regrid(inputs[0], known[0], to), *step.window)
         if step.op == "act":
             real = inputs[0] * torch.tensor(known[0].scale, dtype=torch.float32)
             return to.codes(ACTIVATIONS[step.act]()(real))

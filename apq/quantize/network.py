@@ -20,6 +20,7 @@ from apq.quantize.integer import (
     fold_gain,
     integer_layer,
     run,
+    window,
     within,
 )
 from apq.quantize.uniform import Uniform, UniformActivations
@@ -197,7 +198,7 @@ class QuantizedSubnet(nn.Module):
                 grid = layer.output
             if grid is not None:
                 grids[node.name] = grid
-            steps.append(Step(node.name, node.op, node.inputs, layer, grid, node.act))
+            steps.append(Step(node.name, node.op, node.inputs, layer, grid, node.act, window(node)))
         return steps
 
     def _output_grid(self, node: Node) -> Rounding | None:
@@ -212,6 +213,8 @@ class QuantizedSubnet(nn.Module):
         readers = self.graph.readers[node.name]
         if not readers:
             return None
+        if readers[0].op == "maxpool":  # which takes and gives the same integers
+            return self._output_grid(readers[0])
         if readers[0].op == "pool":
             return self.pooled.rounding()  # type: ignore[no-any-return]
         part: Any = self.subnet.get_submodule(readers[0].name)

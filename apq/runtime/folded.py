@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from apq.quantize import QuantizedSubnet
-from apq.quantize.integer import IntegerLayer, Step
+from apq.quantize.integer import IntegerLayer, Step, window
 from apq.space.graph import LAYERS, Node
 from apq.supernet.network import Network
 
@@ -42,6 +42,7 @@ def fold(network: nn.Module) -> Steps:
             node.inputs,
             _layer(network, node) if node.op in LAYERS else None,
             act=node.act,
+            window=window(node),
         )
         for node in network.graph.nodes
     ]

@@ -81,7 +81,8 @@ def onnx_model(
 
     def write(step: Step[IntegerLayer | FloatLayer], *inputs: _Tensor) -> _Tensor:
         side = sides.get(step.inputs[0], input_shape[2])
-        sides[step.name] = side if step.layer is None else -(-side // step.layer.stride)
+        stride = step.window[1] if step.layer is None else step.layer.stride
+        sides[step.name] = -(-side // stride)
         if step.layer is not None:
             return graph.layer(step.name, step.layer, inputs[0])
         if step.op == "pool":
@@ -89,6 +90,8 @@ def onnx_model(
             return graph.mean(step.name, inputs[0], step.grid, side * side)
         if step.op == "concat":
             return graph.concat(step.name, inputs, step.grid)
+        if step.op == "maxpool":
+            return graph.largest(step.name, inputs[0], step.grid, *step.window)
         if step.op == "act":
             return graph.curve(step.name, inputs[0], step.grid, step.act)
         if step.op == "scale":
@@ -150,6 +153,12 @@ class _Graph:
                 tensor = helper.make_tensor(name, kind, value.shape, packed, raw=True)
             self.initializers[name] = tensor
         return name
+
+    def max_pool(self, name: str, x: str, kernel: int, stride: int) -> str:
+        """The largest of neighbouring pixels; odd kernels are padded by half."""
+        pads = [kernel // 2 if kernel % 2 else 0] * 4
+        size: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
+        return self.node("MaxPool", [x], name, **size)
 
     def curved(self, name: str, x: str, act: str) -> str:
         """Hard swish or hard sigmoid, spelled out: operators of that name round otherwise."""
@@ -275,6 +284,9 @@ class _Float(_Graph):
     def concat(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
         return _Tensor(self.node("Concat", [x.name for x in inputs], name, axis=1))
 
+    def largest(self, name: str, x: _Tensor, grid: Any, kernel: int, stride: int) -> _Tensor:
+        return _Tensor(self.max_pool(name, x.name, kernel, stride))
+
     def curve(self, name: str, x: _Tensor, grid: Any, act: str) -> _Tensor:
         return _Tensor(self.curved(name, x.name, act))
 
@@ -332,6 +344,10 @@ class _Bytes(_Graph):
             parts = [self.quantize(f"{name}.{i}", self.real(x), grid, self.scale(grid)).name
                      for i, x in enumerate(inputs)]  # fmt: skip
         return _Tensor(self.node("Concat", parts, name, axis=1), grid)
+
+    def largest(self, name: str, x: _Tensor, grid: Any, kernel: int, stride: int) -> _Tensor:
+        x = self.regrid(name, x, grid)
+        return _Tensor(self.max_pool(name, x.name, kernel, stride), x.grid)
 
     def curve(self, name: str, x: _Tensor, grid: Any, act: str) -> _Tensor:
         return self.quantize(name, self.curved(name, self.real(x), act), grid, self.scale(grid))
@@ -542,6 +558,9 @@ class _Qonnx(_Float):
 
     def concat(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
         return self.quant(name, super().concat(name, inputs, grid), grid)
+
+    def largest(self, name: str, x: _Tensor, grid: Any, kernel: int, stride: int) -> _Tensor:
+        return self.quant(name, super().largest(name, x, grid, kernel, stride), grid)
 
     def curve(self, name: str, x: _Tensor, grid: Any, act: str) -> _Tensor:
         return self.quant(name, super().curve(name, x, grid, act), grid)

@@ -60,7 +60,8 @@ class Node:
         op: ``"image"`` (the input), ``"conv"`` (with batch norm and activation), ``"linear"``,
             ``"add"`` (of its inputs; one that does not run is left out), ``"concat"`` (of their
             channels), ``"select"`` (the last of its inputs that runs; it computes nothing),
-            ``"pool"`` (mean over all pixels), ``"scale"`` (its first input, every channel times the
+            ``"pool"`` (mean over all pixels), ``"maxpool"`` (largest of ``kernel`` x ``kernel``
+            pixels, odd ones padded by half), ``"scale"`` (its first input, every channel times the
             second's value) or ``"act"`` (an activation that has a grid of its own).
         inputs: Names of the nodes whose outputs it reads.
         channels: Channels of its output.
@@ -121,7 +122,7 @@ class Graph:
     def positive(self, name: str) -> bool:
         """Whether a node's output can have no negative values."""
         node = self.by_name[name]
-        if node.op in (*JOINS, "pool", "scale") and not node.act:
+        if node.op in (*JOINS, "pool", "maxpool", "scale") and not node.act:
             return all(self.positive(other) for other in node.inputs)
         return bool(node.act) and node.act != "hswish"
 
@@ -183,7 +184,7 @@ class Graph:
         node = self.by_name[name]
         if node.op == "concat":
             return tuple(s for other in node.inputs for s in self.segments(other))
-        if node.op in (*JOINS, "pool", "act", "scale"):
+        if node.op in (*JOINS, "pool", "maxpool", "act", "scale"):
             return self.segments(node.inputs[0])
         return parts(node.channels)
 

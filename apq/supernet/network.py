@@ -122,8 +122,15 @@ def combine(node: Node, *inputs: Tensor) -> Tensor:
         return inputs[0] * inputs[1][:, :, None, None]
     if node.op == "act":
         return activated(node, inputs[0])
+    if node.op == "maxpool":
+        return max_pool(inputs[0], number(node.kernel), node.stride)
     assert node.op == "pool", node.op
     return inputs[0].mean(dim=(2, 3))
+
+
+def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """The largest of neighbouring pixels; odd kernels are padded by half."""
+    return F.max_pool2d(x, kernel, stride, kernel // 2 if kernel % 2 else 0)
 
 
 def activated(node: Node, x: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ def trace(
 
     Understood are convolutions (square, odd, padded by half the kernel; dense or depthwise) with or
     without batch norm, ReLU and ReLU6, hard swish and hard sigmoid, squeeze-and-excitation,
-    additions, concatenations of channels, the mean over all pixels, and linear layers behind it.
+    additions, concatenations of channels, max-pooling, the mean over all pixels, and linear layers
+    behind it.
 
     Args:
         module: Takes images ``(n, c, h, w)``, square, and gives logits ``(n, classes)``.
@@ -201,6 +202,8 @@ class _Reader:
             self._together(node, "concat" if op == "cat" else "add")
         elif op in ("adaptive_avg_pool2d", "mean", "avg_pool2d"):
             self._pool(node, op)
+        elif op == "max_pool2d":
+            self._max_pool(node)
         elif op == "linear":
             self._linear(node)
         elif op in SAME:
@@ -326,6 +329,21 @@ class _Reader:
             self._refuse(node, f"{op} over a part of the pixels; over all of them is read")
         name = self._name(node, "pool")
         self._add(node, TracedNode(name, "pool", (x.node,)), _Out(name, x.groups, x.sizes, 1))
+
+    def _max_pool(self, node: Any) -> None:
+        x, kernel, stride, padding, dilation, ceil = [*node.args, *[None] * 6][:6]
+        before, (kernel, other) = self._of(x, node), _pair(kernel, 1)
+        step = _pair(stride, kernel)
+        padded = _pair(padding, 0) == (kernel // 2 if kernel % 2 else 0,) * 2
+        even = kernel % 2 == 1 or (step[0] == kernel and before.side % kernel == 0)
+        plain = kernel == other and step[0] == step[1] and _pair(dilation, 1) == (1, 1)
+        if not (padded and even and plain) or (ceil and before.side % step[0]):
+            self._refuse(node, "max-pooling of another shape; read are odd windows padded by half, "
+                               "and windows that cover the image without a rest")  # fmt: skip
+        name = self._name(node, "maxpool")
+        out = replace(before, node=name, side=-(-before.side // step[0]))
+        made = TracedNode(name, "maxpool", (before.node,), kernel=kernel, stride=step[0])
+        self._add(node, made, out)
 
     def _linear(self, node: Any) -> None:
         x, name = self._of(node.args[0], node), self._module_of(node.args[1], node)

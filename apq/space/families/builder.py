@@ -122,6 +122,11 @@ class Builder:
         """The mean over all pixels."""
         return self.node(name, "pool", x, channels=self.channels(x))
 
+    def maxpool(self, name: str, x: str, kernel: int, stride: int) -> str:
+        """The largest of neighbouring pixels."""
+        size: dict[str, Any] = {"kernel": kernel, "stride": stride}
+        return self.node(name, "maxpool", x, channels=self.channels(x), **size)
+
     def act(self, name: str, x: str, act: str) -> str:
         """``hswish`` or ``hsigmoid`` of a tensor."""
         return self.node(name, "act", x, channels=self.channels(x), act=act)

@@ -20,14 +20,14 @@ class TracedNode:
         inputs: Nodes it reads; ``image`` is the input.
         channels: Of its output, at full width; 0 where they follow from the inputs.
         group: Name of the width that chooses its channels; empty: they are fixed.
-        kernel, stride: Of a convolution.
+        kernel, stride: Of a convolution or of a maximum over pixels.
         depthwise: Whether it convolves every channel by itself.
         act: Activation, or nothing.
         block: Number of the block it belongs to; -1: none, its formats are fixed.
     """
 
     name: str
-    op: Literal["conv", "linear", "add", "concat", "pool", "act", "scale"]
+    op: Literal["conv", "linear", "add", "concat", "pool", "maxpool", "act", "scale"]
     inputs: tuple[str, ...]
     channels: int = 0
     group: str = ""
@@ -117,7 +117,10 @@ class Traced:
             checks.need(
                 -1 <= node.block < blocks, f"{where}: block", node.block, f"-1..{blocks - 1}"
             )
-            checks.kernels(f"{where}: kernel", (node.kernel,))
+            if node.op == "maxpool":
+                checks.need(1 <= node.kernel <= 31, f"{where}: kernel", node.kernel, "1..31")
+            else:
+                checks.kernels(f"{where}: kernel", (node.kernel,))
             checks.need(1 <= node.stride <= 8, f"{where}: stride", node.stride, "1..8")
             known.add(node.name)
         for s, stage in enumerate(self.stages):
@@ -165,6 +168,8 @@ class Traced:
             net.linear(node.name, node.inputs[0], channels, act=node.act, **formats)
         elif node.op == "pool":
             net.pool(node.name, node.inputs[0])
+        elif node.op == "maxpool":
+            net.maxpool(node.name, node.inputs[0], node.kernel, node.stride)
         elif node.op == "act":
             net.act(node.name, node.inputs[0], node.act)
         elif node.op == "scale":
