@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from apq import __version__
 from apq.cost import Cost
 from apq.errors import SamplesError, SpaceError, side_by_side
 from apq.files import Schema, Sealed, parse_json, sealed, to_json, whole
@@ -29,6 +28,7 @@ from apq.space import Choice, Genes, Space, is_format
 from apq.space.formats import ordered
 from apq.space.layer import bitops, channel_count, macs, size_bits, to_array, weight_count
 from apq.space.schema import SpaceField
+from apq.version import __version__
 
 MEASURED: tuple[tuple[str, pa.DataType], ...] = (
     ("accuracy", pa.float64()),  # fraction of the images that were right

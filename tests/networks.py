@@ -41,7 +41,8 @@ class Head(nn.Module):
 
 def resnet(channels: int = 1) -> nn.Module:
     """Three stages, the second of three blocks."""
-    stem = nn.Sequential(nn.Conv2d(channels, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU())
+    norm, pool = nn.BatchNorm2d(16), nn.MaxPool2d(3, 1, 1)
+    stem = nn.Sequential(nn.Conv2d(channels, 16, 3, 1, 1), norm, nn.ReLU(), pool)
     blocks = [Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 32, 1), Residual(32, 32, 1)]
     return nn.Sequential(stem, *blocks, Head(32))
 
@@ -90,12 +91,51 @@ class Dense(nn.Module):
 def vgg(channels: int = 1) -> nn.Module:
     """A chain without batch norm, with biases."""
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 5, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+        nn.Conv2d(channels, 16, 5, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(),
+        nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), Head(64),
     )  # fmt: skip
 
 
-NETWORKS = {"resnet": resnet, "mobilenet": mobilenet, "dense": Dense, "vgg": vgg}
+class Excited(nn.Module):
+    """An inverted residual of MobileNetV3, with squeeze-and-excitation by convolutions."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        wide = 3 * before
+        self.expand = nn.Sequential(
+            nn.Conv2d(before, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.Hardswish(),
+            nn.Conv2d(wide, wide, 5, stride, 2, groups=wide, bias=False), nn.BatchNorm2d(wide),
+            nn.Hardswish(),
+        )  # fmt: skip
+        self.squeeze, self.excite = nn.Conv2d(wide, 8, 1), nn.Conv2d(8, wide, 1)
+        self.project = nn.Sequential(nn.Conv2d(wide, after, 1, bias=False), nn.BatchNorm2d(after))
+        self.skips = stride == 1 and before == after
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.expand(x)
+        s = torch.relu(self.squeeze(y.mean((2, 3), keepdim=True)))
+        y = self.project(y * nn.functional.hardsigmoid(self.excite(s)))
+        return x + y if self.skips else y
+
+
+def mobilenet_v3(channels: int = 1) -> nn.Module:
+    """Three inverted residuals and a head of two linear layers."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish(),
+        Excited(16, 16, 1), Excited(16, 24, 2), Excited(24, 24, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 48), nn.Hardswish(),
+        nn.Linear(48, 10),
+    )  # fmt: skip
+
+
+NETWORKS = {
+    "mobilenet_v3": mobilenet_v3,
+    "resnet": resnet,
+    "mobilenet": mobilenet,
+    "dense": Dense,
+    "vgg": vgg,
+}
 
 
 def build(name: str, seed: int = 0) -> nn.Module:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from apq.space import Space
-from apq.space.families import Chain, ChainLayer, ResNet, ResNetStage, WeightBits
+from apq.space.families import (
+    BitChoices,
+    Chain,
+    ChainLayer,
+    MobileNetV3,
+    ResNet,
+    ResNetStage,
+    V3Stage,
+    WeightBits,
+)
 from apq.space.families.traced import Traced, TracedNode, TracedStage, TracedWidth
 
 
@@ -59,7 +68,19 @@ def traced() -> Space:
     return Space(Traced("small-traced", 8, 10, nodes, stages, widths, 1, bits))
 
 
+def mobilenet_v3() -> Space:
+    """Two stages, the second with squeeze-and-excitation and hard swish."""
+    stages = (
+        V3Stage(8, 1, (1, 2), (3,), (1, 2), "relu"),
+        V3Stage(16, 2, (1,), (3, 5), (2, 4), "hswish", excite=True),
+    )
+    bits = BitChoices((4, 8), (8,), (8,), (8,))
+    family = MobileNetV3("small-v3", 8, 10, stages, 1, 8, 1, 8, 32, 32, bits)
+    return Space(family)
+
+
 SMALL = {
+    "mobilenet_v3": mobilenet_v3(),
     "traced": traced(),
     "basic": resnet(),
     "bottleneck": resnet("bottleneck"),

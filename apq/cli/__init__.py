@@ -12,7 +12,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from apq import __version__
 from apq.cli.budgets import BudgetCommand
 from apq.cli.collect import collect
 from apq.cli.common import err
@@ -30,6 +29,7 @@ from apq.cli.train_predictor import train_predictor
 from apq.cli.train_supernet import train_supernet
 from apq.cli.verify import verify
 from apq.errors import ApqError
+from apq.version import __version__
 
 
 class Commands(TyperGroup):

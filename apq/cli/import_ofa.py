@@ -15,14 +15,15 @@ def import_ofa(
         Path, typer.Argument(help="A .safetensors, .pth or .pt file of weights.")
     ],
     space: Annotated[
-        str, typer.Option(help="ofa-proxyless, apq-imagenet, or a TOML file of other widths.")
+        str, typer.Option(help="ofa-proxyless, ofa-mobilenet-v3, apq-imagenet, or a TOML file.")
     ] = "ofa-proxyless",
     out_path: Annotated[
         Path | None, typer.Option("--out", help="Supernet to write; default: data/SPACE/…")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Make a supernet of published once-for-all weights: OFA-ProxylessNAS, or APQ's own network.
+    """Make a supernet of published once-for-all weights: OFA-ProxylessNAS, OFA-MobileNetV3, or APQ's
+    own network.
 
     The file is read as weights alone and never unpickled. Batch-norm statistics are those of the
     published largest network; collecting recalibrates them.

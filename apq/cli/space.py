@@ -38,9 +38,9 @@ def from_model(
     """Make a space and a supernet of your own trained network: its widths, residual branches and
     bits can be chosen, and its largest subnet is the network itself.
 
-    Read are convolutions with or without batch norm, ReLU and ReLU6, additions, concatenations, the
-    mean over all pixels and a linear layer at the end; what is not understood is named with the
-    line of its source. The function is imported and called, so run only what you trust.
+    Read are convolutions with or without batch norm, ReLU, ReLU6 and hard swish, squeeze-and-
+    excitation, additions, concatenations, max-pooling, the mean over all pixels and linear layers
+    behind it; what is not understood is named with the line of its source. The function is imported and called, so run only what you trust.
 
     Examples:
 

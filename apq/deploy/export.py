@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apq import __version__
 from apq.deploy import plain
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError, choose
@@ -21,6 +20,7 @@ from apq.files import whole
 from apq.quantize.integer import IntegerLayer
 from apq.runtime.folded import FloatLayer, Steps, fold, weight_shape
 from apq.supernet.tensors import save_tensors
+from apq.version import __version__
 
 FORMATS = {
     "onnx": ".onnx",
@@ -152,7 +152,7 @@ def _write_torch(steps: Steps, path: Path, told: dict[str, Any]) -> int:
         layer, grid = step.layer, step.grid
         entry: dict[str, Any] = {
             "name": step.name, "op": step.op, "inputs": step.inputs,
-            "grid": asdict(grid) if grid else None, "act": step.act,
+            "grid": asdict(grid) if grid else None, "act": step.act, "window": step.window,
         }  # fmt: skip
         if layer is not None:
             entry |= {

@@ -178,6 +178,18 @@ def network_model(space: Space, candidate: Candidate, precision: Precision, seed
             graph.linear(number(chosen.in_channels(node)), number(node.channels))
         elif node.op == "pool":
             graph.pool()
+        elif node.op == "maxpool":
+            kernel = number(node.kernel)
+            pads = [kernel // 2 if kernel % 2 else 0] * 4
+            size = {"kernel_shape": [kernel] * 2, "strides": [node.stride] * 2, "pads": pads}
+            graph.x = graph._requantize(graph.node("MaxPool", [graph.x], **size))
+        elif node.op == "act":
+            kind = {"hswish": "HardSwish", "hsigmoid": "HardSigmoid"}[node.act]
+            graph.x = graph._requantize(graph.node(kind, [graph.x]), relu6=node.act == "hsigmoid")
+        elif node.op == "scale":
+            shape = graph.constant(np.array([1, -1, 1, 1], dtype=np.int64))
+            factor = graph.node("Reshape", [inputs[1][0], shape])
+            graph.x = graph._requantize(graph.node("Mul", [graph.x, factor]))
         elif node.op == "concat":
             graph.x = graph._requantize(graph.node("Concat", [x for x, _ in inputs], axis=1))
         else:

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from apq import __version__
 from apq.deploy import timing
 from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
 from apq.deploy.kernels import probe_model, read_kernels
@@ -38,6 +37,7 @@ from apq.hardware.lut import METRICS, LookupTable, at_bits, needed_layers
 from apq.space import Genes, Space
 from apq.space.layer import LAYER_DTYPE, LayerArray, to_layer
 from apq.space.schema import SpaceField
+from apq.version import __version__
 
 
 def what_to_measure(space: Space, precision: Precision, granularity: str) -> LayerArray:

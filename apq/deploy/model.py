@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from apq import __version__
 from apq.errors import ApqError, ModelError, SpaceError
 from apq.quantize import QuantizedSubnet, quantize_subnet
 from apq.search import best
@@ -18,6 +17,7 @@ from apq.space import Candidate, Space
 from apq.supernet import Subnet
 from apq.supernet.network import Network, require_channels
 from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
+from apq.version import __version__
 
 FP32 = "fp32"
 """Where a scheme is asked for: leave the network in float."""

@@ -34,7 +34,10 @@ def to_grid(x: Tensor, grid: dict[str, Any]) -> Tensor:
 
 
 def activated(x: Tensor, act: str) -> Tensor:
-    """Real numbers behind an activation: ``relu``, ``relu6`` or none."""
+    """Real numbers behind an activation, if any."""
+    if act in ("hswish", "hsigmoid"):
+        factor = (x + 3.0).clamp(0.0, 6.0)
+        return (x * factor if act == "hswish" else factor) / 6.0
     return x.clamp(0, 6) if act == "relu6" else x.relu() if act == "relu" else x
 
 
@@ -102,6 +105,19 @@ class Network(nn.Module):
                 x = to_grid(x, to) if to else x
             elif node["op"] == "pool":
                 x = pool(inputs[0], here[0], to)
+            elif node["op"] == "maxpool":
+                kernel, stride = node["window"]
+                pad = kernel // 2 if kernel % 2 else 0
+                x = nn.functional.max_pool2d(regrid(inputs[0], here[0], to), kernel, stride, pad)
+            elif node["op"] == "act":
+                x = inputs[0] * torch.tensor(here[0]["scale"]) if to else inputs[0]
+                x = activated(x, node["act"])
+                x = to_grid(x, to) if to else x
+            elif node["op"] == "scale":
+                x = inputs[0] * inputs[1]
+                if to:
+                    a, b, c = (torch.tensor(g["scale"]) for g in (*here, to))
+                    x = x.mul_(a * b / c).round_().clamp_(to["low"], to["high"])
             elif node["op"] in ("add", "concat"):
                 # what is joined has one step, so integers are added or copied as they are
                 x = torch.cat(inputs, 1) if node["op"] == "concat" else sum(inputs[1:], inputs[0])

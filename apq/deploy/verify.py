@@ -46,10 +46,11 @@ class NodeTable(Schema):
     """A node of an exported network: what every one says, and what layers say."""
 
     name: Text
-    op: Literal["image", "pool", "add", "concat", "conv", "linear"]
+    op: Literal["image", "pool", "maxpool", "add", "concat", "act", "scale", "conv", "linear"]
     inputs: Items[Text]
     grid: GridTable | None
-    act: Literal["", "relu", "relu6"]
+    act: Literal["", "relu", "relu6", "hswish", "hsigmoid"]
+    window: Annotated[tuple[Count, Count], Field(strict=False)] = (1, 1)
     shape: Annotated[tuple[Count, ...], Field(strict=False, max_length=4)] = ()
     stride: Count = 1
     padding: Count = 0

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apq import __version__
 from apq.errors import SpaceError, TableError
 from apq.files import whole
 from apq.hardware.base import BIT_COLUMNS, CostModel, Prices, list_layers
@@ -37,6 +36,7 @@ from apq.space.formats import (
     code_of,
 )
 from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_array, to_layer
+from apq.version import __version__
 
 METRICS = ("latency_ms", "energy_mj")
 BLOCK_COLUMNS = ("mid_channels", "dw_weight_bits", "dw_activation_bits")

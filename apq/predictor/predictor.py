@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from apq import __version__
 from apq.cost import Cost
 from apq.errors import ModelError, SamplesError
 from apq.files import bounded_json, parse_json, to_json, whole
@@ -33,6 +32,7 @@ from apq.predictor.schema import (
 )
 from apq.space import Space
 from apq.supernet.tensors import read_tensors, require_tensors, weights_hash
+from apq.version import __version__
 
 Array = NDArray[np.float64]
 

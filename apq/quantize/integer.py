@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apq.quantize.base import Packed
-from apq.space.graph import walk
+from apq.space.graph import Node, number, walk
+from apq.supernet.elastic import ACTIVATIONS
+from apq.supernet.network import max_pool
 
 EXACT = 2**24
 """Integers up to here have float32 representations of their own."""
@@ -186,8 +188,8 @@ def integer_layer(
 
 
 def within(grid: Rounding, act: str) -> Rounding:
-    """A grid that begins and ends where an activation (``relu``, ``relu6`` or none) does."""
-    if act:
+    """A grid that begins and ends where an activation does."""
+    if act in ("relu", "relu6"):
         grid = replace(grid, low=max(grid.low, 0))
     return replace(grid, high=min(grid.high, round(6 / grid.scale))) if act == "relu6" else grid
 
@@ -210,6 +212,7 @@ class Step(Generic[Layer]):
         layer: The convolution (a linear layer is a 1x1 one); None for a node without weights.
         grid: Whose integers the output holds; None: real numbers.
         act: As of the node; grids end where it does.
+        window: Kernel and stride of a ``maxpool``.
     """
 
     name: str
@@ -218,6 +221,12 @@ class Step(Generic[Layer]):
     layer: Layer | None = None
     grid: Rounding | None = None
     act: str = ""
+    window: tuple[int, int] = (1, 1)
+
+
+def window(node: Node) -> tuple[int, int]:
+    """Kernel and stride of a ``maxpool``, else (1, 1)."""
+    return (number(node.kernel), node.stride) if node.op == "maxpool" else (1, 1)
 
 
 @torch.no_grad()
@@ -235,6 +244,16 @@ def run(steps: Sequence[Step[IntegerLayer]], images: Tensor) -> Tensor:
         known = [grid for grid in here if grid is not None]
         if step.op == "pool":
             return mean(inputs[0], known[0], to)
+        if step.op == "maxpool":
+            return max_pool(regrid(inputs[0], known[0], to), *step.window)
+        if step.op == "act":
+            real = inputs[0] * torch.tensor(known[0].scale, dtype=torch.float32)
+            return to.codes(ACTIVATIONS[step.act]()(real))
+        if step.op == "scale":
+            product = inputs[0] * inputs[1]
+            return (
+                product.mul_(scale_factor(known[0], known[1], to)).round_().clamp_(to.low, to.high)
+            )
         assert all(grid.scale == to.scale for grid in known)  # what is joined shares a stream
         joined = torch.cat(inputs, 1) if step.op == "concat" else sum(inputs[1:], inputs[0])
         return joined.clamp(to.low, to.high)
@@ -249,6 +268,13 @@ def mean(codes: Tensor, grid: Rounding, to: Rounding) -> Tensor:
     """Mean over height and width, ``(n, c, 1, 1)``: an exact sum and one multiplication."""
     total = codes.sum(dim=(2, 3), keepdim=True)
     return total.mul_(mean_factor(grid, to, codes[0, 0].numel())).round_().clamp_(to.low, to.high)
+
+
+def scale_factor(x: Rounding, factor: Rounding, to: Rounding) -> Tensor:
+    """What a product of two integers is worth in steps of the result's grid, float32 scalar, as
+    integer kernels compute it (ONNX QLinearMul)."""
+    a, b, c = (torch.tensor(g.scale, dtype=torch.float32) for g in (x, factor, to))
+    return a * b / c
 
 
 def mean_factor(grid: Rounding, to: Rounding, pixels: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +20,17 @@ from apq.quantize.integer import (
     fold_gain,
     integer_layer,
     run,
+    window,
     within,
 )
 from apq.quantize.uniform import Uniform, UniformActivations
 from apq.space.graph import LAYERS, Graph, Node, walk
 from apq.supernet.depthwise import depthwise
 from apq.supernet.elastic import ACTIVATIONS
-from apq.supernet.network import Network, attach, combine
+from apq.supernet.network import Network, activated, attach, combine
+
+FACTORS = Rounding(1 / 255, 0, 255, 8)
+"""Grid of numbers from 0 to 1 that channels are scaled by."""
 
 _SAMPLE = 2**16
 """Activations of one layer that a range is fitted to; more change the range by well under 1 %."""
@@ -80,9 +84,9 @@ class QuantizedConv(nn.Module):
 class QuantizedLinear(nn.Module):
     """Rounded input and weight; the bias stays float."""
 
-    def __init__(self, linear: nn.Linear, weights: Any, inputs: Any) -> None:
+    def __init__(self, linear: nn.Linear, weights: Any, inputs: Any, act: str = "") -> None:
         super().__init__()
-        self.linear = linear
+        self.linear, self.act = linear, act
         self.weights: Any = weights
         self.inputs: Any = inputs
 
@@ -96,7 +100,9 @@ class QuantizedLinear(nn.Module):
         """The layer as a device computes it: a 1x1 convolution."""
         packed = self.weights.pack(self.linear.weight)
         packed = replace(packed, codes=packed.codes[:, :, None, None])
-        return integer_layer(packed, self.linear.bias.detach(), rounding, output)
+        held: Tensor | None = self.linear.bias
+        bias = torch.zeros(len(packed.codes)) if held is None else held.detach()
+        return integer_layer(packed, bias, rounding, output, act=self.act)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, in) -> (n, out)``."""
@@ -170,8 +176,12 @@ class QuantizedSubnet(nn.Module):
             return combine(node, self.pooled(inputs[0]))
         if node.op in LAYERS:
             out: Tensor = self.subnet.get_submodule(node.name)(*inputs)
+            out = activated(node, out) if node.op == "linear" else out
         else:
             out = combine(node, *inputs)
+        if node.act == "hsigmoid":
+            rounded = FACTORS.codes(out.detach()) * FACTORS.scale
+            return out + (rounded - out).detach()  # gradients as if nothing were rounded
         stream = self.graph.streams.get(node.name)
         return out if stream is None else self.streams[stream](out)
 
@@ -188,7 +198,7 @@ class QuantizedSubnet(nn.Module):
                 grid = layer.output
             if grid is not None:
                 grids[node.name] = grid
-            steps.append(Step(node.name, node.op, node.inputs, layer, grid, node.act))
+            steps.append(Step(node.name, node.op, node.inputs, layer, grid, node.act, window(node)))
         return steps
 
     def _output_grid(self, node: Node) -> Rounding | None:
@@ -198,9 +208,13 @@ class QuantizedSubnet(nn.Module):
         if node.name in self.graph.streams:
             stream: Any = self.streams[self.graph.streams[node.name]]
             return within(stream.rounding(), node.act)
+        if node.act == "hsigmoid":
+            return FACTORS
         readers = self.graph.readers[node.name]
         if not readers:
             return None
+        if readers[0].op == "maxpool":  # which takes and gives the same integers
+            return self._output_grid(readers[0])
         if readers[0].op == "pool":
             return self.pooled.rounding()  # type: ignore[no-any-return]
         part: Any = self.subnet.get_submodule(readers[0].name)
@@ -274,22 +288,24 @@ def quantize_subnet(
         eight = isinstance(inputs, UniformActivations) and layer.activation == 8
         if layer.signed and eight and graph.by_name[layer.name].inputs[0] in graph.streams:
             inputs = None  # the stream has 8 uniform bits already
-        build: Callable[..., nn.Module] = (
-            QuantizedLinear if isinstance(part, nn.Linear) else QuantizedConv
-        )
-        attach(net, {layer.name: build(part, weights, inputs)})
+        if isinstance(part, nn.Linear):
+            act = graph.by_name[layer.name].act
+            attach(net, {layer.name: QuantizedLinear(part, weights, inputs, act)})
+        else:
+            attach(net, {layer.name: QuantizedConv(part, weights, inputs)})
     first = next(node for node in graph.layers if graph.by_name[node.inputs[0]].op == "image")
     streams: list[nn.Module] = [
         UniformActivations(torch.cat(parts), 8, signed=True, narrow=False)
         for parts in _stream_samples(graph, samples)
     ]
-    pool = next(node for node in graph.nodes if node.op == "pool")
-    pooled = UniformActivations(samples[pool.name], 8, signed=False)
+    pool = [node for node in graph.nodes if node.op == "pool"][-1]
+    signed = not graph.positive(pool.inputs[0])
+    pooled = UniformActivations(samples[pool.name], 8, signed=signed)
     return QuantizedSubnet(net, graph, chosen, ImageGrid(samples[first.name]), streams, pooled)
 
 
 def _stream_samples(graph: Graph, samples: dict[str, Tensor]) -> list[list[Tensor]]:
-    """Samples of every stream: what the layers and means read of it."""
+    """Samples of every stream: what other nodes than joins read of it."""
     found: list[list[Tensor]] = [[] for _ in set(graph.streams.values())]
     for node in graph.nodes:
         stream = graph.streams.get(node.inputs[0]) if node.name in samples else None
@@ -306,8 +322,8 @@ def _scheme(scheme: str | Scheme) -> Scheme:
 
 @torch.no_grad()
 def _samples(net: Network, graph: Graph, images: Tensor | None) -> dict[str, Tensor]:
-    """A sample of what every layer and mean over pixels reads, by name, with the extremes kept."""
-    reads = [node.name for node in graph.nodes if node.op in (*LAYERS, "pool")]
+    """A sample of what every node but joins reads first, by name, with the extremes kept."""
+    reads = [node.name for node in graph.nodes if node.op in (*LAYERS, "pool", "act", "scale")]
     if images is None:
         return {name: torch.ones(1) for name in reads}
     samples: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from apq.quantize import QuantizedSubnet
-from apq.quantize.integer import IntegerLayer, Step
+from apq.quantize.integer import IntegerLayer, Step, window
 from apq.space.graph import LAYERS, Node
 from apq.supernet.network import Network
 
@@ -42,6 +42,7 @@ def fold(network: nn.Module) -> Steps:
             node.inputs,
             _layer(network, node) if node.op in LAYERS else None,
             act=node.act,
+            window=window(node),
         )
         for node in network.graph.nodes
     ]
@@ -56,7 +57,8 @@ def weight_shape(layer: IntegerLayer | FloatLayer) -> tuple[int, ...]:
 def _layer(network: Network, node: Node) -> FloatLayer:
     part = network.get_submodule(node.name)
     if isinstance(part, nn.Linear):
-        return FloatLayer(part.weight.detach()[:, :, None, None], part.bias.detach())
+        bias = torch.zeros(len(part.weight)) if part.bias is None else part.bias.detach()
+        return FloatLayer(part.weight.detach()[:, :, None, None], bias, act=node.act)
     conv, bn = part.conv, part.bn
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(bn, nn.BatchNorm2d)

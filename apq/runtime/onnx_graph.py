@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from apq.errors import ApqError
 from apq.quantize import Packed
-from apq.quantize.integer import IntegerLayer, Rounding, Step, mean_factor
+from apq.quantize.integer import IntegerLayer, Rounding, Step, mean_factor, scale_factor
 from apq.runtime.folded import FloatLayer, Steps, weight_shape
 from apq.runtime.session import require_onnx
 from apq.space.graph import walk
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import onnx
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
-COMPUTING = ("Conv", "Gemm", "Add", "Concat", "GlobalAveragePool", "ReduceSum", "Flatten")
+COMPUTING = ("Conv", "Gemm", "Add", "Concat", "Mul", "GlobalAveragePool", "ReduceSum", "Flatten")
 FORMS = ("qdq", "integer", "qonnx")
 ZERO = 128
 """The byte that stands for a weight of 0."""
@@ -81,7 +81,8 @@ def onnx_model(
 
     def write(step: Step[IntegerLayer | FloatLayer], *inputs: _Tensor) -> _Tensor:
         side = sides.get(step.inputs[0], input_shape[2])
-        sides[step.name] = side if step.layer is None else -(-side // step.layer.stride)
+        stride = step.window[1] if step.layer is None else step.layer.stride
+        sides[step.name] = -(-side // stride)
         if step.layer is not None:
             return graph.layer(step.name, step.layer, inputs[0])
         if step.op == "pool":
@@ -89,6 +90,12 @@ def onnx_model(
             return graph.mean(step.name, inputs[0], step.grid, side * side)
         if step.op == "concat":
             return graph.concat(step.name, inputs, step.grid)
+        if step.op == "maxpool":
+            return graph.largest(step.name, inputs[0], step.grid, *step.window)
+        if step.op == "act":
+            return graph.curve(step.name, inputs[0], step.grid, step.act)
+        if step.op == "scale":
+            return graph.scaled(step.name, inputs, step.grid)
         return graph.add(step.name, inputs, step.grid, step.act)
 
     x = walk(steps, graph.image(steps[0].grid), write)
@@ -146,6 +153,20 @@ class _Graph:
                 tensor = helper.make_tensor(name, kind, value.shape, packed, raw=True)
             self.initializers[name] = tensor
         return name
+
+    def max_pool(self, name: str, x: str, kernel: int, stride: int) -> str:
+        """The largest of neighbouring pixels; odd kernels are padded by half."""
+        pads = [kernel // 2 if kernel % 2 else 0] * 4
+        size: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
+        return self.node("MaxPool", [x], name, **size)
+
+    def curved(self, name: str, x: str, act: str) -> str:
+        """Hard swish or hard sigmoid, spelled out: operators of that name round otherwise."""
+        y = self.node("Add", [x, self.scalar("three", 3.0)], f"{name}.shifted")
+        ends = [self.scalar("zero", 0.0), self.scalar("six", 6.0)]
+        y = self.node("Clip", [y, *ends], f"{name}.clipped")
+        y = self.node("Mul", [x, y], f"{name}.product") if act == "hswish" else y
+        return self.node("Div", [y, self.scalar("six", 6.0)], name)
 
     def sum_of(self, name: str, inputs: Sequence[str]) -> str:
         """Two tensors or more, added one after the other."""
@@ -213,7 +234,7 @@ class _Graph:
         import onnx
         from onnx import TensorProto, helper
 
-        from apq import __version__
+        from apq.version import __version__
 
         batch = "batch" if shape[0] is None else shape[0]
         ends = [
@@ -262,6 +283,15 @@ class _Float(_Graph):
 
     def concat(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
         return _Tensor(self.node("Concat", [x.name for x in inputs], name, axis=1))
+
+    def largest(self, name: str, x: _Tensor, grid: Any, kernel: int, stride: int) -> _Tensor:
+        return _Tensor(self.max_pool(name, x.name, kernel, stride))
+
+    def curve(self, name: str, x: _Tensor, grid: Any, act: str) -> _Tensor:
+        return _Tensor(self.curved(name, x.name, act))
+
+    def scaled(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
+        return _Tensor(self.node("Mul", [x.name for x in inputs], name))
 
 
 class _Bytes(_Graph):
@@ -314,6 +344,13 @@ class _Bytes(_Graph):
             parts = [self.quantize(f"{name}.{i}", self.real(x), grid, self.scale(grid)).name
                      for i, x in enumerate(inputs)]  # fmt: skip
         return _Tensor(self.node("Concat", parts, name, axis=1), grid)
+
+    def largest(self, name: str, x: _Tensor, grid: Any, kernel: int, stride: int) -> _Tensor:
+        x = self.regrid(name, x, grid)
+        return _Tensor(self.max_pool(name, x.name, kernel, stride), x.grid)
+
+    def curve(self, name: str, x: _Tensor, grid: Any, act: str) -> _Tensor:
+        return self.quantize(name, self.curved(name, self.real(x), act), grid, self.scale(grid))
 
     def counts(self, x: _Tensor) -> str:
         """A tensor's integers, in float. Not by a DequantizeLinear: onnxruntime would take the
@@ -387,6 +424,15 @@ class _Integer(_Bytes):
         y = self.sum_of(name, [self.counts(x) for x in inputs])
         return self.quantize(name, y, grid, self.scalar("one", 1.0))
 
+    def scaled(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
+        x, factor = inputs
+        assert x.grid is not None
+        assert factor.grid is not None
+        product = self.node("Mul", [self.counts(x), self.counts(factor)], f"{name}.product")
+        worth = float(scale_factor(x.grid, factor.grid, grid))
+        y = self.node("Mul", [product, self.scalar(f"{name}.factor", worth)], name)
+        return self.quantize(name, y, grid, self.scalar("one", 1.0))
+
 
 class _Pairs(_Bytes):
     """QuantizeLinear/DequantizeLinear pairs."""
@@ -456,6 +502,10 @@ class _Pairs(_Bytes):
         y = self.sum_of(name, [self.real(x) for x in inputs])
         return self.quantize(name, y, grid, self.scale(grid))
 
+    def scaled(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
+        y = self.node("Mul", [self.real(x) for x in inputs], name)
+        return self.quantize(name, y, grid, self.scale(grid))
+
 
 class _Qonnx(_Float):
     """Real numbers behind Quant nodes."""
@@ -508,6 +558,15 @@ class _Qonnx(_Float):
 
     def concat(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
         return self.quant(name, super().concat(name, inputs, grid), grid)
+
+    def largest(self, name: str, x: _Tensor, grid: Any, kernel: int, stride: int) -> _Tensor:
+        return self.quant(name, super().largest(name, x, grid, kernel, stride), grid)
+
+    def curve(self, name: str, x: _Tensor, grid: Any, act: str) -> _Tensor:
+        return self.quant(name, super().curve(name, x, grid, act), grid)
+
+    def scaled(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
+        return self.quant(name, super().scaled(name, inputs, grid), grid)
 
     def weight(self, layer: str, w: Packed) -> str:
         """A layer's rounded weights."""

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apq import __version__
 from apq.errors import ApqError
 from apq.files import Sealed, sealed, to_json, whole
 from apq.files.reading import Text
@@ -28,6 +27,7 @@ from apq.search.problem import SOURCES, Problem, Scored
 from apq.search.record import OnProgress
 from apq.search.search import Result, search
 from apq.space import Space
+from apq.version import __version__
 
 ROWS = 20_000
 """Evaluations per row group; what is held in memory before it is written."""

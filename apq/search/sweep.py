@@ -21,7 +21,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apq import __version__
 from apq.errors import ApqError, BudgetError, choose
 from apq.files import whole
 from apq.files.tables import read_parquet
@@ -31,6 +30,7 @@ from apq.search.record import OnProgress
 from apq.search.region import fixed
 from apq.search.search import search
 from apq.space import Genes
+from apq.version import __version__
 from apq.workers import spread
 
 

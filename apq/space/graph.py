@@ -22,8 +22,24 @@ from numpy.typing import NDArray
 from apq.space.formats import AS_PRICED, BITS
 from apq.space.layer import LayerArray, layer_array, out_side
 
-Value = int | str | tuple[int | str, ...]
-"""A number, the name of the gene that chooses it, or several of these whose sum it is."""
+
+@dataclass(frozen=True)
+class Follows:
+    """A number that follows from what a gene chooses.
+
+    Attributes:
+        gene: Its name.
+        values: The gene's choices, ascending, and the number for each.
+    """
+
+    gene: str
+    values: tuple[tuple[int, int], ...]
+
+
+Part = int | str | Follows
+Value = Part | tuple[Part, ...]
+"""A number, the name of the gene that chooses it, what follows from one, or several of these whose
+sum it is."""
 
 LAYERS = ("conv", "linear")
 """Kinds of nodes that have weights, which hardware prices and quantization rounds."""
@@ -43,13 +59,17 @@ class Node:
         name: Where its weights are in the torch module, e.g. ``blocks.0.expand``.
         op: ``"image"`` (the input), ``"conv"`` (with batch norm and activation), ``"linear"``,
             ``"add"`` (of its inputs; one that does not run is left out), ``"concat"`` (of their
-            channels), ``"select"`` (the last of its inputs that runs; it computes nothing) or
-            ``"pool"`` (mean over all pixels).
+            channels), ``"select"`` (the last of its inputs that runs; it computes nothing),
+            ``"pool"`` (mean over all pixels), ``"maxpool"`` (largest of ``kernel`` x ``kernel``
+            pixels, odd ones padded by half), ``"scale"`` (its first input, every channel times the
+            second's value) or ``"act"`` (an activation that has a grid of its own).
         inputs: Names of the nodes whose outputs it reads.
         channels: Channels of its output.
         kernel, stride, groups: Of a convolution, padded by ``kernel // 2``. A depthwise one has as
             many groups as channels.
-        act: ``"relu"``, ``"relu6"``, or nothing: what its output goes through last.
+        act: ``"relu"``, ``"relu6"``, or nothing: what its output goes through last. Of an ``act``:
+            ``"hswish"`` or ``"hsigmoid"``.
+        bias: Whether a linear layer has one.
         weight, activation: Number formats of weights and input, as codes.
         side: Height and width of an image in pixels.
         when: Genes and the choices with which the node runs; all must hold.
@@ -64,6 +84,7 @@ class Node:
     stride: int = 1
     groups: Value = 1
     act: str = ""
+    bias: bool = True
     weight: Value = 8
     activation: Value = 8
     side: Value = 0
@@ -101,23 +122,25 @@ class Graph:
     def positive(self, name: str) -> bool:
         """Whether a node's output can have no negative values."""
         node = self.by_name[name]
-        if node.op in (*JOINS, "pool") and not node.act:
+        if node.op in (*JOINS, "pool", "maxpool", "scale") and not node.act:
             return all(self.positive(other) for other in node.inputs)
-        return bool(node.act)
+        return bool(node.act) and node.act != "hswish"
 
     @cached_property
     def streams(self) -> dict[str, int]:
         """Which of the tensors that no activation bounds share one grid of integers.
 
-        What a node joins shares one, so that a device adds or copies integers. By name of the node
+        What a node joins shares one, so that a device adds or copies integers; so does what is
+        scaled by numbers up to 1, before and after. By name of the node
         that gives the tensor, numbered in the order the nodes run.
         """
         leader: dict[str, str] = {}
         for node in self.nodes:
-            if node.op == "conv" and not node.act:
+            if node.op in LAYERS and not node.act and self.readers[node.name]:
                 leader[node.name] = node.name
-            elif node.op in JOINS:
-                joined = {leader.setdefault(name, name) for name in node.inputs}
+            elif node.op in (*JOINS, "scale"):
+                shared = node.inputs[:1] if node.op == "scale" else node.inputs
+                joined = {leader.setdefault(name, name) for name in shared}
                 first = next(name for name in leader.values() if name in joined)
                 leader[node.name] = node.name
                 leader |= {n: first for n, old in leader.items() if old in joined | {node.name}}
@@ -152,15 +175,16 @@ class Graph:
         read = [getattr(node, field) for field in CHOSEN] + [gene for gene, _ in node.when]
         read += [self.by_name[name].channels for name in node.inputs]
         read += [self.nodes[0].side] if node.op != "linear" else []
-        return {gene for value in read for gene in parts(value) if isinstance(gene, str)}
+        named = (p.gene if isinstance(p, Follows) else p for value in read for p in parts(value))
+        return {gene for gene in named if isinstance(gene, str)}
 
-    def segments(self, name: str) -> tuple[int | str, ...]:
+    def segments(self, name: str) -> tuple[Part, ...]:
         """Channels of a node's output, group by group: those that one gene chooses are kept or
         left out together, the first of each group."""
         node = self.by_name[name]
         if node.op == "concat":
             return tuple(s for other in node.inputs for s in self.segments(other))
-        if node.op in (*JOINS, "pool"):
+        if node.op in (*JOINS, "pool", "maxpool", "act", "scale"):
             return self.segments(node.inputs[0])
         return parts(node.channels)
 
@@ -264,6 +288,10 @@ def resolve(value: Any, values: Mapping[str, Any]) -> Any:
     """A number of a node: itself, the value of the gene it names, or the sum of several."""
     if isinstance(value, tuple):
         return sum(resolve(part, values) for part in value)
+    if isinstance(value, Follows):
+        choices, numbers = np.array(value.values).T
+        found = numbers[np.searchsorted(choices, values[value.gene])]
+        return found if np.ndim(found) else int(found)
     return values[value] if isinstance(value, str) else value
 
 
@@ -272,7 +300,7 @@ def number(value: Value) -> int:
     return int(resolve(value, {}))
 
 
-def parts(value: Value) -> tuple[int | str, ...]:
+def parts(value: Value) -> tuple[Part, ...]:
     """What a number of a node is the sum of."""
     return value if isinstance(value, tuple) else (value,)
 

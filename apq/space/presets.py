@@ -10,10 +10,13 @@ from apq.space.families import (
     Chain,
     ChainLayer,
     MobileNetV2,
+    MobileNetV3,
     ResNet,
     ResNetStage,
     Stage,
+    V3Stage,
 )
+from apq.space.families.mobilenet_v3 import Act
 
 
 def digits() -> Space:
@@ -119,6 +122,28 @@ def ofa_proxyless() -> Space:
     )
 
 
+def ofa_mobilenet_v3() -> Space:
+    """Once-for-All MobileNetV3 (arXiv:1908.09791) at width 1.0: 20 slots, three expansions."""
+
+    def stage(channels: int, stride: int, act: Act, excite: bool) -> V3Stage:
+        return V3Stage(channels, stride, (2, 3, 4), (3, 5, 7), (3, 4, 6), act, excite)
+
+    return Space(
+        MobileNetV3(
+            name="ofa-mobilenet-v3",
+            resolution=224,
+            classes=1000,
+            stages=(
+                stage(24, 2, "relu", excite=False),
+                stage(40, 2, "relu", excite=True),
+                stage(80, 2, "hswish", excite=False),
+                stage(112, 1, "hswish", excite=True),
+                stage(160, 2, "hswish", excite=True),
+            ),
+        )
+    )
+
+
 def cifar10_resnet() -> Space:
     """CIFAR-10 at 32 px: ResNet-18's four stages of basic blocks, a quarter as wide; the last two
     stages choose their channels too."""
@@ -146,6 +171,7 @@ PRESETS: dict[str, Callable[[], Space]] = {
     "cifar10": cifar10,
     "apq-imagenet": apq_imagenet,
     "ofa-proxyless": ofa_proxyless,
+    "ofa-mobilenet-v3": ofa_mobilenet_v3,
     "cifar10-resnet": cifar10_resnet,
     "cifar10-chain": cifar10_chain,
 }

@@ -9,7 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6}
+
+class HardSigmoid(nn.Module):
+    """``relu6(x + 3) / 6``, in the operations and the order in which exported files have them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return (x + 3.0).clamp(0.0, 6.0) / 6.0
+
+
+class HardSwish(nn.Module):
+    """``x relu6(x + 3) / 6`` (Howard et al., ICCV 2019), likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x * (x + 3.0).clamp(0.0, 6.0) / 6.0
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6, "hsigmoid": HardSigmoid,
+    "hswish": HardSwish,
+}  # fmt: skip
 """Modules of the activations that nodes of a graph have."""
 
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from apq import __version__
 from apq.errors import ModelError
 from apq.files import Document
 from apq.files.headers import Header
@@ -26,6 +25,7 @@ from apq.space.schema import SpaceField
 from apq.supernet.depthwise import depthwise
 from apq.supernet.elastic import ACTIVATIONS, ConvBN, shrink, slice_norm, transforms
 from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
+from apq.version import __version__
 
 
 class Network(nn.Module):
@@ -50,7 +50,7 @@ class Network(nn.Module):
         """Run one node."""
         if node.op in LAYERS:
             out: Tensor = self.get_submodule(node.name)(*inputs)
-            return out
+            return activated(node, out) if node.op == "linear" else out
         return combine(node, *inputs)
 
     def pieces(self) -> list[Network]:
@@ -78,7 +78,7 @@ def build_modules(graph: Graph) -> dict[str, nn.Module]:
     for node in sorted(graph.layers, key=lambda node: bool(node.block)):
         cin, cout = number(graph.in_channels(node)), number(node.channels)
         if node.op == "linear":
-            found[node.name] = nn.Linear(cin, cout)
+            found[node.name] = nn.Linear(cin, cout, bias=node.bias)
         else:
             found[node.name] = ConvBN(
                 cin, cout, number(node.kernel), node.stride, number(node.groups), node.act
@@ -115,12 +115,28 @@ def _add(at: nn.Module, name: str, module: nn.Module, path: str) -> None:
 def combine(node: Node, *inputs: Tensor) -> Tensor:
     """What a node without weights computes."""
     if node.op == "add":
-        total = sum(inputs[1:], inputs[0])
-        return ACTIVATIONS[node.act]()(total) if node.act else total
+        return activated(node, sum(inputs[1:], inputs[0]))
     if node.op == "concat":
         return torch.cat(inputs, dim=1)
+    if node.op == "scale":
+        return inputs[0] * inputs[1][:, :, None, None]
+    if node.op == "act":
+        return activated(node, inputs[0])
+    if node.op == "maxpool":
+        return max_pool(inputs[0], number(node.kernel), node.stride)
     assert node.op == "pool", node.op
     return inputs[0].mean(dim=(2, 3))
+
+
+def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """The largest of neighbouring pixels; odd kernels are padded by half."""
+    return F.max_pool2d(x, kernel, stride, kernel // 2 if kernel % 2 else 0)
+
+
+def activated(node: Node, x: Tensor) -> Tensor:
+    """What a node's activation makes of its output."""
+    out: Tensor = ACTIVATIONS[node.act]()(x) if node.act else x
+    return out
 
 
 class Supernet(nn.Module):
@@ -160,7 +176,8 @@ class Supernet(nn.Module):
         (x,) = inputs
         module, weight = self.get_submodule(node.name), self.weight(node, chosen)
         if isinstance(module, nn.Linear):
-            return F.linear(x, weight, module.bias)
+            bias = None if module.bias is None else module.bias[: len(weight)]
+            return activated(node, F.linear(x, weight, bias))
         assert isinstance(module, ConvBN)
         if is_depthwise(node):
             y = depthwise(x, weight, node.stride)
@@ -211,7 +228,9 @@ class Supernet(nn.Module):
             module = self.get_submodule(node.name)
             weight = self.weight(node, chosen)
             if isinstance(module, nn.Linear):
-                found |= {f"{node.name}.weight": weight, f"{node.name}.bias": module.bias}
+                found[f"{node.name}.weight"] = weight
+                if module.bias is not None:
+                    found[f"{node.name}.bias"] = module.bias[: len(weight)]
                 continue
             found[f"{node.name}.conv.weight"] = weight
             norm = module.get_submodule("bn").state_dict(prefix=f"{node.name}.bn.", keep_vars=True)

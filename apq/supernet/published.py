@@ -1,9 +1,10 @@
-"""Published once-for-all weights as supernets: OFA-ProxylessNAS (arXiv:1908.09791) and APQ's own
-fine-grained network (CVPR 2020), as mit-han-lab wrote them.
+"""Published once-for-all weights as supernets: OFA-ProxylessNAS and OFA-MobileNetV3
+(arXiv:1908.09791) and APQ's own fine-grained network (CVPR 2020), as mit-han-lab wrote them.
 
-Both are inverted residuals whose widths are leading slices and whose smaller kernels are cut out by
-learned matrices, as here; so the weights only need other names. Their batch norm has an epsilon of
-0.001 and ours of 0.00001; the difference goes into the stored variances.
+All are inverted residuals whose widths are leading slices and whose smaller kernels are cut out by
+learned matrices, as here; so the weights only need other names. Batch norm of the two that follow
+ProxylessNAS has an epsilon of 0.001 and ours of 0.00001; the difference goes into the stored
+variances.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from torch import Tensor
 
 from apq.errors import ModelError
 from apq.space import MobileNetV2, Space
+from apq.space.families import MobileNetV3
 from apq.supernet.network import Supernet
 from apq.supernet.tensors import read_tensors
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 """What these networks' images were normalised with."""
 
-THEIR_EPS = 1e-3
-"""Epsilon of their batch norm."""
+THEIR_EPS: dict[type, float] = {MobileNetV2: 1e-3, MobileNetV3: 1e-5}
+"""Epsilon of their batch norm, by our family."""
 
 _BLOCK = r"blocks\.(\d+)\.(?:mobile_inverted_conv|conv)\."
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
-NAMES: tuple[tuple[str, str], ...] = (
+_COMMON: tuple[tuple[str, str], ...] = (
     (r"first_conv\.conv\.weight", "stem.conv.weight"),
     (rf"first_conv\.bn\.{_NORM}", r"stem.bn.\1"),
     (r"blocks\.0\.(?:mobile_inverted_conv|conv)\.depth_conv\.conv\.weight", "first.0.conv.weight"),
@@ -43,16 +45,28 @@ NAMES: tuple[tuple[str, str], ...] = (
     (rf"{_BLOCK}depth_conv\.conv\.(\dto\d)_matrix", r"blocks.\1.transforms.\2"),
     (rf"{_BLOCK}point_linear\.conv\.conv\.weight", r"blocks.\1.project.conv.weight"),
     (rf"{_BLOCK}point_linear\.bn\.bn\.{_NORM}", r"blocks.\1.project.bn.\2"),
-    (r"feature_mix_layer\.conv\.weight", "head.conv.weight"),
-    (rf"feature_mix_layer\.bn\.{_NORM}", r"head.bn.\1"),
     (r"classifier\.linear\.(weight|bias)", r"classifier.\1"),
 )  # fmt: skip
-"""Their names, as patterns, and ours; their searched blocks are counted from 1."""
+NAMES: dict[type, tuple[tuple[str, str], ...]] = {
+    MobileNetV2: (
+        *_COMMON,
+        (r"feature_mix_layer\.conv\.weight", "head.conv.weight"),
+        (rf"feature_mix_layer\.bn\.{_NORM}", r"head.bn.\1"),
+    ),
+    MobileNetV3: (
+        *_COMMON,
+        (rf"{_BLOCK}depth_conv\.se\.fc\.(reduce|expand)\.(weight|bias)", r"blocks.\1.se.\2.\3"),
+        (r"final_expand_layer\.conv\.weight", "last.conv.weight"),
+        (rf"final_expand_layer\.bn\.{_NORM}", r"last.bn.\1"),
+        (r"feature_mix_layer\.conv\.weight", "feature.weight"),
+    ),
+}
+"""Their names, as patterns, and ours, by our family; their searched blocks are counted from 1."""
 
 
-def ours(name: str) -> str | None:
-    """Our name of one of their tensors; None if it has none."""
-    for pattern, replacement in NAMES:
+def ours(name: str, kind: type) -> str | None:
+    """Our name of one of their tensors in a family's networks; None if it has none."""
+    for pattern, replacement in NAMES[kind]:
         found = re.fullmatch(pattern, name)
         if found:
             return re.sub(
@@ -67,28 +81,32 @@ def import_published(path: Path, space: Space) -> Supernet:
     Args:
         path: A safetensors file, or one of ``torch.save`` (read with ``weights_only=True``) that
             holds the weights or has them under ``state_dict``.
-        space: Inverted residuals of the checkpoint's sizes: ``ofa-proxyless``, ``apq-imagenet``, or
-            such a space with other widths.
+        space: Of the checkpoint's sizes: ``ofa-proxyless``, ``ofa-mobilenet-v3``,
+            ``apq-imagenet``, or such a space with other widths.
 
     Raises:
         ModelError: the file cannot be read; or tensors are missing, of another shape, or belong to
             nothing in the space (all are listed).
     """
-    if not isinstance(space.family, MobileNetV2):
+    kind = type(space.family)
+    if kind not in NAMES:
         raise ModelError(
-            f"space {space.name!r} is of another family; published weights are of inverted "
-            "residuals: ofa-proxyless, apq-imagenet"
+            f"space {space.name!r} is of another family; published weights are for the spaces "
+            "ofa-proxyless, ofa-mobilenet-v3 and apq-imagenet, and others of their families"
         )
     found: dict[str, Tensor] = {}
     foreign: list[str] = []
     for name, tensor in _read(path).items():
-        own = ours(name.removeprefix("module."))
+        own = ours(name.removeprefix("module."), kind)
         if own is None:
             foreign.append(name)
         else:
             found[own] = tensor
     network = Supernet(space)
     expected = network.state_dict()
+    for name in found.keys() & expected.keys():  # 1x1 convolutions of vectors are linear layers
+        if found[name].dim() == 4 and expected[name].dim() == 2:
+            found[name] = found[name].flatten(1)
     wrong = [
         f"{name} has the shape {list(found[name].shape)}, not {list(want.shape)}"
         for name, want in expected.items()
@@ -108,7 +126,7 @@ def import_published(path: Path, space: Space) -> Supernet:
     eps = next(m.eps for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     for name, tensor in found.items():
         if name.endswith("running_var"):
-            found[name] = tensor + (THEIR_EPS - eps)
+            found[name] = tensor + (THEIR_EPS[kind] - eps)
     network.load_state_dict(found)
     return network.eval()
 

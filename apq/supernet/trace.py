@@ -24,7 +24,10 @@ from apq.space.families.traced import TracedNode, TracedStage, TracedWidth
 from apq.supernet.elastic import ConvBN
 from apq.supernet.network import Supernet, largest
 
-ACTS = {"relu": "relu", "relu_": "relu", "relu6": "relu6", "relu6_": "relu6"}
+ACTS = {
+    "relu": "relu", "relu_": "relu", "relu6": "relu6", "relu6_": "relu6", "hardswish": "hswish",
+    "hardswish_": "hswish", "hardsigmoid": "hsigmoid", "hardsigmoid_": "hsigmoid",
+}  # fmt: skip
 SAME = (
     "dropout", "dropout_", "feature_dropout", "flatten", "view", "reshape", "clone", "contiguous",
     "squeeze", "detach", "alias",
@@ -58,8 +61,9 @@ def trace(
     """Read a trained network.
 
     Understood are convolutions (square, odd, padded by half the kernel; dense or depthwise) with or
-    without batch norm, ReLU and ReLU6, additions, concatenations of channels, the mean over all
-    pixels, and a linear layer at the end.
+    without batch norm, ReLU and ReLU6, hard swish and hard sigmoid, squeeze-and-excitation,
+    additions, concatenations of channels, max-pooling, the mean over all pixels, and linear layers
+    behind it.
 
     Args:
         module: Takes images ``(n, c, h, w)``, square, and gives logits ``(n, classes)``.
@@ -193,10 +197,14 @@ class _Reader:
             self._conv(node)
         elif op in ("batch_norm", "_native_batch_norm_legit_no_training"):
             self._norm(node)
+        elif op in ("mul", "mul_"):
+            self._scale(node)
         elif op in ("add", "add_", "cat"):
             self._together(node, "concat" if op == "cat" else "add")
         elif op in ("adaptive_avg_pool2d", "mean", "avg_pool2d"):
             self._pool(node, op)
+        elif op == "max_pool2d":
+            self._max_pool(node)
         elif op == "linear":
             self._linear(node)
         elif op in SAME:
@@ -216,6 +224,9 @@ class _Reader:
         groups = groups or 1
         before, name = self._of(x, node), self._module_of(weight, node)
         w = self._tensor(weight)
+        if before.side == 1 and tuple(w.shape[2:]) == (1, 1) and groups == 1:
+            self._dense(node, before, name, w.flatten(1), self._tensor(bias))
+            return
         out, _, kernel, other = w.shape
         depthwise = groups > 1 and groups == out == sum(before.sizes)
         square = kernel == other and kernel % 2 == 1 and stride[0] == stride[1]
@@ -250,11 +261,30 @@ class _Reader:
                 self._refuse(node, f"{op} to {ends[:2]}; 0 to 6 is read")
             act = "relu6"
         before = self._of(node.args[0], node)
-        last = self._before(node, before, "an activation", ("conv", "add"))
+        if act in ("hswish", "hsigmoid"):
+            name = self._name(node, "act")
+            out = replace(before, node=name)
+            self._add(node, TracedNode(name, "act", (before.node,), act=act), out)
+            return
+        last = self._before(node, before, "an activation", ("conv", "linear", "add"))
         if last.op == "add" and act != "relu":
             self._refuse(node, "an addition with another activation than ReLU")
         self.nodes[self.nodes.index(last)] = replace(last, act=act)
         self._values[node] = before
+
+    def _scale(self, node: Any) -> None:
+        """A product of a tensor and one number per channel: squeeze-and-excitation."""
+        if any(not isinstance(s, torch.fx.Node) for s in node.args[:2]):
+            self._refuse(node, "a product with something else than a tensor")
+        x, factor = sorted((self._of(s, node) for s in node.args[:2]), key=lambda v: -v.side)
+        last = next((n for n in self.nodes if n.name == factor.node), None)
+        if x.sizes != factor.sizes or factor.side != 1 or last is None or last.act != "hsigmoid":
+            self._refuse(node, "a product of two tensors that is no squeeze-and-excitation by a "
+                               "hard sigmoid")  # fmt: skip
+        for a, b in zip(x.groups, factor.groups, strict=True):
+            self._join(a, b)
+        name = self._name(node, "scale")
+        self._add(node, TracedNode(name, "scale", (x.node, factor.node)), replace(x, node=name))
 
     def _before(self, node: Any, value: _Out, what: str, ops: Sequence[str]) -> TracedNode:
         """The layer that a batch norm or activation belongs to."""
@@ -301,12 +331,31 @@ class _Reader:
         name = self._name(node, "pool")
         self._add(node, TracedNode(name, "pool", (x.node,)), _Out(name, x.groups, x.sizes, 1))
 
+    def _max_pool(self, node: Any) -> None:
+        x, kernel, stride, padding, dilation, ceil = [*node.args, *[None] * 6][:6]
+        before, (kernel, other) = self._of(x, node), _pair(kernel, 1)
+        step = _pair(stride, kernel)
+        padded = _pair(padding, 0) == (kernel // 2 if kernel % 2 else 0,) * 2
+        even = kernel % 2 == 1 or (step[0] == kernel and before.side % kernel == 0)
+        plain = kernel == other and step[0] == step[1] and _pair(dilation, 1) == (1, 1)
+        if not (padded and even and plain) or (ceil and before.side % step[0]):
+            self._refuse(node, "max-pooling of another shape; read are odd windows padded by half, "
+                               "and windows that cover the image without a rest")  # fmt: skip
+        name = self._name(node, "maxpool")
+        out = replace(before, node=name, side=-(-before.side // step[0]))
+        made = TracedNode(name, "maxpool", (before.node,), kernel=kernel, stride=step[0])
+        self._add(node, made, out)
+
     def _linear(self, node: Any) -> None:
         x, name = self._of(node.args[0], node), self._module_of(node.args[1], node)
         weight = self._tensor(node.args[1])
         if x.side != 1 or sum(x.sizes) != weight.shape[1]:
             self._refuse(node, "a linear layer behind something else than a mean over all pixels")
         bias = self._tensor(node.args[2]) if len(node.args) > 2 else None
+        self._dense(node, x, name, weight, bias)
+
+    def _dense(self, node: Any, x: _Out, name: str, weight: Tensor, bias: Tensor | None) -> None:
+        """A linear layer, or a 1x1 convolution of one pixel."""
         self.tensors[name] = {"weight": weight, "bias": bias}
         out = _Out(name, (self._group(),), (len(weight),), 1)
         self._add(node, TracedNode(name, "linear", (x.node,), len(weight)), out)
@@ -318,10 +367,6 @@ class _Reader:
             self._refuse(
                 node, f"module {made.name} is used twice, and its weights cannot be cut twice"
             )
-        if made.op != "pool":
-            ends = [n for n in self.nodes if n.op == "linear"]
-            if ends:
-                self._refuse(node, f"a layer behind the linear layer {ends[0].name}")
         self.nodes.append(made)
         self.group_of[made.name] = out.groups[0] if made.op in ("conv", "linear") else -1
         self._values[node] = out
@@ -363,8 +408,8 @@ class _Reader:
     ) -> tuple[tuple[TracedWidth, ...], tuple[tuple[str, str], ...]]:
         """The groups that can be cut, and what stays with the reason; names groups in the nodes."""
         members: dict[int, list[TracedNode]] = {}
-        for node in self.nodes:
-            if node.op == "conv":
+        for node in self.nodes[:-1]:
+            if node.op in ("conv", "linear"):
                 members.setdefault(self.find(self.group_of[node.name]), []).append(node)
         known = {node.name for node in self.nodes}
         missing = [name for name in leave if name not in known]
@@ -477,7 +522,7 @@ def _blocks(
                 stages.append(TracedStage((0, 1), 1))
             block_of |= dict.fromkeys((*branches[owner][1], owner), blocks)
             blocks, before = blocks + 1, owner
-        elif name in layers[1:-1] and name not in block_of:
+        elif node.op == "conv" and name in layers[1:-1] and name not in block_of:
             stages.append(TracedStage((1,), 1))
             block_of[name] = blocks
             blocks, before = blocks + 1, ""

@@ -108,12 +108,13 @@ def _close(space: Space, phase: str, row: np.ndarray[Any, Any]) -> np.ndarray[An
     order = [name for name, _ in PHASES]
     opened = order[1 : order.index(phase) + 1]
     top = space.cardinalities - 1
-    widths = {part for node in space.graph.nodes for part in parts(node.channels)}
+    channels = (part for node in space.graph.nodes for part in parts(node.channels))
+    widths = {part for part in channels if isinstance(part, str)}
     closed = [_opens_in(axis, widths) not in opened for axis in space.axes]
     return np.where(closed, top, row)
 
 
-def _opens_in(axis: Axis, widths: AbstractSet[int | str]) -> str:
+def _opens_in(axis: Axis, widths: AbstractSet[str]) -> str:
     """The phase that opens a gene; empty for number formats. What is neither a depth nor a width
     opens with the kernels."""
     if axis.is_format:

@@ -70,8 +70,46 @@ width = [8, 16]
 bits = [4, 8]
 """
 
+MOBILENET_V3 = """
+family = "mobilenet_v3"
+name = "mine"
+resolution = 8
+in_channels = 1
+classes = 10
+stem_channels = 8
+stem_stride = 1
+first_channels = 8
+last_channels = 32
+feature_channels = 32
+
+[bits]
+pw_w = [2, 4, 8]
+pw_a = [4, 8]
+dw_w = [4, 8]
+dw_a = [8]
+
+[[stages]]
+channels = 8
+stride = 1
+depth = [1, 2]
+kernel = [3]
+expand = [1, 2]
+act = "relu"
+
+[[stages]]
+channels = 16
+stride = 2
+depth = [1, 2]
+kernel = [3, 5]
+expand = [2, 4]
+excite = true
+"""
+
 BOTTLENECK = RESNET.replace("[2, 4, 8]", "[4, 8]").replace('"mine"', '"mine"\nblock = "bottleneck"')
-FILES = {"resnet": RESNET, "bottleneck": BOTTLENECK, "chain": CHAIN, "ghost": GHOST}
+FILES = {
+    "resnet": RESNET, "bottleneck": BOTTLENECK, "chain": CHAIN, "ghost": GHOST,
+    "mobilenet_v3": MOBILENET_V3,
+}  # fmt: skip
 
 
 def run(*words: object) -> str:

@@ -41,7 +41,7 @@ def masked(traced: TracedNetwork, row: np.ndarray) -> Tensor:
         if isinstance(node.channels, str):
             kept = chosen[node.channels]
             part = subnet.get_submodule(node.name)
-            assert isinstance(part, ConvBN)
+            assert isinstance(part, ConvBN | nn.Linear)
             part.register_forward_hook(
                 lambda _, __, y, kept=kept: torch.cat(
                     [y[:, :kept], torch.zeros_like(y[:, kept:])], dim=1
@@ -118,7 +118,7 @@ def test_what_is_to_be_left_alone_stays():
     traced = trace(build("vgg"), EXAMPLE, leave=["2"], smallest=0.5)
     assert ("2", "2 is to be left alone") in traced.kept
     assert traced.space.graph.by_name["2"].channels == 32
-    assert traced.space.axis("4_width").choices[0] == 32
+    assert traced.space.axis("5_width").choices[0] == 32
     with pytest.raises(ModelError, match="no layer is called 'nine'"):
         trace(build("vgg"), EXAMPLE, leave=["nine"])
 
@@ -153,7 +153,8 @@ def mean(x: Tensor) -> Tensor:
         (lambda s, x: s.fc(mean(s.a(x) + 1.0)), "addition of something else than two tensors"),
         (lambda s, x: s.a(x), "must end with one linear layer"),
         (lambda s, x: s.fc(mean(s.a(x).relu() + s.a(x))), "module a is used twice"),
-        (lambda s, x: s.fc(mean(F.max_pool2d(s.a(x), 2))), "max_pool2d is an operation"),
+        (lambda s, x: s.fc(mean(F.max_pool2d(s.a(x), 3, 2))), "max-pooling of another shape"),
+        (lambda s, x: s.fc(mean(F.avg_pool2d(s.a(x), 2))), "avg_pool2d over a part of the pixels"),
         (lambda s, x: s.fc(mean(s.a(x))) if x.sum() > 0 else s.fc(mean(s.b(s.a(x)))),
          "torch.export cannot read"),
     ],

@@ -101,7 +101,7 @@ class Builder:
         """A convolution with batch norm; ``groups`` of as many as channels make it depthwise."""
         return self.node(name, "conv", x, channels=channels, **self._formats(fields))
 
-    def linear(self, name: str, x: str, channels: int, **fields: Any) -> str:
+    def linear(self, name: str, x: str, channels: Value, **fields: Any) -> str:
         """A fully connected layer on what :meth:`pool` gives."""
         return self.node(name, "linear", x, channels=channels, **self._formats(fields))
 
@@ -121,6 +121,19 @@ class Builder:
     def pool(self, name: str, x: str) -> str:
         """The mean over all pixels."""
         return self.node(name, "pool", x, channels=self.channels(x))
+
+    def maxpool(self, name: str, x: str, kernel: int, stride: int) -> str:
+        """The largest of neighbouring pixels."""
+        size: dict[str, Any] = {"kernel": kernel, "stride": stride}
+        return self.node(name, "maxpool", x, channels=self.channels(x), **size)
+
+    def act(self, name: str, x: str, act: str) -> str:
+        """``hswish`` or ``hsigmoid`` of a tensor."""
+        return self.node(name, "act", x, channels=self.channels(x), act=act)
+
+    def scale(self, name: str, x: str, factor: str) -> str:
+        """Every channel of ``x`` times the value that ``factor`` has for it, from 0 to 1."""
+        return self.node(name, "scale", x, factor, channels=self.channels(x))
 
     def channels(self, name: str) -> Value:
         """Channels of a node's output."""

@@ -10,7 +10,7 @@ from apq.files.limits import MOST_CHANNELS, MOST_WIDTHS
 from apq.space.families.base import BitChoices, Checks, Name, Rules, divisible
 from apq.space.families.builder import Builder
 from apq.space.formats import AS_PRICED
-from apq.space.graph import Graph, Node, resolve
+from apq.space.graph import Graph, Node, number, resolve
 from apq.space.layer import LayerArray, layer_array
 
 
@@ -181,7 +181,8 @@ def whole_block(
         for node in (expand, depthwise) for v in (node.weight, node.activation)
     )  # fmt: skip
     return layer_array(
-        op="mbconv", in_channels=graph.in_channels(expand), out_channels=project.channels,
+        op="mbconv", in_channels=number(graph.in_channels(expand)),
+        out_channels=number(project.channels),
         height=side, width=side, kernel=resolve(depthwise.kernel, values),
         stride=depthwise.stride, weight_bits=pw_w, activation_bits=pw_a,
         mid_channels=resolve(expand.channels, values), dw_weight_bits=dw_w,

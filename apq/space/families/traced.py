@@ -20,14 +20,14 @@ class TracedNode:
         inputs: Nodes it reads; ``image`` is the input.
         channels: Of its output, at full width; 0 where they follow from the inputs.
         group: Name of the width that chooses its channels; empty: they are fixed.
-        kernel, stride: Of a convolution.
+        kernel, stride: Of a convolution or of a maximum over pixels.
         depthwise: Whether it convolves every channel by itself.
         act: Activation, or nothing.
         block: Number of the block it belongs to; -1: none, its formats are fixed.
     """
 
     name: str
-    op: Literal["conv", "linear", "add", "concat", "pool"]
+    op: Literal["conv", "linear", "add", "concat", "pool", "maxpool", "act", "scale"]
     inputs: tuple[str, ...]
     channels: int = 0
     group: str = ""
@@ -112,12 +112,15 @@ class Traced:
             checks.need(reads, f"{where}: inputs", list(node.inputs), "nodes before it")
             cut = not node.group or node.group in groups
             checks.need(cut, f"{where}: group", node.group, f"one of {sorted(groups)}")
-            own = node.op in ("add", "concat", "pool") or node.channels > 0
+            own = node.op not in ("conv", "linear") or node.channels > 0
             checks.need(own, f"{where}: channels", node.channels, "positive")
             checks.need(
                 -1 <= node.block < blocks, f"{where}: block", node.block, f"-1..{blocks - 1}"
             )
-            checks.kernels(f"{where}: kernel", (node.kernel,))
+            if node.op == "maxpool":
+                checks.need(1 <= node.kernel <= 31, f"{where}: kernel", node.kernel, "1..31")
+            else:
+                checks.kernels(f"{where}: kernel", (node.kernel,))
             checks.need(1 <= node.stride <= 8, f"{where}: stride", node.stride, "1..8")
             known.add(node.name)
         for s, stage in enumerate(self.stages):
@@ -162,9 +165,15 @@ class Traced:
                 groups=channels if node.depthwise else 1, act=node.act, **formats,
             )  # fmt: skip
         elif node.op == "linear":
-            net.linear(node.name, node.inputs[0], node.channels, **formats)
+            net.linear(node.name, node.inputs[0], channels, act=node.act, **formats)
         elif node.op == "pool":
             net.pool(node.name, node.inputs[0])
+        elif node.op == "maxpool":
+            net.maxpool(node.name, node.inputs[0], node.kernel, node.stride)
+        elif node.op == "act":
+            net.act(node.name, node.inputs[0], node.act)
+        elif node.op == "scale":
+            net.scale(node.name, *node.inputs)
         elif node.op == "concat":
             net.concat(node.name, *node.inputs)
         else:

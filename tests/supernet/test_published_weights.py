@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from apq.cli import app
 from apq.errors import ModelError
 from apq.space import PRESETS, Candidate, MobileNetV2, Space, Stage
+from apq.space.families import MobileNetV3, V3Stage
 from apq.space.families.base import divisible
 from apq.space.layer import macs, to_array
 from apq.supernet import load_supernet
@@ -21,12 +22,24 @@ from apq.supernet.published import import_published, ours
 FILES = {
     "ofa": ("ofa/ofa_proxyless_w035", (3, 4, 6), 0, 448),
     "apq": ("apq/apq_proxyless_w035", (4, 6), 8, 1280),
+    "v3": ("ofa/ofa_mbv3_w025", (3, 4, 6), 0, 320),
 }
 
 
 def space_of(name: str) -> Space:
     """The network of a reference file: width 0.35, ten classes, 64 pixels."""
     _, expand, step, head = FILES[name]
+    if name == "v3":
+        kinds = (
+            ("relu", False),
+            ("relu", True),
+            ("hswish", False),
+            ("hswish", True),
+            ("hswish", True),
+        )
+        sizes = zip((8, 16, 24, 32, 40), (2, 2, 2, 1, 2), kinds, strict=True)
+        stages = tuple(V3Stage(c, s, (2, 3, 4), (3, 5, 7), expand, *kind) for c, s, kind in sizes)
+        return Space(MobileNetV3(name, 64, 10, stages, 3, 8, 2, 8, 240, head))
     strides, channels = (2, 2, 2, 1, 2, 1), (8, 16, 32, 32, 64, 112)
     depths = [(2, 3, 4)] * 5 + [(1,)]
     stages = tuple(
@@ -103,9 +116,11 @@ def fake(space: Space) -> dict[str, torch.Tensor]:
 def test_our_names_cover_a_whole_network_in_either_spelling():
     space = space_of("ofa")
     theirs = fake(space)
-    assert len({ours(name) for name in theirs} - {None}) == len(theirs)
-    assert ours("blocks.3.conv.depth_conv.conv.7to5_matrix") == "blocks.2.transforms.7to5"
-    assert ours("blocks.3.depth_conv.conv.weight") is None
+    assert len({ours(name, MobileNetV2) for name in theirs} - {None}) == len(theirs)
+    assert (
+        ours("blocks.3.conv.depth_conv.conv.7to5_matrix", MobileNetV3) == "blocks.2.transforms.7to5"
+    )
+    assert ours("blocks.3.depth_conv.conv.weight", MobileNetV2) is None
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
