@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import pi
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from apq.hardware.pricing import PricedSpace
+from apq.plan import ask
 from apq.search.front import nondominated
+from apq.search.many import default_cost
 from apq.search.problem import Problem, Scored, join
 from apq.search.rows import first_of_each, row_keys
 from apq.search.search import search
 from apq.space import Genes
 
+if TYPE_CHECKING:
+    from apq.predictor import Predictor
+
 Floats = NDArray[np.float64]
 
 POOL, BINS = 600, 10
 """So many promising candidates are looked at, equally many in each part of the range of costs."""
+
+
+def ask_more(
+    folder: Path,
+    priced: PricedSpace,
+    predictor: Predictor,
+    count: int,
+    seed: int = 0,
+    about: Mapping[str, str] | None = None,
+) -> tuple[int, int]:
+    """Choose further quantized samples of a folder: candidates that may be on the front of
+    predicted accuracy and the cost that matters (:func:`apq.search.many.default_cost`).
+
+    What was chosen before and is not measured yet is kept instead of choosing anew.
+
+    Args:
+        folder: The samples.
+        priced: Their space and its prices.
+        predictor: Of that space.
+        count: How many to choose.
+        seed: The folder's.
+        about: Written beside them: what made the choice.
+
+    Returns:
+        First and one past the last of their places; :func:`apq.collect.collect` with that count
+        measures them.
+    """
+    cost = default_cost(priced)
+    problem = Problem(priced, predictor.predict, ("accuracy", cost))
+    return ask(
+        folder, priced.space, seed,
+        lambda known: next_candidates(problem, predictor.covariance, known, count, seed=seed),
+        {"cost": cost, **(about or {})},
+    )  # fmt: skip
 
 
 def expected_gain(mean: Floats, spread: Floats, costs: Floats) -> Floats:

@@ -60,13 +60,15 @@ wrong: int = apq.load_space("digits")
 
 def test_type_checkers_see_the_names(tmp_path):
     assert (ROOT / "apq/py.typed").exists()
-    script = tmp_path / "mine.py"
+    mine, readme = tmp_path / "mine.py", tmp_path / "readme.py"
     text = USER.format(names=", ".join(apq.__all__))
-    script.write_text(text)
+    mine.write_text(text)
+    section = (ROOT / "README.md").read_text().partition("## As a library")[2]
+    readme.write_text(section.partition("```python\n")[2].partition("```")[0])
     environment = os.environ | {"MYPYPATH": str(ROOT)}
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent",
                "--cache-dir", str(ROOT / ".mypy_cache"),
-               str(script), str(ROOT / "examples/search_digits.py")]  # fmt: skip
+               str(mine), str(readme), str(ROOT / "examples/search_digits.py")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
     last = len(text.splitlines())

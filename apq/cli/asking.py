@@ -26,21 +26,14 @@ def more_samples(
     Raises:
         ModelError, SpaceError: the predictor is missing or of another space.
     """
-    from apq.acquire import next_candidates
+    from apq.acquire import ask_more
     from apq.cli.budgets import price_on
-    from apq.plan import ask
     from apq.predictor import load_predictor
-    from apq.search.many import scenarios
 
     path = predictor or Path(f"data/{space.name}/predictor.safetensors")
     loaded = load_predictor(path, space)
-    priced = price_on(space, luts)
-    (problem,) = scenarios(priced.costs, lambda: (loaded.predict, {}), [{}])
-    start, stop = ask(
-        folder, space, seed,
-        lambda known: next_candidates(problem, loaded.covariance, known, count, seed=seed),
-        {"predictor": str(path), "cost": problem.metrics[0]},
-    )  # fmt: skip
+    costs = price_on(space, luts).costs
+    start, stop = ask_more(folder, costs, loaded, count, seed, {"predictor": str(path)})
     err.print(f"samples {start:,} to {stop - 1:,} may be on the front")
     return stop
 

@@ -195,6 +195,8 @@ def search_front(
         >>> len(found.front) == len(found.front.accuracy)  # a prediction per candidate
         True
     """
+    for metric in limits or {}:
+        choose(metric, priced.metrics, "cost")
     limits = priced.with_margin(limits or {}) if with_margin else dict(limits or {})
     traded = objectives or ("accuracy", next(iter(limits), None) or default_cost(priced))
     problem = Problem(priced, accuracy, traded, limits, fix, caution)

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.deploy.model import load_model, read_candidate, size_bytes
 from apq.errors import ApqError, ModelError
+from apq.hardware import price_space
 from apq.images import ImageSet
+from apq.search.search import search_front
 from apq.search.tuned import ModelHeader
 from apq.space.layer import size_bits, to_array
 from apq.supernet import largest, load_supernet
@@ -40,6 +43,24 @@ def test_the_model_file_gives_back_the_network_that_was_tuned(tuned, digits):
     assert accuracy(loaded.network, images, labels)[0] == report.test
     assert loaded.metadata["accuracy"]["test"] == report.test
     assert loaded.classes == digits.classes
+
+
+def test_what_a_search_found_stands_beside_what_was_measured(
+    tiny_supernet, tiny_space, digits, tmp_path
+):
+    priced = price_space(tiny_space)
+
+    def accuracy_of(genes):
+        return np.linspace(0.5, 0.9, len(genes)), np.full(len(genes), 0.02)
+
+    found = search_front(priced, accuracy_of, algorithm="random", candidates=20)
+    brief = FinetuneRecipe(epochs=0)
+    model, report = finetune_candidate(
+        found, tiny_supernet, digits, tmp_path / "model.safetensors", brief
+    )
+    assert model.candidate == found.candidate
+    assert (report.predicted, report.predicted_spread) == (found.accuracy, 0.02)
+    assert load_model(tmp_path / "model.safetensors").metadata["costs"] == found.costs
 
 
 def test_validation_chooses_the_epoch(tuned):

@@ -14,7 +14,7 @@ from apq.space import load_space
 from apq.supernet import Supernet, largest, load_supernet, save_supernet, smallest, training
 from apq.supernet.augment import augment, cutmix
 from apq.supernet.evaluate import EvalImages, accuracy, fold, measure, recalibrate
-from apq.supernet.training import Recipe, phase_of, sample_open, train
+from apq.supernet.training import Recipe, phase_of, sample_open, train, train_supernet
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,28 @@ def test_a_killed_training_ends_with_the_same_weights(digits, tmp_path, average)
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(ModelError, match="another training: its recipe"):
         train(space, digits, Recipe(epochs=1.5, batch=128, lr=0.2), checkpoint)
+
+
+def test_a_killed_training_goes_on_from_beside_its_file(digits, tmp_path):
+    space, recipe = load_space("digits"), Recipe(epochs=0.5)
+    path = tmp_path / "new" / "net.safetensors"
+
+    def die(done: int, total: int, _: object) -> None:
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_supernet(space, digits, path, recipe, checkpoint_seconds=0.0, on_progress=die)
+    steps: list[int] = []
+    found = train_supernet(
+        space, digits, str(path), recipe, on_progress=lambda done, *_: steps.append(done)
+    )
+    assert steps[0] > 1
+    assert [file.name for file in path.parent.iterdir()] == ["net.safetensors"]
+    assert found.hash == load_supernet(path, space).hash
+    whole, _ = train(space, digits, recipe)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, found.network.state_dict()[name]), name
 
 
 def test_averaged_weights_are_the_mean_over_the_last_steps(digits, monkeypatch):
