@@ -245,7 +245,11 @@ def _picture_blocks(blocks: Sequence[Block]) -> str:
             color, word = "white" if value > 6 else "black", str(blocks[column].choices[names[row]])
             below.text(column, row, word, ha="center", va="center", fontsize=8, color=color)
     below.set_yticks(range(len(names)), [n.removesuffix("_bits") for n in names])
-    labels = ["\n".join(map(str, (b.slot, *b.architecture.values()))) for b in blocks]
+    short = {"kernel": "k", "width": "w"}
+    labels = [
+        "\n".join((b.slot, *(f"{short.get(k, '')}{v}" for k, v in b.architecture.items())))
+        for b in blocks
+    ]
     below.set_xticks(where, labels, fontsize=8)
     return _svg(figure)
 

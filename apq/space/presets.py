@@ -63,6 +63,12 @@ def cifar10() -> Space:
     )
 
 
+def _proxyless(stage: Callable[..., Stage]) -> tuple[Stage, ...]:
+    """The six stages of ProxylessNAS: channels and strides; the last has one block."""
+    sizes = ((24, 2), (40, 2), (80, 2), (96, 1), (192, 2))
+    return (*(stage(*size) for size in sizes), stage(320, 1, depth=(1,)))
+
+
 def apq_imagenet() -> Space:
     """The space of APQ (CVPR 2020, section 3 and its released code): 21 block slots, 772 columns.
 
@@ -82,14 +88,7 @@ def apq_imagenet() -> Space:
             stem_stride=2,
             first_channels=16,
             head_channels=1280,
-            stages=(
-                stage(24, 2),
-                stage(40, 2),
-                stage(80, 2),
-                stage(96, 1),
-                stage(192, 2),
-                stage(320, 1, depth=(1,)),
-            ),
+            stages=_proxyless(stage),
             exclude=({"kernel": 7, "dw_a_bits": 4},),
         )
     )
@@ -110,14 +109,7 @@ def ofa_proxyless() -> Space:
             stem_stride=2,
             first_channels=16,
             head_channels=1280,
-            stages=(
-                stage(24, 2),
-                stage(40, 2),
-                stage(80, 2),
-                stage(96, 1),
-                stage(192, 2),
-                stage(320, 1, depth=(1,)),
-            ),
+            stages=_proxyless(stage),
         )
     )
 
