@@ -64,6 +64,12 @@ def cifar10() -> Space:
     )
 
 
+def _proxyless(stage: Callable[..., Stage]) -> tuple[Stage, ...]:
+    """The six stages of ProxylessNAS: channels and strides; the last has one block."""
+    sizes = ((24, 2), (40, 2), (80, 2), (96, 1), (192, 2))
+    return (*(stage(*size) for size in sizes), stage(320, 1, depth=(1,)))
+
+
 def apq_imagenet(width_mult: float = 1.0) -> Space:
     """The space of APQ (CVPR 2020, section 3 and its released code): 21 block slots, 772 columns.
 
@@ -89,21 +95,14 @@ def apq_imagenet(width_mult: float = 1.0) -> Space:
             stem_stride=2,
             first_channels=wide(16),
             head_channels=1280,
-            stages=(
-                stage(24, 2),
-                stage(40, 2),
-                stage(80, 2),
-                stage(96, 1),
-                stage(192, 2),
-                stage(320, 1, depth=(1,)),
-            ),
+            stages=_proxyless(stage),
             exclude=({"kernel": 7, "dw_a_bits": 4},),
         )
     )
 
 
 OFA_SIDES = (128, 160, 192, 224)
-"""Sides of the images that Once-for-All's published networks were trained with."""
+"""Sides of images to choose from; Once-for-All's networks learnt from 128 to 224 pixels."""
 
 
 def ofa_proxyless(width_mult: float = 1.0) -> Space:
@@ -128,15 +127,8 @@ def ofa_proxyless(width_mult: float = 1.0) -> Space:
             stem_stride=2,
             first_channels=wide(16),
             head_channels=wide(1280),
+            stages=_proxyless(stage),
             norm_epsilon=1e-3,
-            stages=(
-                stage(24, 2),
-                stage(40, 2),
-                stage(80, 2),
-                stage(96, 1),
-                stage(192, 2),
-                stage(320, 1, depth=(1,)),
-            ),
         )
     )
 

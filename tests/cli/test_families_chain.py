@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import figures, run
 from ghost import Ghost
-from typer.testing import CliRunner
 
-from apq.cli import app
 from apq.space import FAMILIES, Space, load_space
 from apq.space.graph import LAYERS
 
@@ -111,16 +110,6 @@ FILES = {
     "resnet": RESNET, "bottleneck": BOTTLENECK, "chain": CHAIN, "ghost": GHOST,
     "mobilenet_v3": MOBILENET_V3, "resolutions": RESOLUTIONS,
 }  # fmt: skip
-
-
-def run(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
-    return result.stdout
-
-
-def figures(*words: object) -> dict:
-    return json.loads(run(*words, "--json"))
 
 
 @pytest.fixture(params=FILES)

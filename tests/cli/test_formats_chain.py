@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+from commands import figures, run
 
-from apq.cli import app
 from apq.hardware import LookupTable
 from apq.hardware.inspect import priced_layers
 from apq.predictor import load_predictor
@@ -46,16 +45,6 @@ depth = [1]
 kernel = [3]
 expand = [2, 4]
 """
-
-
-def run(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
-    return result.stdout
-
-
-def figures(*words: object) -> dict:
-    return json.loads(run(*words, "--json"))
 
 
 @pytest.fixture(scope="module")

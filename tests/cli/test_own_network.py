@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import figures, run
 from networks import resnet
-from typer.testing import CliRunner
 
-from apq.cli import app
 from apq.images import load_images
 from apq.space import load_space
 from apq.supernet import load_supernet
@@ -29,16 +28,6 @@ def build():
     network.load_state_dict(torch.load({weights!r}, weights_only=True))
     return network
 """
-
-
-def run(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
-    return result.stdout
-
-
-def figures(*words: object) -> dict:
-    return json.loads(run(*words, "--json"))
 
 
 @pytest.fixture(scope="module")
