@@ -28,7 +28,9 @@ from apq.runtime.session import fast
 from apq.runtime.shared import SharedStart, answers_alone, choices
 from apq.samples import part_files, part_metadata, write_part
 from apq.space import Genes
+from apq.space.graph import number
 from apq.supernet.drawn import REFERENCES, draw
+from apq.supernet.elastic import resized
 from apq.supernet.evaluate import EvalImages, estimate, recalibrate, require_converged, to_tensor
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet, SupernetFile
@@ -285,7 +287,7 @@ def _references(
     rows = plan(space, min(REFERENCES, architectures(space)), 0, quantized=False)
     for row in rows:
         subnet = supernet.network.subnet(space.build(row))
-        total += torch.stack(answers_alone(subnet, data)).numpy()
+        total += torch.stack(answers_alone(subnet, data.at(number(subnet.graph.side)))).numpy()
     return total / len(rows)
 
 
@@ -333,24 +335,29 @@ def _measure(
 ) -> NDArray[np.float64]:
     """Accuracy, loss and seconds of candidates at these places of the plan, ``(len(rows), 3)``."""
     space = job.supernet.network.space
-    shared = SharedStart(data)
     scores = np.empty((len(rows), 3))
     candidates = [space.build(row) for row in rows]
-    blocks = [choices(space.graph_of(candidate)) for candidate in candidates]
-    order = sorted(range(len(rows)), key=blocks.__getitem__)  # equal beginnings come together
-    upcoming = [*(blocks[index] for index in order[1:]), ()]
-    for index, following in zip(order, upcoming, strict=True):
+    graphs = [space.graph_of(candidate) for candidate in candidates]
+    beginnings = [(number(graph.side), choices(graph)) for graph in graphs]
+    order = sorted(range(len(rows)), key=beginnings.__getitem__)  # equal ones come together
+    upcoming = [*(beginnings[index] for index in order[1:]), (0, ())]
+    side, here, shared = 0, data, SharedStart(data)
+    for index, (next_side, following) in zip(order, upcoming, strict=True):
         began = time.perf_counter()
         candidate = candidates[index]
         subnet = job.supernet.network.subnet(candidate)
+        if side != beginnings[index][0]:
+            side = beginnings[index][0]
+            here = data.at(side)
+            shared = SharedStart(here)
         if job.quantization is None:
-            score, loss = shared.measure(subnet, following)
+            score, loss = shared.measure(subnet, following if next_side == side else ())
         else:
             assert job.train is not None
-            number = int(places[index])
-            seed = int(np.random.SeedSequence([job.seed, number]).generate_state(1)[0])
+            place = int(places[index])
+            seed = int(np.random.SeedSequence([job.seed, place]).generate_state(1)[0])
             score, loss = measure_quantized(
-                subnet, data, job.train, job.flip,
+                subnet, here, job.train, job.flip,
                 (job.supernet.mean, job.supernet.std), job.quantization, seed,
             )  # fmt: skip
         require_converged(loss, f"candidate {candidate} of the supernet")
@@ -376,7 +383,18 @@ def measure_quantized(
     """Accuracy and loss of a candidate after quantization and a short fine-tune.
 
     Batch norm is recalibrated before the ranges are fitted and again after the fine-tune.
+
+    Args:
+        subnet: As cut out of the supernet.
+        data: Calibration and validation images.
+        train: Training images and labels.
+        flip: Whether they may be mirrored.
+        normalisation: Mean and deviation of pixels.
+        how: Scheme and fine-tune.
+        seed: Decides which training images are seen.
     """
+    side = number(subnet.graph.side)
+    data = data.at(side)
     recalibrate(subnet, data.calibration[:FIRST_IMAGES])
     images = data.calibration[:RANGE_IMAGES]
     model = quantize_subnet(subnet, subnet.graph, images, how.scheme)
@@ -385,7 +403,8 @@ def measure_quantized(
         pick = np.sort(rng.permutation(len(train[1]))[: how.finetune_steps * how.batch])
         mean, std = normalisation
         finetune(
-            model, to_tensor(train[0][pick]), torch.from_numpy(train[1][pick]), mean=mean, std=std,
+            model, resized(to_tensor(train[0][pick]), side), torch.from_numpy(train[1][pick]),
+            mean=mean, std=std,
             steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed, flip=flip,
         )  # fmt: skip
     recalibrate(model, data.calibration)

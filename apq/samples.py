@@ -26,6 +26,7 @@ from apq.files.reading import CostTable, Count, Text
 from apq.files.tables import read_parquet, table_hash
 from apq.space import Choice, Genes, Space, is_format
 from apq.space.formats import ordered
+from apq.space.graph import Graph, number
 from apq.space.layer import bitops, channel_count, macs, size_bits, to_array, weight_count
 from apq.space.schema import SpaceField
 from apq.version import __version__
@@ -61,14 +62,13 @@ def table_columns(space: Space, genes: Genes, precision: str) -> dict[str, list[
     """Counted and gene columns for n candidates; fp32 rows have no bits."""
     columns: dict[str, list[Any]] = {n: [] for n in ("macs", "params", "bitops", "size_bytes")}
     for row in genes:
-        layers = to_array(list(space.layers(space.build(row))))
+        candidate = space.build(row)
+        layers = to_array(list(space.layers(candidate)))
         work = int(macs(layers).sum())
         channels = int(channel_count(layers).sum())
         weights = int(weight_count(layers).sum())
         columns["macs"].append(work)
-        columns["params"].append(
-            weights + 2 * channels - space.classes
-        )  # the classifier has no norm
+        columns["params"].append(weights + _beside(space.graph_of(candidate)))
         if precision == "fp32":
             columns["bitops"].append(work * 32 * 32)
             columns["size_bytes"].append(4 * (weights + channels))
@@ -81,6 +81,14 @@ def table_columns(space: Space, genes: Genes, precision: str) -> dict[str, list[
         read = str if values.dtype == object else int
         columns[name] = [None if a else read(v) for a, v in zip(absent, values, strict=True)]
     return columns
+
+
+def _beside(graph: Graph) -> int:
+    """Parameters of a candidate that are no weights: scales and biases of batch norm, and biases
+    of linear layers."""
+    return sum(
+        number(node.channels) * (2 if node.op == "conv" else node.bias) for node in graph.layers
+    )
 
 
 def write_part(

@@ -7,9 +7,11 @@ from apq.space.families import (
     BitChoices,
     Chain,
     ChainLayer,
+    MobileNetV2,
     MobileNetV3,
     ResNet,
     ResNetStage,
+    Stage,
     V3Stage,
     WeightBits,
 )
@@ -79,7 +81,20 @@ def mobilenet_v3() -> Space:
     return Space(family)
 
 
+def resolutions() -> Space:
+    """Images of three sizes, and two stages of few choices: all layers but the last read the
+    resolution."""
+    stages = (
+        Stage(8, 1, (1, 2), (3,), (1, 2), 0), Stage(16, 2, (1,), (3, 5), (2, 3), 0),
+    )  # fmt: skip
+    bits = BitChoices((4, 8), (8,), (8,), (8,))
+    sides = (6, 8, 12)
+    family = MobileNetV2("small-resolutions", sides, 10, stages, 1, 8, 1, 8, 32, bits)
+    return Space(family)
+
+
 SMALL = {
+    "resolutions": resolutions(),
     "mobilenet_v3": mobilenet_v3(),
     "traced": traced(),
     "basic": resnet(),

@@ -13,14 +13,17 @@ import pandas as pd
 import pytest
 import torch
 from mobilenet import block_genes
+from small_families import SMALL
 
 from apq.collect import Quantization, collect
 from apq.errors import SamplesError
 from apq.images import load_images
 from apq.plan import ask, begun_with, covered, plan, planned
+from apq.quantize import quantize_subnet
 from apq.samples import part_files, read_samples
 from apq.space import load_space
-from apq.supernet import Supernet, load_supernet, save_supernet
+from apq.supernet import Supernet, SupernetFile, load_supernet, save_supernet
+from apq.supernet.evaluate import EvalImages, estimate, measure, recalibrate
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +254,27 @@ def test_a_part_that_is_removed_is_collected_again_and_nothing_else(tmp_path, su
     assert all(p.stat().st_mtime_ns == at for p, at in kept.items())
     after = read_samples(tmp_path).frame
     assert after.drop(columns="seconds").equals(before.drop(columns="seconds"))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_candidates_are_measured_at_their_own_resolution(tmp_path, digits, quantized):
+    """Against whole networks, which resize images themselves."""
+    torch.manual_seed(1)
+    space = SMALL["resolutions"]
+    network = Supernet(space).eval()
+    supernet = SupernetFile(network, digits.mean, digits.std, "0", {})
+    how = Quantization(finetune_steps=0) if quantized else None
+    collect(supernet, digits, tmp_path, 12, how, calibration_images=50)
+    samples = read_samples(tmp_path)
+    assert len(set(samples.frame["resolution"])) > 1
+    data = EvalImages.of(digits, digits.mean, digits.std, calibration=50)
+    for row, loss in zip(samples.genes, samples.frame["loss"], strict=True):
+        subnet = network.subnet(space.build(row))
+        if quantized:
+            recalibrate(subnet, data.calibration)
+            model = quantize_subnet(subnet, subnet.graph, data.calibration)
+            recalibrate(model, data.calibration)
+            expected = estimate(model.eval(), data)[1]
+        else:
+            expected = measure(subnet, data)[1]
+        assert loss == pytest.approx(expected, rel=1e-4)

@@ -19,6 +19,7 @@ from apq.errors import ModelError, choose
 from apq.files import whole
 from apq.quantize.integer import IntegerLayer
 from apq.runtime.folded import FloatLayer, Steps, fold, weight_shape
+from apq.space.graph import number
 from apq.supernet.tensors import save_tensors
 from apq.version import __version__
 
@@ -131,8 +132,8 @@ def _write_onnx(
     """Write the file; bytes of its weights, and its opset."""
     from apq.runtime.onnx_graph import onnx_model
 
-    space = model.space
-    shape = (batch, space.in_channels, space.resolution, space.resolution)
+    space, side = model.space, number(model.space.graph_of(model.candidate).side)
+    shape = (batch, space.in_channels, side, side)
     told = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about(model).items()}
     kind = {"onnx": "qdq", "onnx-integer": "integer", "qonnx": "qonnx"}[form]
     built = onnx_model(steps, shape, told, kind, int2, opset)

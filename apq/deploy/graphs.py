@@ -159,7 +159,7 @@ def empty_model() -> bytes:
 def network_model(space: Space, candidate: Candidate, precision: Precision, seed: int = 0) -> bytes:
     """A whole network as it would be deployed, with random weights."""
     chosen = space.graph_of(candidate)
-    side = space.resolution
+    side = number(chosen.side)
     graph = _Graph((1, space.in_channels, side, side), precision, seed)
 
     def write(node: Node, *inputs: _Tensor) -> _Tensor:

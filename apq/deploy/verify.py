@@ -24,7 +24,8 @@ from apq.files.headers import Header
 from apq.files.reading import Count, Items, Text
 from apq.images import ImageSet
 from apq.runtime.session import Runner, open_session
-from apq.space.graph import LAYERS
+from apq.space.graph import LAYERS, number
+from apq.supernet.elastic import resized
 from apq.supernet.evaluate import batches, normalise, to_tensor
 from apq.supernet.tensors import load_tensors, require_tensors
 
@@ -152,11 +153,12 @@ def verify(
     runner, shape = open_file(file, options or {})
     pixels, labels = images.splits["test"]
     pixels, labels = pixels[:limit], labels[:limit]
-    count = len(labels)
+    count, side = len(labels), number(model.space.graph_of(model.candidate).side)
     model.network.eval()
     worst, off, same, right, model_right = 0.0, 0, 0, 0, 0
     for part in batches(count, 250):
-        x = normalise(to_tensor(pixels[part]), model.mean, model.std).contiguous()
+        x = normalise(to_tensor(pixels[part]), model.mean, model.std)
+        x = resized(x, side).contiguous()
         with torch.no_grad():
             want: Tensor = model.network(x)
         got = torch.from_numpy(runner(x.numpy()))

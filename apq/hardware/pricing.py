@@ -40,7 +40,7 @@ def peak_memory_kb(
 ) -> NDArray[np.float64]:
     """Largest activation memory while nodes run, 10^3 bytes, in the values' broadcast shape; see
     :meth:`apq.space.graph.Graph.peak_bits`. What they hand on counts at the space's fixed bits."""
-    sides = space.graph.sides(values)
+    sides = space.sides(values)
     return space.graph.peak_bits(nodes, sides, values, space.family.fixed_bits) / 8e3
 
 
@@ -365,6 +365,6 @@ def device_rows(
                 f"{device.name} prices whole inverted residuals, and block {factor.name} of space "
                 f"{space.name!r} is none; use a table of single layers (--granularity layer)"
             )
-        side = space.graph.sides(values)[first.inputs[0]]
+        side = space.sides(values)[first.inputs[0]]
         return [(whole_block(space.graph, nodes, side, values), np.True_)]
     return [(row, there(node, values)) for node, row in space.rows(nodes, values)]

@@ -24,10 +24,10 @@ from apq.quantize.integer import (
     within,
 )
 from apq.quantize.uniform import Uniform, UniformActivations
-from apq.space.graph import LAYERS, Graph, Node, walk
+from apq.space.graph import LAYERS, Graph, Node, number
 from apq.supernet.depthwise import depthwise
-from apq.supernet.elastic import ACTIVATIONS
-from apq.supernet.network import Network, activated, attach, combine
+from apq.supernet.elastic import ACTIVATIONS, resized
+from apq.supernet.network import Network, activated, attach, combine, run_nodes
 
 FACTORS = Rounding(1 / 255, 0, 255, 8)
 """Grid of numbers from 0 to 1 that channels are scaled by."""
@@ -164,12 +164,13 @@ class QuantizedSubnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(n, classes)``."""
-        return self.simulate(x) if self.training else run(self.integer(), x)
+        if self.training:
+            return self.simulate(x)
+        return run(self.integer(), resized(x, number(self.graph.side)))
 
     def simulate(self, x: Tensor) -> Tensor:
         """Logits computed in float: what training sees."""
-        out: Tensor = walk(self.graph.nodes, x, self._simulate)
-        return out
+        return run_nodes(self.graph.nodes, x, self._simulate)
 
     def _simulate(self, node: Node, *inputs: Tensor) -> Tensor:
         if node.op == "pool" and node.inputs[0] not in self.graph.streams:
@@ -333,7 +334,7 @@ def _samples(net: Network, graph: Graph, images: Tensor | None) -> dict[str, Ten
             samples[node.name] = _drawn(inputs[0])
         return net.run(node, *inputs)
 
-    walk(graph.nodes, images, run)
+    run_nodes(graph.nodes, images, run)
     return samples
 
 

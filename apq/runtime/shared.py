@@ -38,7 +38,8 @@ class SharedStart:
 
     The answers of the pieces a subnet has in common with the one measured next are kept: batch-norm
     statistics and images go through them once. So measure subnets in an order that keeps equal
-    beginnings together. What follows runs in onnxruntime where that is installed.
+    beginnings together; all take images of the size that ``data`` has. What follows runs in
+    onnxruntime where that is installed.
     """
 
     def __init__(self, data: EvalImages) -> None:

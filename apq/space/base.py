@@ -745,12 +745,24 @@ class Space:
             nodes: Nodes of ``graph``.
             values: Values of the genes they read: numbers, or arrays that broadcast together.
         """
-        sides = self.graph.sides(values)
+        sides = self.sides(values or {})
         return [
             (node, self.graph.row(node, sides[node.inputs[0]], values))
             for node in nodes
             if node.op in LAYERS
         ]
+
+    def sides(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Height and width in pixels of every node's output, by its name.
+
+        Args:
+            values: Values of genes: numbers, or arrays that broadcast together. The largest
+                resolution stands for one that is not among them, on which nothing that is asked
+                for may depend.
+        """
+        side = self.graph.side
+        default = {side: self.resolution} if isinstance(side, str) else {}
+        return self.graph.sides(default | dict(values))
 
     @cached_property
     def fixed_layers(self) -> dict[str, Layer]:

@@ -70,6 +70,7 @@ class Node:
         act: ``"relu"``, ``"relu6"``, or nothing: what its output goes through last. Of an ``act``:
             ``"hswish"`` or ``"hsigmoid"``.
         bias: Whether a linear layer has one.
+        epsilon: What the batch norm of a convolution adds to variances.
         weight, activation: Number formats of weights and input, as codes.
         side: Height and width of an image in pixels.
         when: Genes and the choices with which the node runs; all must hold.
@@ -85,6 +86,7 @@ class Node:
     groups: Value = 1
     act: str = ""
     bias: bool = True
+    epsilon: float = 1e-5
     weight: Value = 8
     activation: Value = 8
     side: Value = 0
@@ -102,6 +104,11 @@ class Graph:
     def by_name(self) -> dict[str, Node]:
         """Nodes by name."""
         return {node.name: node for node in self.nodes}
+
+    @property
+    def side(self) -> Value:
+        """Height and width of the image in pixels."""
+        return self.nodes[0].side
 
     @property
     def layers(self) -> tuple[Node, ...]:

@@ -16,6 +16,7 @@ from apq.space.families import (
     Stage,
     V3Stage,
 )
+from apq.space.families.base import divisible
 from apq.space.families.mobilenet_v3 import Act
 
 
@@ -69,24 +70,30 @@ def _proxyless(stage: Callable[..., Stage]) -> tuple[Stage, ...]:
     return (*(stage(*size) for size in sizes), stage(320, 1, depth=(1,)))
 
 
-def apq_imagenet() -> Space:
+def apq_imagenet(width_mult: float = 1.0) -> Space:
     """The space of APQ (CVPR 2020, section 3 and its released code): 21 block slots, 772 columns.
 
     A 7x7 kernel with 4-bit depthwise activations has no price in the paper's table, so it is
     excluded here as it is there.
+
+    Args:
+        width_mult: Factor of all channels but the last convolution's.
     """
 
+    def wide(channels: int) -> int:
+        return divisible(channels * width_mult)
+
     def stage(channels: int, stride: int, depth: tuple[int, ...] = (2, 3, 4)) -> Stage:
-        return Stage(channels, stride, depth, kernel=(3, 5, 7), expand=(4, 6), width_step=8)
+        return Stage(wide(channels), stride, depth, kernel=(3, 5, 7), expand=(4, 6), width_step=8)
 
     return Space(
         MobileNetV2(
             name="apq-imagenet",
             resolution=224,
             classes=1000,
-            stem_channels=32,
+            stem_channels=wide(32),
             stem_stride=2,
-            first_channels=16,
+            first_channels=wide(16),
             head_channels=1280,
             stages=_proxyless(stage),
             exclude=({"kernel": 7, "dw_a_bits": 4},),
@@ -94,37 +101,60 @@ def apq_imagenet() -> Space:
     )
 
 
-def ofa_proxyless() -> Space:
-    """Once-for-All ProxylessNAS (arXiv:1908.09791) at width 1.0: 21 slots, three expansions."""
+OFA_SIDES = (128, 160, 192, 224)
+"""Sides of images to choose from; Once-for-All's networks learnt from 128 to 224 pixels."""
+
+
+def ofa_proxyless(width_mult: float = 1.0) -> Space:
+    """Once-for-All ProxylessNAS (arXiv:1908.09791): 21 slots, three expansions, four resolutions.
+
+    Args:
+        width_mult: Factor of all channels; weights are published for 1.3.
+    """
+
+    def wide(channels: int) -> int:
+        return divisible(channels * width_mult)
 
     def stage(channels: int, stride: int, depth: tuple[int, ...] = (2, 3, 4)) -> Stage:
-        return Stage(channels, stride, depth, kernel=(3, 5, 7), expand=(3, 4, 6), width_step=0)
+        return Stage(wide(channels), stride, depth, (3, 5, 7), expand=(3, 4, 6), width_step=0)
 
     return Space(
         MobileNetV2(
             name="ofa-proxyless",
-            resolution=224,
+            resolution=OFA_SIDES,
             classes=1000,
-            stem_channels=32,
+            stem_channels=wide(32),
             stem_stride=2,
-            first_channels=16,
-            head_channels=1280,
+            first_channels=wide(16),
+            head_channels=wide(1280),
             stages=_proxyless(stage),
+            norm_epsilon=1e-3,
         )
     )
 
 
-def ofa_mobilenet_v3() -> Space:
-    """Once-for-All MobileNetV3 (arXiv:1908.09791) at width 1.0: 20 slots, three expansions."""
+def ofa_mobilenet_v3(width_mult: float = 1.0) -> Space:
+    """Once-for-All MobileNetV3 (arXiv:1908.09791): 20 slots, three expansions, four resolutions.
+
+    Args:
+        width_mult: Factor of all channels; weights are published for 1.0 and 1.2.
+    """
+
+    def wide(channels: int) -> int:
+        return divisible(channels * width_mult)
 
     def stage(channels: int, stride: int, act: Act, excite: bool) -> V3Stage:
-        return V3Stage(channels, stride, (2, 3, 4), (3, 5, 7), (3, 4, 6), act, excite)
+        return V3Stage(wide(channels), stride, (2, 3, 4), (3, 5, 7), (3, 4, 6), act, excite)
 
     return Space(
         MobileNetV3(
             name="ofa-mobilenet-v3",
-            resolution=224,
+            resolution=OFA_SIDES,
             classes=1000,
+            stem_channels=wide(16),
+            first_channels=wide(16),
+            last_channels=wide(960),
+            feature_channels=wide(1280),
             stages=(
                 stage(24, 2, "relu", excite=False),
                 stage(40, 2, "relu", excite=True),
@@ -167,3 +197,10 @@ PRESETS: dict[str, Callable[[], Space]] = {
     "cifar10-resnet": cifar10_resnet,
     "cifar10-chain": cifar10_chain,
 }
+
+SCALED: dict[str, Callable[[float], Space]] = {
+    "apq-imagenet": apq_imagenet,
+    "ofa-proxyless": ofa_proxyless,
+    "ofa-mobilenet-v3": ofa_mobilenet_v3,
+}
+"""Those whose channels may be multiplied by a factor."""

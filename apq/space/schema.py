@@ -28,6 +28,7 @@ from apq.files.reading import in_words
 from apq.space.base import Space
 from apq.space.candidate import Candidate
 from apq.space.families import DEFAULT_FAMILY, FAMILIES
+from apq.space.families.base import Sides
 from apq.space.formats import Choice, choice_of, code_of
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
@@ -80,12 +81,24 @@ def _in_file(hint: Any, may_be_empty: bool = False) -> Any:
         return Annotated[tuple[_in_file(inner[0]), ...], some]  # type: ignore[misc]
     if origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return dict[inner[0], _in_file(inner[1])]  # type: ignore[valid-type, misc]
+    if hint == Sides:
+        return Annotated[_in_file(inner[1]), BeforeValidator(_several), AfterValidator(_one)]
     if origin is types.UnionType:
         union = _in_file(inner[0])
         for other in inner[1:]:
             union = union | _in_file(other)
         return union
     return hint
+
+
+def _several(value: Any) -> Any:
+    """A number as the list of it."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _one(values: tuple[int, ...]) -> Sides:
+    """A list of one number as that number."""
+    return values[0] if len(values) == 1 else values
 
 
 def _build(kind: type, table: Schema) -> Any:

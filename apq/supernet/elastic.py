@@ -47,16 +47,28 @@ class ConvBN(nn.Module):
         stride: int = 1,
         groups: int = 1,
         act: str = "relu6",
+        epsilon: float = 1e-5,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(cout)
+        self.bn = nn.BatchNorm2d(cout, eps=epsilon)
         self.act: nn.Module = ACTIVATIONS[act]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes ``(n, cin, h, w) -> (n, cout, ceil(h / stride), ceil(w / stride))``."""
         out: Tensor = self.act(self.bn(self.conv(x)))
         return out
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Square images with ``side`` pixels: ``(n, c, h, h) -> (n, c, side, side)``, any type.
+
+    Linear interpolation over as many pixels as one of the result covers, as Pillow resizes; images
+    of that size already are returned as they are.
+    """
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
 def slice_norm(x: Tensor, bn: nn.BatchNorm2d, channels: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from apq.errors import ModelError
 from apq.images import ImageSet
-from apq.supernet.elastic import ConvBN
+from apq.supernet.elastic import ConvBN, resized
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -79,6 +79,11 @@ class EvalImages:
             normalise(to_tensor(pixels), mean, std),
             torch.from_numpy(np.ascontiguousarray(labels)),
         )
+
+    def at(self, side: int) -> EvalImages:
+        """The same with images of ``side`` pixels (:func:`~apq.supernet.elastic.resized`)."""
+        calibration, images = resized(self.calibration, side), resized(self.images, side)
+        return replace(self, calibration=calibration, images=images)
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from apq.space.graph import LAYERS, Graph, Node, number, resolve, walk
 from apq.space.graph import depthwise as is_depthwise
 from apq.space.schema import SpaceField
 from apq.supernet.depthwise import depthwise
-from apq.supernet.elastic import ACTIVATIONS, ConvBN, shrink, slice_norm, transforms
+from apq.supernet.elastic import ACTIVATIONS, ConvBN, resized, shrink, slice_norm, transforms
 from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 from apq.version import __version__
 
@@ -32,8 +32,8 @@ class Network(nn.Module):
     """A graph of plain numbers, or a run of its nodes, with the modules that hold their weights.
 
     The modules' paths are the nodes' names. Takes what the first node reads, gives what the last
-    one does; a whole network takes normalised images ``(n, c, h, w)`` and gives logits
-    ``(n, classes)``.
+    one does; a whole network takes normalised images ``(n, c, h, w)``, which it resizes to what
+    the graph says, and gives logits ``(n, classes)``.
     """
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
@@ -43,8 +43,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the nodes in order."""
-        out: Tensor = walk(self.graph.nodes, x, self.run)
-        return out
+        return run_nodes(self.graph.nodes, x, self.run)
 
     def run(self, node: Node, *inputs: Tensor) -> Tensor:
         """Run one node."""
@@ -72,6 +71,20 @@ class Subnet(Network):
         super().__init__(graph, build_modules(graph))
 
 
+def run_nodes(nodes: Sequence[Node], x: Tensor, run: Callable[..., Tensor]) -> Tensor:
+    """Run nodes in order; images are resized to the side that their node says.
+
+    Args:
+        nodes: With numbers in place of genes, as :func:`apq.space.graph.walk` takes them.
+        x: Images, or what the first node reads.
+        run: From a node and the values of its inputs to the value of its output.
+    """
+    if nodes[0].op == "image":
+        x = resized(x, number(nodes[0].side))
+    out: Tensor = walk(nodes, x, run)
+    return out
+
+
 def build_modules(graph: Graph) -> dict[str, nn.Module]:
     """A module with new weights for every layer of a graph of plain numbers, fixed layers first."""
     found: dict[str, nn.Module] = {}
@@ -81,8 +94,9 @@ def build_modules(graph: Graph) -> dict[str, nn.Module]:
             found[node.name] = nn.Linear(cin, cout, bias=node.bias)
         else:
             found[node.name] = ConvBN(
-                cin, cout, number(node.kernel), node.stride, number(node.groups), node.act
-            )
+                cin, cout, number(node.kernel), node.stride, number(node.groups), node.act,
+                node.epsilon,
+            )  # fmt: skip
     return found
 
 
@@ -166,9 +180,7 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor, candidate: Candidate) -> Tensor:
         """Logits of ``candidate``, shape ``(n, classes)``; its bits are not applied."""
         chosen = self.space.chosen(candidate)
-        nodes = self.space.graph.at(chosen).nodes
-        out: Tensor = walk(nodes, x, partial(self._run, chosen))
-        return out
+        return run_nodes(self.space.graph.at(chosen).nodes, x, partial(self._run, chosen))
 
     def _run(self, chosen: Mapping[str, int], node: Node, *inputs: Tensor) -> Tensor:
         if node.op not in LAYERS:

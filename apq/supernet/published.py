@@ -3,8 +3,7 @@
 
 All are inverted residuals whose widths are leading slices and whose smaller kernels are cut out by
 learned matrices, as here; so the weights only need other names. Batch norm of the two that follow
-ProxylessNAS has an epsilon of 0.001 and ours of 0.00001; the difference goes into the stored
-variances.
+ProxylessNAS has an epsilon of 0.001, which their space says (``norm_epsilon``).
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from apq.supernet.tensors import read_tensors
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 """What these networks' images were normalised with."""
 
-THEIR_EPS: dict[type, float] = {MobileNetV2: 1e-3, MobileNetV3: 1e-5}
-"""Epsilon of their batch norm, by our family."""
+EPSILON = 1e-3
+"""Of the batch norms of networks that follow ProxylessNAS; those of MobileNetV3 have 1e-5."""
 
 _BLOCK = r"blocks\.(\d+)\.(?:mobile_inverted_conv|conv)\."
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -82,7 +81,11 @@ def import_published(path: Path, space: Space) -> Supernet:
         path: A safetensors file, or one of ``torch.save`` (read with ``weights_only=True``) that
             holds the weights or has them under ``state_dict``.
         space: Of the checkpoint's sizes: ``ofa-proxyless``, ``ofa-mobilenet-v3``,
-            ``apq-imagenet``, or such a space with other widths.
+            ``apq-imagenet``, or such a space with other widths. One of inverted residuals without
+            ``norm_epsilon`` gets that of these networks.
+
+    Returns:
+        The supernet, in eval mode.
 
     Raises:
         ModelError: the file cannot be read; or tensors are missing, of another shape, or belong to
@@ -94,6 +97,8 @@ def import_published(path: Path, space: Space) -> Supernet:
             f"space {space.name!r} is of another family; published weights are for the spaces "
             "ofa-proxyless, ofa-mobilenet-v3 and apq-imagenet, and others of their families"
         )
+    if isinstance(space.family, MobileNetV2) and space.family.norm_epsilon is None:
+        space = space.with_(norm_epsilon=EPSILON)
     found: dict[str, Tensor] = {}
     foreign: list[str] = []
     for name, tensor in _read(path).items():
@@ -123,10 +128,6 @@ def import_published(path: Path, space: Space) -> Supernet:
     ]  # fmt: skip
     if problems:
         raise ModelError(f"{path} is not of space {space.name!r}: {'; '.join(problems)}")
-    eps = next(m.eps for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    for name, tensor in found.items():
-        if name.endswith("running_var"):
-            found[name] = tensor + (THEIR_EPS[kind] - eps)
     network.load_state_dict(found)
     return network.eval()
 

@@ -105,9 +105,10 @@ excite = true
 """
 
 BOTTLENECK = RESNET.replace("[2, 4, 8]", "[4, 8]").replace('"mine"', '"mine"\nblock = "bottleneck"')
+RESOLUTIONS = MOBILENET_V3.replace("resolution = 8", "resolution = [6, 8]")
 FILES = {
     "resnet": RESNET, "bottleneck": BOTTLENECK, "chain": CHAIN, "ghost": GHOST,
-    "mobilenet_v3": MOBILENET_V3,
+    "mobilenet_v3": MOBILENET_V3, "resolutions": RESOLUTIONS,
 }  # fmt: skip
 
 
@@ -135,8 +136,9 @@ def test_a_family_goes_from_training_to_a_verified_file(space_file):
     run("lut", "build", "--model", "bit-serial", "--space", space_file, "--out", table)
     low, high = _reach(space, table)
     budget = (low + high) / 2
+    small = ("--fix", "resolution=min") if "resolution" in space.place else ()
     run("search", "--space", space_file, "--predictor", predictor, "--lut", table,
-        "--latency-ms", budget, "--candidates", 400, "--out", found)  # fmt: skip
+        "--latency-ms", budget, "--candidates", 400, "--out", found, *small)  # fmt: skip
     best = json.loads((found / "best.json").read_text())
     assert best["costs"]["latency_ms"] <= budget
     front = pd.read_parquet(found / "front.parquet")

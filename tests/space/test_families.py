@@ -115,6 +115,22 @@ def test_a_residual_network_joins_what_its_stage_chose():
     ]  # fmt: skip
 
 
+def test_the_resolution_decides_the_sides_of_all_layers():
+    space = SMALL["resolutions"]
+    assert space.resolution == 12
+    axis = space.axis("resolution")
+    assert (axis.choices, axis.slot, axis.is_depth) == ((6, 8, 12), None, False)
+    most, priced = space.build(space.cardinalities - 1), price_space(space)
+    for side in axis.choices:
+        candidate = most.with_(resolution=side)
+        layers, half = space.layers(candidate), side // 2
+        assert [layer.height for layer in layers] == [side] * 11 + [half, half, 1]
+        weights, outs = weight_count(to_array(list(layers))), [side] * 10 + [half] * 3 + [1]
+        by_hand = (weights * np.array(outs) ** 2).sum() / 1e6
+        assert priced.costs(space.genes([candidate]))["macs_m"][0] == pytest.approx(by_hand)
+    assert space.restrict("resolution=min").count() * 3 == space.count()
+
+
 def test_numbers_that_contradict_themselves_are_refused():
     resnet, chain = SMALL["basic"].to_dict(), SMALL["chain"].to_dict()
     for data, change, message in (
@@ -125,6 +141,14 @@ def test_numbers_that_contradict_themselves_are_refused():
         (chain, {"layers": [{"channels": [16, 8]}]}, r"layers\[0\].channels = .* ascending"),
         (chain, {"layers": [{"channels": [8], "kernel": [2]}]}, "must be odd sizes"),
         (chain, {"classes": 0}, "classes = 0 must be between 1"),
+        (chain, {"resolution": 0}, "resolution = 0 must be between 1"),
+        (chain, {"resolution": [32, 24]}, r"resolution = \[32, 24\] must be ascending"),
+        (chain, {"resolution": [8, 70000]}, "resolution = 2 up to 70000 must be at most"),
+        (chain, {"resolution": "8"}, r"resolution\[0\] is '8', must be a whole number"),
+        (chain, {"resolution": []}, "resolution has 0 entries"),
     ):
         with pytest.raises(SpaceError, match=message):
             Space.from_dict(data | change)
+    with pytest.raises(SpaceError, match="one number, or at least two to choose from"):
+        SMALL["chain"].with_(resolution=(8,))
+    assert Space.from_dict(chain | {"resolution": [8]}) == SMALL["chain"]

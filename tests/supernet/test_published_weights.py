@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
 from apq.cli import app
 from apq.errors import ModelError
+from apq.samples import table_columns
 from apq.space import PRESETS, Candidate, MobileNetV2, Space, Stage
 from apq.space.families import MobileNetV3, V3Stage
 from apq.space.families.base import divisible
 from apq.space.layer import macs, to_array
+from apq.space.presets import SCALED
 from apq.supernet import load_supernet
 from apq.supernet.published import import_published, ours
 
@@ -46,7 +49,8 @@ def space_of(name: str) -> Space:
         Stage(c, s, d, (3, 5, 7), expand, step)
         for c, s, d in zip(channels, strides, depths, strict=True)
     )
-    return Space(MobileNetV2(name, 64, 10, stages, 3, 16, 2, 8, head))
+    epsilon = 1e-3 if name == "ofa" else None  # which importing fills in
+    return Space(MobileNetV2(name, 64, 10, stages, 3, 16, 2, 8, head, norm_epsilon=epsilon))
 
 
 def candidate_of(space: Space, case: dict) -> Candidate:
@@ -68,8 +72,8 @@ def candidate_of(space: Space, case: dict) -> Candidate:
 def test_every_golden_subnet_answers_alike(name, shared):
     path = shared / "reference" / f"{FILES[name][0]}.safetensors"
     cases = json.loads(path.with_name(path.stem + "_golden.json").read_text())["subnets"]
-    space = space_of(name)
-    network = import_published(path, space)
+    network = import_published(path, space_of(name))
+    space = network.space
     x = torch.from_numpy(np.load(shared / "reference/ofa/inputs.npz")["x"])
     assert len(cases) >= 20
     for case in cases:
@@ -85,6 +89,49 @@ def test_every_golden_subnet_answers_alike(name, shared):
         layers = to_array(list(space.layers(candidate)))
         assert int(macs(layers).sum()) == case["macs"]
         assert sum(p.numel() for p in subnet.parameters()) == case["params"]
+        counted = table_columns(space, space.genes([candidate]), "fp32")
+        assert (counted["macs"], counted["params"]) == ([case["macs"]], [case["params"]])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_recalibrated_subnets_answer_alike(name, shared):
+    """With statistics of other images the epsilon of batch norm counts."""
+    path = shared / "reference" / f"{FILES[name][0]}.safetensors"
+    cases = json.loads(path.with_name(path.stem + "_golden.json").read_text())["subnets"]
+    cases = [case for case in cases if "logits_after_bn_calibration" in case]
+    network = import_published(path, space_of(name))
+    arrays = np.load(shared / "reference/ofa/inputs.npz")
+    x, *batches = (torch.from_numpy(arrays[key]) for key in ("x", "calib0", "calib1"))
+    assert len(cases) == 6
+    for case in cases:
+        subnet = network.subnet(candidate_of(network.space, case))
+        with torch.no_grad():
+            calibrate_as_they_do(subnet, batches)
+            wanted = torch.tensor(case["logits_after_bn_calibration"])
+            torch.testing.assert_close(subnet(x), wanted, rtol=0, atol=2e-4)
+
+
+def calibrate_as_they_do(net: nn.Module, batches: list[torch.Tensor]) -> None:
+    """Means over batches, by their size, of means and biased variances within them."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    seen: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {m: [] for m in norms}
+
+    def note(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), unbiased=False)
+        seen[norm].append((mean, variance))
+
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    net.train()
+    for batch in batches:
+        net(batch)
+    net.eval()
+    for hook in hooks:
+        hook.remove()
+    shares = torch.tensor([float(len(batch)) for batch in batches])
+    for norm, found in seen.items():
+        means, variances = (torch.stack(part) for part in zip(*found, strict=True))
+        norm.running_mean.copy_((shares[:, None] * means).sum(0) / shares.sum())
+        norm.running_var.copy_((shares[:, None] * variances).sum(0) / shares.sum())
 
 
 def fake(space: Space) -> dict[str, torch.Tensor]:
@@ -139,6 +186,7 @@ def test_the_command_writes_a_supernet_that_loads(tmp_path, suffix):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     loaded = load_supernet(out, space)
+    assert all(m.eps == 1e-3 for m in loaded.network.modules() if isinstance(m, nn.BatchNorm2d))
     assert loaded.metadata["imported"] == path.name
     assert torch.equal(loaded.network.state_dict()["head.conv.weight"],
                        weights["feature_mix_layer.conv.weight"])  # fmt: skip
@@ -182,5 +230,30 @@ def test_the_published_space_is_that_of_the_paper():
     assert len(space.slots) == 21
     assert space.axis("b00_width").choices == (48, 64, 96)
     assert space.axis("b20_width").choices == (576, 768, 1152)
-    architectures = (9**2 + 9**3 + 9**4) ** 5 * 9
+    assert space.axis("resolution").choices == (128, 160, 192, 224)
+    architectures = 4 * (9**2 + 9**3 + 9**4) ** 5 * 9
     assert space.restrict("bits=8").count() == architectures
+
+
+def test_a_presets_channels_are_multiplied_as_published():
+    shapes = {
+        ("ofa-proxyless", 1.3): (40, 24, 32, 416, 1664),
+        ("ofa-proxyless", 0.35): (16, 8, 8, 112, 448),
+        ("ofa-mobilenet-v3", 1.2): (24, 24, 32, 192, 1152),
+        ("ofa-mobilenet-v3", 0.25): (8, 8, 8, 40, 240),
+        ("apq-imagenet", 0.35): (16, 8, 8, 112, 1280),
+    }  # fmt: skip
+    for (name, factor), channels in shapes.items():
+        family = SCALED[name](factor).family
+        last = family.head_channels if isinstance(family, MobileNetV2) else family.last_channels
+        ends = family.stages[0].channels, family.stages[-1].channels
+        assert (family.stem_channels, family.first_channels, *ends, last) == channels
+    for name, make in SCALED.items():
+        assert make(1.0) == PRESETS[name]()
+
+
+def test_only_presets_are_multiplied(tmp_path):
+    words = ["import-ofa", "w.pth", "--space", "mine.toml", "--width-mult", "1.3"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "--width-mult is for the presets" in result.output

@@ -12,6 +12,7 @@ from torch import nn
 from apq.errors import ModelError, SpaceError
 from apq.space import PRESETS, Layer
 from apq.supernet import Subnet, Supernet, largest, load_supernet, save_supernet, smallest
+from apq.supernet.elastic import resized
 
 SPACES = {name: make() for name, make in PRESETS.items()}
 
@@ -155,3 +156,35 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         path.write_bytes(flipped)
         with pytest.raises(ModelError, match="is damaged: its weights have the hash"):
             load_supernet(path)
+
+
+def test_images_are_resized_to_what_a_candidate_chooses():
+    from small_families import SMALL
+
+    space = SMALL["resolutions"]
+    network, most = lively(Supernet(space)), largest(space)
+    x = torch.randn(4, 1, 12, 12)
+    seen = {}
+    for side in space.axis("resolution").choices:
+        candidate = most.with_(resolution=side)
+        subnet = network.subnet(candidate)
+        with torch.no_grad():
+            small = resized(x, side)
+            seen[side] = network(x, candidate)
+            torch.testing.assert_close(seen[side], subnet(x), atol=1e-5, rtol=0)
+            torch.testing.assert_close(seen[side], network(small, candidate), atol=1e-5, rtol=0)
+            piecewise = nn.Sequential(*subnet.pieces())
+            torch.testing.assert_close(piecewise(x), subnet(x), atol=1e-5, rtol=0)
+            run = layers_that_run(subnet, x)
+        assert run == [shape(layer) for layer in space.layers(candidate)]
+    assert not torch.allclose(seen[6], seen[12], atol=1e-2)
+
+
+def test_resizing_is_that_of_pillow():
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
+    for side in (24, 18, 12, 7, 31):
+        image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+        ours = resized(torch.from_numpy(pixels)[None, None], side)[0, 0].numpy()
+        assert np.abs(ours.astype(int) - np.asarray(image)).max() <= 1

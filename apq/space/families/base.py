@@ -25,6 +25,10 @@ Name = Annotated[str, StringConstraints(pattern=r"\S", max_length=MOST_TEXT)]
 Rules = Annotated[tuple[Mapping[str, Choice], ...], Field(max_length=MOST_RULES)]
 """Combinations of choices that no block may have, e.g. ``({"kernel": 7, "dw_a_bits": 4},)``."""
 
+Sides = int | tuple[int, ...]
+"""Height and width of images in pixels: one number, or several, ascending, of which a candidate
+has one."""
+
 
 class Family(Protocol):
     """A description of networks: a frozen dataclass of numbers, texts, tuples and dataclasses.
@@ -119,6 +123,15 @@ class Checks:
         for field, value in fields.items():
             rule = f"between 1 and {MOST_CHANNELS}"
             self.need(1 <= value <= MOST_CHANNELS, field, value, rule)
+
+    def resolution(self, sides: Sides) -> None:
+        """Pixels of an image's side: one number, or several to choose from."""
+        if isinstance(sides, int):
+            self.channels(resolution=sides)
+            return
+        self.widths("resolution", sides)
+        two = len(sides) > 1
+        self.need(two, "resolution", list(sides), "one number, or at least two to choose from")
 
     def formats(self, bits: _Formats) -> None:
         """Distinct formats, and such as activations can have for those."""

@@ -20,6 +20,7 @@ class Builder:
 
     Args:
         weight, activation: Formats of layers that name none, as bits.
+        epsilon: What batch norms add to variances.
 
     Example:
         >>> net = Builder()
@@ -35,8 +36,8 @@ class Builder:
         ['depth_0', 'b00_width', 'b01_width']
     """
 
-    def __init__(self, weight: int = 8, activation: int = 8) -> None:
-        self.weight, self.activation = weight, activation
+    def __init__(self, weight: int = 8, activation: int = 8, epsilon: float = 1e-5) -> None:
+        self.weight, self.activation, self.epsilon = weight, activation, epsilon
         self.nodes: dict[str, Node] = {}
         self.slots: list[Slot] = []
         self._depths: list[tuple[int, ...]] = []
@@ -93,13 +94,15 @@ class Builder:
         self.nodes[name] = Node(name, op, inputs, channels, when=when, **fields)
         return name
 
-    def image(self, channels: int, side: Value) -> str:
-        """The input; ``side`` in pixels, or the gene that chooses it."""
-        return self.node("image", "image", channels=channels, side=side)
+    def image(self, channels: int, side: int | Sequence[int]) -> str:
+        """The input; ``side`` in pixels. Several: the gene ``resolution`` chooses one of them."""
+        chosen = side if isinstance(side, int) else self.gene("resolution", side)
+        return self.node("image", "image", channels=channels, side=chosen)
 
     def conv(self, name: str, x: str, channels: Value, **fields: Any) -> str:
         """A convolution with batch norm; ``groups`` of as many as channels make it depthwise."""
-        return self.node(name, "conv", x, channels=channels, **self._formats(fields))
+        fields = {"epsilon": self.epsilon} | self._formats(fields)
+        return self.node(name, "conv", x, channels=channels, **fields)
 
     def linear(self, name: str, x: str, channels: Value, **fields: Any) -> str:
         """A fully connected layer on what :meth:`pool` gives."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from apq.space.families.base import Checks, Name, Rules, WeightBits
+from apq.space.families.base import Checks, Name, Rules, Sides, WeightBits
 from apq.space.families.builder import Builder
 
 
@@ -32,7 +32,7 @@ class Chain:
 
     Attributes:
         name: Short name.
-        resolution: Input side in pixels.
+        resolution: Input side in pixels; several: a candidate has one of them.
         classes: Outputs of the classifier.
         layers: The convolutions.
         in_channels: Image channels.
@@ -42,7 +42,7 @@ class Chain:
     """
 
     name: Name
-    resolution: int
+    resolution: Sides
     classes: int
     layers: tuple[ChainLayer, ...]
     in_channels: int = 3
@@ -53,9 +53,8 @@ class Chain:
     def check(self) -> None:
         """Refuse numbers that contradict themselves (SpaceError)."""
         checks = Checks(self.name)
-        checks.channels(
-            resolution=self.resolution, classes=self.classes, in_channels=self.in_channels
-        )
+        checks.resolution(self.resolution)
+        checks.channels(classes=self.classes, in_channels=self.in_channels)
         checks.need(1 <= self.fixed_bits <= 32, "fixed_bits", self.fixed_bits, "1..32")
         checks.formats(self.bits)
         checks.count("layers", self.layers)

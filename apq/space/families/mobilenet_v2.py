@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apq.files.limits import MOST_CHANNELS, MOST_WIDTHS
-from apq.space.families.base import BitChoices, Checks, Name, Rules, divisible
+from apq.space.families.base import BitChoices, Checks, Name, Rules, Sides, divisible
 from apq.space.families.builder import Builder
 from apq.space.formats import AS_PRICED
 from apq.space.graph import Graph, Node, number, resolve
@@ -56,7 +56,7 @@ class MobileNetV2:
 
     Attributes:
         name: Short name.
-        resolution: Input side in pixels.
+        resolution: Input side in pixels; several: a candidate has one of them.
         in_channels: Image channels.
         classes: Outputs of the classifier.
         stem_channels, stem_stride: The 3x3 stem convolution.
@@ -68,10 +68,11 @@ class MobileNetV2:
         fixed_weight_bits: Bitwidth of its weights, if another. Where the classifier is large or the
             blocks are small these weights are much of a file.
         exclude: Combinations no block may have.
+        norm_epsilon: What batch norms add to variances; 1e-5 if not given.
     """
 
     name: Name
-    resolution: int
+    resolution: Sides
     classes: int
     stages: tuple[Stage, ...]
     in_channels: int = 3
@@ -83,12 +84,14 @@ class MobileNetV2:
     fixed_bits: int = 8
     fixed_weight_bits: int | None = None
     exclude: Rules = ()
+    norm_epsilon: float | None = None
 
     def check(self) -> None:
         """Refuse numbers that contradict themselves (SpaceError)."""
         checks = Checks(self.name)
+        checks.resolution(self.resolution)
         checks.channels(
-            resolution=self.resolution, classes=self.classes, in_channels=self.in_channels,
+            classes=self.classes, in_channels=self.in_channels,
             stem_channels=self.stem_channels, stem_stride=self.stem_stride,
             first_channels=self.first_channels, head_channels=self.head_channels,
         )  # fmt: skip
@@ -97,6 +100,8 @@ class MobileNetV2:
         ok = weight is None or 1 <= weight <= 32
         checks.need(ok, "fixed_weight_bits", weight, "1..32")
         checks.formats(self.bits)
+        ok = self.norm_epsilon is None or 0 < self.norm_epsilon < 1
+        checks.need(ok, "norm_epsilon", self.norm_epsilon, "between 0 and 1")
         checks.stages(self.stages)
         before = self.first_channels
         for s, stage in enumerate(self.stages):
@@ -111,7 +116,8 @@ class MobileNetV2:
     def write(self) -> Builder:
         """The stem, one depthwise-separable block, the searched blocks, a 1x1 convolution, the mean
         over all pixels, a linear classifier."""
-        net = Builder(self.fixed_weight_bits or self.fixed_bits, self.fixed_bits)
+        weight, epsilon = self.fixed_weight_bits or self.fixed_bits, self.norm_epsilon or 1e-5
+        net = Builder(weight, self.fixed_bits, epsilon)
         stem, first = self.stem_channels, self.first_channels
         x = net.image(self.in_channels, self.resolution)
         x = net.conv("stem", x, stem, kernel=3, stride=self.stem_stride, act="relu6")

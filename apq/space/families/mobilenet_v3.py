@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from apq.space.families.base import BitChoices, Checks, Name, Rules, divisible
+from apq.space.families.base import BitChoices, Checks, Name, Rules, Sides, divisible
 from apq.space.families.builder import Builder
 from apq.space.graph import Follows, Value
 
@@ -53,7 +53,7 @@ class MobileNetV3:
 
     Attributes:
         name: Short name.
-        resolution: Input side in pixels.
+        resolution: Input side in pixels; several: a candidate has one of them.
         classes: Outputs of the classifier.
         stages: The searchable stages.
         in_channels: Image channels.
@@ -67,7 +67,7 @@ class MobileNetV3:
     """
 
     name: Name
-    resolution: int
+    resolution: Sides
     classes: int
     stages: tuple[V3Stage, ...]
     in_channels: int = 3
@@ -83,8 +83,9 @@ class MobileNetV3:
     def check(self) -> None:
         """Refuse numbers that contradict themselves (SpaceError)."""
         checks = Checks(self.name)
+        checks.resolution(self.resolution)
         checks.channels(
-            resolution=self.resolution, classes=self.classes, in_channels=self.in_channels,
+            classes=self.classes, in_channels=self.in_channels,
             stem_channels=self.stem_channels, stem_stride=self.stem_stride,
             first_channels=self.first_channels, last_channels=self.last_channels,
             feature_channels=self.feature_channels,

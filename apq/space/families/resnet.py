@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from apq.space.families.base import Checks, Name, Rules, WeightBits
+from apq.space.families.base import Checks, Name, Rules, Sides, WeightBits
 from apq.space.families.builder import Builder
 from apq.space.graph import Value
 
@@ -38,7 +38,7 @@ class ResNet:
 
     Attributes:
         name: Short name.
-        resolution: Input side in pixels.
+        resolution: Input side in pixels; several: a candidate has one of them.
         classes: Outputs of the classifier.
         stages: The searchable stages.
         block: ``basic``: two k x k convolutions; ``bottleneck``: 1x1, k x k, 1x1.
@@ -50,7 +50,7 @@ class ResNet:
     """
 
     name: Name
-    resolution: int
+    resolution: Sides
     classes: int
     stages: tuple[ResNetStage, ...]
     block: Literal["basic", "bottleneck"] = "basic"
@@ -64,8 +64,9 @@ class ResNet:
     def check(self) -> None:
         """Refuse numbers that contradict themselves (SpaceError)."""
         checks = Checks(self.name)
+        checks.resolution(self.resolution)
         checks.channels(
-            resolution=self.resolution, classes=self.classes, in_channels=self.in_channels,
+            classes=self.classes, in_channels=self.in_channels,
             stem_channels=self.stem_channels, stem_stride=self.stem_stride,
         )  # fmt: skip
         checks.need(1 <= self.fixed_bits <= 32, "fixed_bits", self.fixed_bits, "1..32")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from apq.space.families.base import Checks, Name, Rules, WeightBits
+from apq.space.families.base import Checks, Name, Rules, Sides, WeightBits
 from apq.space.families.builder import Builder
 from apq.space.graph import Value
 
@@ -70,7 +70,7 @@ class Traced:
 
     Attributes:
         name: Short name.
-        resolution: Input side in pixels.
+        resolution: Input side in pixels; several: a candidate has one of them.
         classes: Outputs of the last layer.
         nodes: The network in the order it runs; the last gives the logits.
         stages: Its blocks, in order.
@@ -82,7 +82,7 @@ class Traced:
     """
 
     name: Name
-    resolution: int
+    resolution: Sides
     classes: int
     nodes: tuple[TracedNode, ...]
     stages: tuple[TracedStage, ...]
@@ -95,9 +95,8 @@ class Traced:
     def check(self) -> None:
         """Refuse numbers that contradict themselves (SpaceError)."""
         checks = Checks(self.name)
-        checks.channels(
-            resolution=self.resolution, classes=self.classes, in_channels=self.in_channels
-        )
+        checks.resolution(self.resolution)
+        checks.channels(classes=self.classes, in_channels=self.in_channels)
         checks.need(1 <= self.fixed_bits <= 32, "fixed_bits", self.fixed_bits, "1..32")
         checks.formats(self.bits)
         for width in self.widths:
