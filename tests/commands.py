@@ -1,0 +1,23 @@
+"""Commands as a user types them, run in this process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from typer.testing import CliRunner
+
+from apq.cli import app
+
+
+def run(*words: object) -> str:
+    """What a command prints; it has to succeed."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
+    return result.stdout
+
+
+def figures(*words: object) -> dict[str, Any]:
+    """What a command prints as JSON."""
+    told: dict[str, Any] = json.loads(run(*words, "--json"))
+    return told
