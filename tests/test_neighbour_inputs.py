@@ -524,9 +524,15 @@ SPACES = {
     "a choice twice, as a fraction": ("[2, 3]", "[2, 2.0]", says(rf"= \[2.0, 2.0\] {ORDER}")),
     "a depth twice": ("[1, 2]", "[1, 1]", says(rf"depth = \[1, 1\] {ORDER}")),
     "backwards": ("[3, 5]", "[5, 3]", says(rf"kernel = \[5, 3\] {ORDER}")),
-    "no choice": ("[3, 5]", "[]", says(r"stages\[0\]\.kernel has 0 entries, must be at least 1")),
+    "no choice": (
+        "[3, 5]", "[]", says(r"space: stages\[0\]\.kernel has 0 entries, must be at least 1\.$")
+    ),
     "no list": ("[3, 5]", "3", says(r"stages\[0\]\.kernel is 3, must be a list")),
-    "true as a number": ("[3, 5]", "[true]", says(r"kernel\[0\] is True, must be a whole number")),
+    "true as a number": (
+        "[3, 5]", "[true]", says(r"stages\[0\]\.kernel\[0\] is True, must be a whole number\.$")
+    ),
+    "no name": ('"t"', '""', says("name is '', must be text that is more than blanks")),
+    "a name of blanks": ('"t"', '" "', says("name is ' ', must be text that is more than blanks")),
     "true as a size": ("classes = 10", "classes = true", says("classes is True, must be a whole")),
     "a fraction": ("classes = 10", "classes = 10.0", says("classes is 10.0, must be a whole")),
     "text": ("classes = 10", 'classes = "10"', says("classes is '10', must be a whole number")),

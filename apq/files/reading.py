@@ -279,6 +279,8 @@ _MUST_BE = {
     "none_required": "null",
     "finite_number": "a finite number",
 }
+_FORMS: dict[str, str] = {r"\S": "text that is more than blanks"}
+"""Patterns of texts in words."""
 _BOUNDED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "greater_than": lambda c: f"more than {c['gt']}",
     "greater_than_equal": lambda c: f"at least {c['ge']}",
@@ -289,6 +291,7 @@ _BOUNDED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "string_too_long": lambda c: f"of at most {c['max_length']} characters",
     "string_too_short": lambda c: f"of at least {c['min_length']} characters",
     "literal_error": lambda c: f"one of {c['expected']}",
+    "string_pattern_mismatch": lambda c: _FORMS.get(c["pattern"], f"text like {c['pattern']}"),
 }
 
 
@@ -302,6 +305,8 @@ def in_words(error: ValidationError, schema: type[Schema], most: int = 3) -> str
     """The first few problems, fields missing in one place together."""
     problems: dict[str, list[str]] = {}
     for one in error.errors(include_url=False):
+        if one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"]:
+            continue  # pydantic counts only entries that are in order; what is wrong is said
         place = _place(one["loc"])
         if one["type"] == "missing":
             problems.setdefault(f"{_place(one['loc'][:-1]) or 'it'} lacks ", []).append(
