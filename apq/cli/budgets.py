@@ -41,7 +41,6 @@ class BudgetCommand(TyperCommand):
         return super().parse_args(ctx, joined)
 
 
-SpaceName = Annotated[str, typer.Option(help="Preset name, or a .toml file of your own.")]
 OwnSpace = Annotated[
     str | None,
     typer.Option(
@@ -194,26 +193,23 @@ class Priced:
         return list(budgets)
 
 
-def price(space: str, luts: Sequence[str]) -> Priced:
-    """Load a space and price it."""
-    from apq.space import load_space
-
-    return price_on(load_space(space), luts, space)
-
-
-def price_for(space: str | None, predictor: Path | None, luts: Sequence[str]) -> Priced:
-    """Price the space that was asked for, else the predictor's own, else ``cifar10``.
+def space_for(space: str | None, predictor: Path | None) -> tuple[Space, str]:
+    """The space that was asked for, else the predictor's own, else ``cifar10``; and what
+    ``--space`` would name it by, empty if that is not known.
 
     A predictor that is missing is not noticed here.
 
     Raises:
         ModelError: the predictor is damaged, or not one of a space.
     """
+    from apq.space import load_space
+
     if space is not None or predictor is None or not predictor.is_file():
-        return price(space or "cifar10", luts)
+        asked = space or "cifar10"
+        return load_space(asked), asked
     found = _space_of(predictor)
     err.print(f"space {found.name}, as {predictor} was trained for (--space asks for another)")
-    return price_on(found, luts)
+    return found, ""
 
 
 def _space_of(predictor: Path) -> Space:

@@ -21,8 +21,9 @@ from apq.cli.budgets import (
     given,
     load,
     per_device,
-    price_for,
+    price_on,
     product,
+    space_for,
 )
 from apq.cli.common import err, file_name, live_line, next_step, one_thread, out, print_json
 from apq.space.axes import is_format
@@ -156,7 +157,8 @@ def search(
 
     options = Options(local_search, warm_start, storage, keep)
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
-    priced = price_for(space, predictor, lut or [])
+    chosen, named = space_for(space, predictor)
+    priced = price_on(chosen, lut or [], named)
     budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
     budgets = priced.room(budgets, with_margin)
     forgiving = _forgiving(score)

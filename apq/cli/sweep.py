@@ -11,14 +11,15 @@ from apq.cli.budgets import (
     Budget,
     Caution,
     Fix,
+    OwnSpace,
     PredictorPath,
     Seed,
-    SpaceName,
     WithMargin,
     given,
     load,
-    price,
+    price_on,
     product,
+    space_for,
 )
 from apq.cli.common import live_line, next_step, out, print_json
 
@@ -38,7 +39,7 @@ def sweep(
         typer.Option(metavar="COST", help="Budgets of this cost over all each device can reach."),
     ] = None,
     points: Annotated[int, typer.Option(min=1, help="How many of them.")] = 100,
-    space: SpaceName = "cifar10",
+    space: OwnSpace = None,
     predictor: PredictorPath = None,
     lut: Annotated[
         list[str] | None,
@@ -73,10 +74,11 @@ def sweep(
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
     if not asked and spread is None:
         raise typer.BadParameter("give a budget, e.g. --latency-ms 0.3:1.3:0.01, or --spread COST")
+    chosen, named = space_for(space, predictor)
     all_curves: list[Curve] = []
     made_from: dict[str, str] = {}
     for device in lut or [""]:
-        priced = price(space, [device] if device else [])
+        priced = price_on(chosen, [device] if device else [], named)
         budgets = product(asked, priced.costs.metrics)
         if spread is not None:
             wide = spread_budgets(priced.costs, spread, points)
@@ -85,7 +87,7 @@ def sweep(
         name = device or ", ".join(priced.costs.sources)
         all_curves += curves(name, priced.costs, budgets)
         made_from |= priced.made_from
-    accuracy, more = load(predictor, priced.space)
+    accuracy, more = load(predictor, chosen)
     made_from |= more
     parts = out_path.with_name(f"{out_path.name}.parts")
     with live_line("sweep") as report:

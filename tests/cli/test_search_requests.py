@@ -131,6 +131,17 @@ def test_the_space_is_the_predictors_unless_one_is_named(tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "runs/search/best.json").read_text())["space"]["name"] == "tiny"
 
 
+def test_a_sweep_takes_the_predictors_space_too(tmp_path, monkeypatch, own_predictor):
+    monkeypatch.chdir(tmp_path)
+    devices = ("--lut", "bitfusion-apq", "--lut", "roofline")
+    ask = ["sweep", "--predictor", own_predictor, "--latency-ms", "1", *devices]
+    told = said(*ask, "--candidates", "20", code=0)
+    assert told.count(f"space tiny, as {own_predictor} was trained for") == 1
+    assert "2 scenarios, 2 within reach" in told
+    other = ("--size-mb", "1", "--space", "digits")
+    assert "for different spaces" in said("sweep", "--predictor", own_predictor, *other)
+
+
 def test_the_space_is_read_before_the_predictor_is_loaded(tmp_path, own_predictor):
     code = "import sys; from apq.cli import app\ntry: app()\nfinally: print('torch' in sys.modules)"
     words = ["search", "--size-mb", "1e-9", "--predictor", own_predictor, "--out", str(tmp_path)]
