@@ -25,6 +25,12 @@ def finetune(
         ),
     ] = None,
     other_images: OtherImages = False,
+    other_supernet: Annotated[
+        bool,
+        typer.Option(
+            "--other-supernet", help="Use this supernet although the search is about another."
+        ),
+    ] = False,
     out_path: Annotated[
         Path | None, typer.Option("--out", help="Model file; default: beside the candidate.")
     ] = None,
@@ -82,11 +88,13 @@ def finetune(
         fixed_weight_bits=fixed_weight_bits, seed=seed,
     )  # fmt: skip
     with live_line("fine-tune") as report:
-        model, result = finetune_candidate(chosen, loaded, found, path, recipe, on_progress=report)
-    if json:
-        print_json(
-            {"out": path.as_posix(), "size_bytes": size_bytes(model.network)} | asdict(result)
+        model, result = finetune_candidate(
+            chosen, loaded, found, path, recipe, other_supernet=other_supernet, on_progress=report
         )
+    searched_on = model.metadata.get("searched_on")
+    if json:
+        made = {"size_bytes": size_bytes(model.network), "searched_on": searched_on}
+        print_json({"out": path.as_posix()} | made | asdict(result))
     else:
         if result.predicted is not None:
             spread = f" ± {result.predicted_spread:.2%}" if result.predicted_spread else ""
@@ -94,5 +102,7 @@ def finetune(
         out.print(f"quantized, not yet tuned   validation {result.before:.2%}")
         out.print(f"tuned (epoch {result.best_epoch:>3})          validation {result.after:.2%}")
         out.print(f"tuned (epoch {result.best_epoch:>3})          test       {result.test:.2%}")
+        if searched_on:
+            out.print(f"searched on the supernet {searched_on}, tuned from {loaded.hash}")
         out.print(f"wrote {path} in {told(result.cost)}")
     next_step(f"apq export --model {path} --format onnx")

@@ -111,6 +111,7 @@ def finetune_candidate(
     out: Path | str,
     recipe: FinetuneRecipe = FinetuneRecipe(),
     *,
+    other_supernet: bool = False,
     checkpoint_seconds: float = 60.0,
     on_progress: OnProgress | None = None,
 ) -> tuple[Model, FinetuneReport]:
@@ -131,12 +132,15 @@ def finetune_candidate(
         images: Image set with all four splits.
         out: Model file to write (safetensors).
         recipe: Hyper-parameters.
+        other_supernet: Whether a supernet is meant that is not the one the search is about; the
+            model's metadata then has the hash of that one as ``searched_on``.
         checkpoint_seconds: How often to save progress; also at every epoch's end.
         on_progress: Called every step with loss and the best validation accuracy so far.
 
     Raises:
         SpaceError: the candidate is not of the supernet's space.
-        ModelError: training diverged, or a checkpoint of another fine-tuning is in the way.
+        ModelError: training diverged, a checkpoint of another fine-tuning is in the way, or the
+            search is about another supernet.
         ApqError: unknown scheme, or bits it does not offer.
 
     Example:
@@ -155,6 +159,13 @@ def finetune_candidate(
     """
     chosen = _chosen(candidate)
     candidate, space, out = chosen.candidate, supernet.network.space, Path(out)
+    others = chosen.supernet not in (None, supernet.hash)
+    if others and not other_supernet:
+        raise ModelError(
+            f"the candidate was searched on the supernet {chosen.supernet}, this one is "
+            f"{supernet.hash}: what was predicted does not hold for it. Give its own by "
+            "--supernet, or --other-supernet if you mean this one."
+        )
     if recipe.fixed_weight_bits is not None:
         space = space.with_(fixed_weight_bits=recipe.fixed_weight_bits)
     mean, std = supernet.mean, supernet.std
@@ -225,6 +236,7 @@ def finetune_candidate(
         "recipe": asdict(recipe), "accuracy": asdict(report), "supernet": supernet.hash,
         "costs": chosen.costs, "devices": chosen.devices,
         "images": {"name": images.name, "digest": images.digest()},
+        **({"searched_on": chosen.supernet} if others else {}),
     }  # fmt: skip
     result = Model(model, space, candidate, recipe.scheme, mean, std, images.classes, made)
     save_model(out, result)
@@ -238,7 +250,8 @@ def _chosen(candidate: Candidate | Chosen | Result) -> Chosen:
         return Chosen(candidate)
     if isinstance(candidate, Result):
         found, devices = candidate, candidate.problem.priced.sources
-        return Chosen(found.candidate, found.accuracy, found.spread, found.costs, devices)
+        own = found.problem.made_from.get("supernet")
+        return Chosen(found.candidate, found.accuracy, found.spread, found.costs, devices, own)
     return candidate
 
 

@@ -138,6 +138,7 @@ class Chosen:
         accuracy, spread: Predicted accuracy and its spread, as fractions.
         costs: By metric, e.g. ``latency_ms``, as the search's tables price it.
         devices: Where those figures come from.
+        supernet: Hash of the supernet whose samples the predictor learnt from.
     """
 
     candidate: Candidate
@@ -145,6 +146,7 @@ class Chosen:
     spread: float | None = None
     costs: dict[str, float] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
+    supernet: str | None = None
 
 
 def read_candidate(path: Path) -> Chosen:
@@ -159,5 +161,6 @@ def read_candidate(path: Path) -> Chosen:
         raise ModelError(str(error)) from error
     predicted = found.predicted
     return Chosen(
-        found.candidate, predicted.accuracy, predicted.accuracy_spread, found.costs, found.devices
-    )
+        found.candidate, predicted.accuracy, predicted.accuracy_spread, found.costs, found.devices,
+        found.made_from.get("supernet"),
+    )  # fmt: skip

@@ -37,6 +37,7 @@ class CandidateFile(Sealed):
         predicted: What the predictor said.
         costs: By metric, as the search's tables price it.
         devices: Where those figures come from.
+        made_from: Names and hashes of what went into the search, such as ``supernet``.
     """
 
     what = "a file with a candidate"
@@ -48,6 +49,7 @@ class CandidateFile(Sealed):
     predicted: Predicted = Predicted()
     costs: Named[Price] = Field(default_factory=dict)
     devices: Items[Text] = ()
+    made_from: Named[Text] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from apq.cli import app
-from apq.supernet import largest
+from apq.deploy.model import load_model
+from apq.supernet import largest, load_supernet
 from apq.supernet.network import save_supernet
 
 
@@ -80,6 +81,27 @@ def test_finetune_export_verify(folder):
 
     run("export", "--model", model, "--format", "torch")
     assert (folder / "model_plain.py").exists()
+
+
+def test_a_candidate_of_another_supernet_is_refused_unless_it_is_meant(folder):
+    best = json.loads((folder / "best.json").read_text())
+    path = folder / "of_another.json"
+    path.write_text(json.dumps(best | {"made_from": {"supernet": "0123456789abcdef"}}))
+    words = ["finetune", "--candidate", path, "--supernet", folder / "supernet.safetensors"]
+    words += ["--images", "digits", "--epochs", 0, "--out", folder / "of_another.safetensors"]
+    refused = CliRunner().invoke(app, [str(word) for word in words])
+    assert refused.exit_code == 1
+    told = " ".join(refused.output.split())
+    own = load_supernet(folder / "supernet.safetensors").hash
+    assert f"searched on the supernet 0123456789abcdef, this one is {own}" in told
+    assert "--other-supernet" in told
+    assert not (folder / "of_another.safetensors").exists()
+    meant = json.loads(run(*words, "--other-supernet", "--json").stdout)
+    assert meant["searched_on"] == "0123456789abcdef"
+    assert load_model(folder / "of_another.safetensors").metadata["searched_on"]
+    path.write_text(json.dumps(best | {"made_from": {"supernet": own}}))
+    words[-1] = folder / "own.safetensors"
+    assert json.loads(run(*words, "--json").stdout)["searched_on"] is None
 
 
 @pytest.mark.parametrize(
