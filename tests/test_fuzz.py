@@ -83,7 +83,7 @@ def test_a_best_json_that_was_edited_is_refused_and_a_candidate_alone_is_not(tmp
         read_candidate(path)
     path.write_text(json.dumps(candidate(kernel=5)))
     assert read_candidate(path).candidate["b00_kernel"] == 5
-    with pytest.raises(SpaceError, match="lacks space, predicted, apq"):
+    with pytest.raises(SpaceError, match="lacks space, predicted, made_from, apq"):
         read_best(path)
 
 
