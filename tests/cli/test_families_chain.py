@@ -72,7 +72,7 @@ bits = [4, 8]
 MOBILENET_V3 = """
 family = "mobilenet_v3"
 name = "mine"
-resolution = 8
+resolution = [6, 8]
 in_channels = 1
 classes = 10
 stem_channels = 8
@@ -105,10 +105,9 @@ excite = true
 """
 
 BOTTLENECK = RESNET.replace("[2, 4, 8]", "[4, 8]").replace('"mine"', '"mine"\nblock = "bottleneck"')
-RESOLUTIONS = MOBILENET_V3.replace("resolution = 8", "resolution = [6, 8]")
 FILES = {
     "resnet": RESNET, "bottleneck": BOTTLENECK, "chain": CHAIN, "ghost": GHOST,
-    "mobilenet_v3": MOBILENET_V3, "resolutions": RESOLUTIONS,
+    "mobilenet_v3": MOBILENET_V3,
 }  # fmt: skip
 
 
