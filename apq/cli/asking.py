@@ -7,9 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from apq.cli.common import OnProgress, err, images_for, live_line
+from apq.files.places import PREDICTOR, SUPERNET, home
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -30,7 +29,7 @@ def more_samples(
     from apq.cli.budgets import price_on
     from apq.predictor import load_predictor
 
-    path = predictor or Path(f"data/{space.name}/predictor.safetensors")
+    path = predictor or home(space.name) / PREDICTOR
     loaded = load_predictor(path, space)
     costs = price_on(space, luts).costs
     start, stop = ask_more(folder, costs, loaded, count, seed, {"predictor": str(path)})
@@ -54,8 +53,7 @@ def improve(
     from apq.iterate import iterate
     from apq.supernet import load_supernet
 
-    if images is None or supernet is None:
-        raise typer.BadParameter("--iterations measures candidates: pass --supernet and --images")
+    supernet = supernet or home(space.name) / SUPERNET
     loaded = load_supernet(supernet, space)
     found = images_for(images, space, loaded.metadata, str(supernet), other=False)
     with _stages() as tell:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from apq.cli.common import err, file_name, warn
+from apq.cli.common import err, warn
+from apq.files.places import PREDICTOR, home, table_of
 
 if TYPE_CHECKING:
     from apq.hardware import PricedSpace
@@ -241,7 +242,7 @@ def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
         preset = PRESETS.get(found.name)
         same = preset is not None and preset().fingerprint == found.fingerprint
         asked = found.name if same else f"{found.name}.toml"
-    default = Path(f"lut/bitfusion-apq-{file_name(found.name)}.csv")
+    default = table_of(found.name)
     names = list(luts) or ([str(default)] if default.is_file() else [])
     if not names:
         err.print(f"no table at {default}; counted costs only (--lut adds a device)")
@@ -265,12 +266,12 @@ def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:
 
     from apq.predictor import load_predictor
 
-    path = path or Path(f"data/{space.name}/predictor.safetensors")
+    path = path or home(space.name) / PREDICTOR
     predictor = load_predictor(path, space)
     made_from = {"predictor": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
-    supernet = predictor.report.get("supernet")
-    if supernet:
-        made_from["supernet"] = str(supernet)
+    for name in ("supernet", "images", "image_set"):
+        if told := predictor.report.get(name):
+            made_from[name] = str(told)
     return predictor.predict, made_from
 
 

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apq.cli.asking import more_samples
 from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
+from apq.files.places import SUPERNET, home
+
+if TYPE_CHECKING:
+    from apq.samples import Samples
 
 
 def collect(
     images: Annotated[
-        str,
-        typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
-    ],
+        str | None,
+        typer.Option(
+            help="'digits', a Parquet file or folder, or a class-per-folder directory; default: those "
+            "the supernet was made with, if they are digits."
+        ),
+    ] = None,
+    space: Annotated[
+        str, typer.Option(help="Whose supernet, if it is not named: preset or .toml file.")
+    ] = "cifar10",
     supernet: Annotated[
-        Path, typer.Option(help="Trained supernet; its space is the samples' space.")
-    ] = Path("data/cifar10/supernet.safetensors"),
+        Path | None,
+        typer.Option(
+            help="Trained supernet; its space is the samples' space (default: "
+            "data/SPACE/supernet.safetensors)."
+        ),
+    ] = None,
     count: Annotated[
         int, typer.Option(min=1, help="Samples the folder should hold in the end.")
     ] = 2000,
     out_path: Annotated[
-        Path, typer.Option("--out", help="Samples folder (a Parquet dataset).")
-    ] = Path("data/samples/fp32"),
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder, a Parquet dataset (default: fp32 or quantized beside the supernet).",
+        ),
+    ] = None,
     quantized: Annotated[
         bool, typer.Option("--quantized", help="Quantize and briefly fine-tune each candidate.")
     ] = False,
@@ -92,66 +110,72 @@ def collect(
     """
     from apq.collect import Quantization
     from apq.collect import collect as run
-    from apq.cost import told
-    from apq.samples import by_choice, read_samples
+    from apq.samples import read_samples
+    from apq.space import load_space
     from apq.supernet import load_supernet
 
-    loaded = load_supernet(supernet)
-    space = loaded.network.space
-    found = images_for(images, space, loaded.metadata, str(supernet), other_images)
+    if acquire is not None and not quantized:
+        raise typer.BadParameter("--acquire chooses quantized samples: add --quantized")
+    path = supernet or home(load_space(space).name) / SUPERNET
+    loaded = load_supernet(path)
+    own = loaded.network.space
+    found = images_for(images, own, loaded.metadata, str(path), other_images)
+    kind = "quantized" if quantized else "fp32"
+    folder = out_path or path.with_name(kind)
     how = Quantization(scheme, finetune_steps, lr=finetune_lr) if quantized else None
     if acquire is not None:
-        if not quantized:
-            raise typer.BadParameter("--acquire chooses quantized samples: add --quantized")
-        count = more_samples(out_path, space, acquire, predictor, lut or [], seed)
-    kind = "quantized" if quantized else "fp32"
+        count = more_samples(folder, own, acquire, predictor, lut or [], seed)
     with live_line(f"{kind} samples") as report:
         before = run(
-            loaded,
-            found,
-            out_path,
-            count,
-            how,
-            seed,
-            validation_images,
-            calibration_images,
-            chunk,
-            jobs,
-            on_progress=report,
-        )
-    samples = read_samples(out_path)
-    accuracy, choices = samples.accuracy, by_choice(samples)
-    figures = {
-        "out": out_path.as_posix(),
+            loaded, found, folder, count, how, seed, validation_images, calibration_images, chunk,
+            jobs, on_progress=report,
+        )  # fmt: skip
+    samples = read_samples(folder)
+    if json:
+        print_json({"out": folder.as_posix()} | _figures(samples, before))
+    else:
+        _show(samples, before, f"{kind} samples in {folder}")
+    if quantized:
+        fp32 = folder.with_name("fp32")
+        next_step(f"apq train-predictor --samples {fp32} --quantized-samples {folder}")
+    else:
+        where = f" --out {folder.with_name('quantized')}" if out_path else ""
+        which = f"--supernet {path} --images {images or 'digits'}"
+        next_step(f"apq collect --quantized {which} --count 200{where}")
+
+
+def _figures(samples: Samples, before: int) -> dict[str, Any]:
+    """What ``--json`` prints of a folder of samples."""
+    from apq.samples import by_choice
+
+    frame = samples.frame
+    return {
         "samples": len(samples),
         "new": len(samples) - before,
-        "accuracy_min": accuracy.min(),
-        "accuracy_median": samples.frame["accuracy"].median(),
-        "accuracy_max": accuracy.max(),
+        "accuracy_min": frame["accuracy"].min(),
+        "accuracy_median": frame["accuracy"].median(),
+        "accuracy_max": frame["accuracy"].max(),
         "cost": samples.cost,
-        "seconds_per_sample": samples.frame["seconds"].mean(),
-        "by_choice": choices.to_dict("records"),
+        "seconds_per_sample": frame["seconds"].mean(),
+        "by_choice": by_choice(samples).to_dict("records"),
     }
-    if json:
-        print_json(figures)
-    else:
-        out.print(
-            f"{len(samples):,} {kind} samples in {out_path} ({figures['new']:,} new), accuracy "
-            f"{accuracy.min():.2%} … {accuracy.max():.2%}, {figures['seconds_per_sample']:.2f} s each"
+
+
+def _show(samples: Samples, before: int, what: str) -> None:
+    """The same in words."""
+    from apq.cost import told
+    from apq.samples import by_choice
+
+    figures = _figures(samples, before)
+    low, high, each = (figures[n] for n in ("accuracy_min", "accuracy_max", "seconds_per_sample"))
+    out.print(
+        f"{len(samples):,} {what} ({figures['new']:,} new), accuracy {low:.2%} … {high:.2%}, "
+        f"{each:.2f} s each"
+    )
+    if samples.cost is not None:
+        out.print(f"all of them took {told(samples.cost)}, over all processes")
+    for attribute, rows in by_choice(samples).groupby("attribute", sort=False):
+        means = "   ".join(
+            f"{c}: {a:.2%}" for c, a in zip(rows["choice"], rows["accuracy"], strict=True)
         )
-        if samples.cost is not None:
-            out.print(f"all of them took {told(samples.cost)}, over all processes")
-        for attribute, rows in choices.groupby("attribute", sort=False):
-            means = "   ".join(
-                f"{c}: {a:.2%}" for c, a in zip(rows["choice"], rows["accuracy"], strict=True)
-            )
-            out.print(f"  by {attribute:<10} {means}")
-    if quantized:
-        next_step(
-            f"apq train-predictor --samples FP32_FOLDER --quantized-samples {out_path} --transfer"
-        )
-    else:
-        next_step(
-            f"apq collect --quantized --supernet {supernet} --images {images} --count 200 "
-            f"--out {out_path.parent / 'quantized'}"
-        )
+        out.print(f"  by {attribute:<10} {means}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -144,11 +143,6 @@ def images_for(
     if not other:
         require_same_images(made_of, found, what)
     return found
-
-
-def file_name(text: str) -> str:
-    """A name as part of a file's: what could lead to another folder is made harmless."""
-    return re.sub(r"[^\w.@+-]+", "_", text)
 
 
 def warn(text: str) -> None:

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import next_step, out, print_json
+from apq.files.places import RUN
 
 
 def export(
-    model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = Path(
-        "runs/search/model.safetensors"
+    model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = (
+        RUN / "model.safetensors"
     ),
     form: Annotated[
         str,

@@ -8,15 +8,20 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
+from apq.files.places import RUN, SUPERNET, home
 
 
 def finetune(
     candidate: Annotated[
         Path, typer.Option(help="best.json of a search, or a JSON file with a candidate.")
-    ] = Path("runs/search/best.json"),
+    ] = RUN / "best.json",
     supernet: Annotated[
-        Path, typer.Option(help="Supernet to start from; its largest subnet teaches.")
-    ] = Path("data/cifar10/supernet.safetensors"),
+        Path | None,
+        typer.Option(
+            help="Supernet to start from; its largest subnet teaches (default: "
+            "data/SPACE/supernet.safetensors)."
+        ),
+    ] = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -76,12 +81,15 @@ def finetune(
     from apq.cost import told
     from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
     from apq.deploy.model import read_candidate, size_bytes
+    from apq.images import require_same_images
     from apq.supernet import load_supernet
 
     chosen = read_candidate(candidate)
-    loaded = load_supernet(supernet)
-    space = loaded.network.space
-    found = images_for(images, space, loaded.metadata, str(supernet), other_images)
+    weights = supernet or home(chosen.space or "cifar10") / SUPERNET
+    loaded = load_supernet(weights)
+    found = images_for(images, loaded.network.space, loaded.metadata, str(weights), other_images)
+    if not other_images:
+        require_same_images(chosen.images, found, str(candidate))
     path = out_path or candidate.with_name("model.safetensors")
     recipe = FinetuneRecipe(
         scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import next_step, out, print_json
+from apq.files.places import SUPERNET, home
 
 
 def import_ofa(
@@ -55,7 +56,7 @@ def import_ofa(
         raise typer.BadParameter(f"--width-mult is for the presets {', '.join(SCALED)}")
     network = import_published(checkpoint, found)
     found = network.space
-    path = out_path or Path("data") / found.name / "supernet.safetensors"
+    path = out_path or home(found.name) / SUPERNET
     path.parent.mkdir(parents=True, exist_ok=True)
     save_supernet(path, network, {**IMAGENET, "imported": checkpoint.name, "channels_sorted": True})
     if json:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.common import err, file_name, live_line, next_step, out, print_json
+from apq.cli.common import err, live_line, next_step, out, print_json
+from apq.files.places import table_of
 
 if TYPE_CHECKING:
     from apq.hardware import LookupTable
@@ -105,7 +106,7 @@ def build(
     chosen = load_space(space)
     device = COST_MODELS[choose(model, COST_MODELS, "cost model")]()
     device = configure(device, _pairs(setting, "--set"))
-    path = to or Path("lut") / f"{model}-{file_name(chosen.name)}.csv"
+    path = to or table_of(chosen.name, model)
     table = build_table(chosen, device, _command())
     if not force:
         _require_same_table(path, table)

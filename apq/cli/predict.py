@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import next_step, out, print_json
+from apq.cli.common import next_step, one_thread, out, print_json
+from apq.files.places import PREDICTOR
 
 
 def predict(
     samples: Annotated[
         Path, typer.Option(help="Samples folder, or a table like the one it was trained on.")
     ],
-    predictor: Annotated[Path, typer.Option(help="What apq train-predictor wrote.")] = Path(
-        "data/predictor.safetensors"
-    ),
+    predictor: Annotated[
+        Path | None,
+        typer.Option(
+            help="What apq train-predictor wrote (default: predictor.safetensors beside the samples)."
+        ),
+    ] = None,
     out_path: Annotated[
         Path, typer.Option("--out", help="Where to write the scored rows (.parquet or .csv).")
     ] = Path("predictions.parquet"),
@@ -38,7 +42,9 @@ def predict(
     from apq.predictor import load_predictor
     from apq.predictor.scoring import score_file
 
-    frame, figures = score_file(load_predictor(predictor), samples, seed=seed)
+    loaded = load_predictor(predictor or samples.with_name(PREDICTOR))
+    with one_thread():
+        frame, figures = score_file(loaded, samples, seed=seed)
     out_path.parent.mkdir(parents=True, exist_ok=True)
     if out_path.suffix == ".csv":
         frame.to_csv(out_path, index=False)

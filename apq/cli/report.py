@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import out, print_json
+from apq.files.places import RUN
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a search.")] = Path("runs/search"),
+    folder: Annotated[Path, typer.Argument(help="Folder of a search.")] = RUN,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a run as one HTML page to look at: front, chosen network, its blocks, measurements.

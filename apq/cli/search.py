@@ -25,7 +25,8 @@ from apq.cli.budgets import (
     product,
     space_for,
 )
-from apq.cli.common import err, file_name, live_line, next_step, one_thread, out, print_json
+from apq.cli.common import err, live_line, next_step, one_thread, out, print_json
+from apq.files.places import RUN, file_name, home
 from apq.space.axes import is_format
 
 if TYPE_CHECKING:
@@ -110,7 +111,10 @@ def search(
         Path | None,
         typer.Option(help="Quantized samples, which grow (default: data/SPACE/quantized)."),
     ] = None,
-    supernet: Annotated[Path | None, typer.Option(help="What rounds are measured with.")] = None,
+    supernet: Annotated[
+        Path | None,
+        typer.Option(help="Measures rounds (default: data/SPACE/supernet.safetensors)."),
+    ] = None,
     images: Annotated[str | None, typer.Option(help="As for apq collect.")] = None,
     seed: Seed = 0,
     baselines: Annotated[
@@ -120,9 +124,7 @@ def search(
     json: Annotated[
         bool, typer.Option("--json", help="Print the chosen candidate as JSON.")
     ] = False,
-    out_path: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path(
-        "runs/search"
-    ),
+    out_path: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = RUN,
 ) -> None:
     """Search architecture, widths and bitwidths together, within budgets.
 
@@ -177,11 +179,11 @@ def search(
     if iterations:
         for budget in budgets:  # before anything is measured for them
             check_limits(fixed(priced.costs, tuple(fix or ())), budget)
-        home = Path("data") / priced.space.name
+        folder = home(priced.space.name)
         predictor, turns = improve(
             lambda made, turn: problems_of(lambda: (made.predict, {}))[turn % len(budgets)],
             priced.space, out_path, iterations, per_iteration, supernet, images,
-            samples or home / "fp32", quantized_samples or home / "quantized", seed,
+            samples or folder / "fp32", quantized_samples or folder / "quantized", seed,
         )  # fmt: skip
         for turn in turns:
             (err if json else out).print(words(turn))

@@ -21,7 +21,7 @@ from apq.cli.budgets import (
     product,
     space_for,
 )
-from apq.cli.common import live_line, next_step, out, print_json
+from apq.cli.common import live_line, next_step, one_thread, out, print_json
 
 if TYPE_CHECKING:
     from apq.search.sweep import Curve
@@ -90,7 +90,7 @@ def sweep(
     accuracy, more = load(predictor, chosen)
     made_from |= more
     parts = out_path.with_name(f"{out_path.name}.parts")
-    with live_line("sweep") as report:
+    with live_line("sweep") as report, one_thread():
         answers = run(
             all_curves, accuracy, candidates, seed, tuple(fix or ()), caution,
             jobs, parts, made_from, on_progress=report,

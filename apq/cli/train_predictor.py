@@ -4,27 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.common import live_line, next_step, out, print_json
+from apq.cli.common import live_line, next_step, one_thread, out, print_json
+from apq.files.places import PREDICTOR, home
+
+if TYPE_CHECKING:
+    from apq.predictor import Predictor
 
 
 def train_predictor(
     samples: Annotated[
         Path | None,
-        typer.Option(help="Folder of fp32 samples (cheap, many); with --columns a table."),
+        typer.Option(
+            help="Folder of fp32 samples, cheap and many (default: data/SPACE/fp32); with --columns a "
+            "table."
+        ),
     ] = None,
     quantized_samples: Annotated[
-        Path | None, typer.Option(help="Folder of quantized samples (expensive, few).")
+        Path | None,
+        typer.Option(
+            help="Folder of quantized samples, expensive and few (default, without --samples: "
+            "data/SPACE/quantized)."
+        ),
     ] = None,
     transfer: Annotated[
         bool, typer.Option(help="Start the quantized predictor from the fp32 one.")
     ] = True,
     out_path: Annotated[
-        Path, typer.Option("--out", help="Where to write the predictor (.safetensors).")
-    ] = Path("data/predictor.safetensors"),
+        Path | None,
+        typer.Option(
+            "--out", help="Where to write it (default: predictor.safetensors beside the samples)."
+        ),
+    ] = None,
     space: Annotated[
         str | None,
         typer.Option(help="Refuse samples of another space; or a known table, as --columns."),
@@ -53,9 +67,11 @@ def train_predictor(
 
     Examples:
 
-      apq train-predictor --samples data/cifar10/fp32 --quantized-samples data/cifar10/quantized
+      apq train-predictor --space mine.toml
 
-      apq train-predictor --quantized-samples data/cifar10/quantized --no-transfer --preset paper
+      apq train-predictor --samples data/cifar10/fp32 --quantized-samples data/cifar10/quantized --out runs/predictor.safetensors
+
+      apq train-predictor --quantized-samples data/cifar10/quantized --no-transfer --preset paper --out runs/paper.safetensors
 
       apq train-predictor --samples measured.parquet --space ofa-mobilenet-v3 --out ofa.safetensors
 
@@ -68,42 +84,70 @@ def train_predictor(
       space = "network.toml"   kernel = "ks_*"   expand = "e_*"
     """
     from apq.cost import Stopwatch, told
-    from apq.errors import SamplesError
-    from apq.predictor import COLUMNS, load_columns, read_table, train_on_table
+    from apq.predictor import COLUMNS
+
+    watch = Stopwatch()
+    table = columns or (space if space in COLUMNS and samples and not samples.is_dir() else None)
+    if table is None:
+        samples, quantized_samples = _folders(samples, quantized_samples, space)
+    beside = samples or quantized_samples or Path()
+    path = out_path or beside.with_name(PREDICTOR)
+    with live_line("predictor") as report, one_thread():
+        how = {"preset": preset, "members": ensemble, "compare": compare, "seed": seed}
+        if table is not None:
+            predictor = _on_table(samples, table, on_progress=report, **how)
+        else:
+            predictor = _on_samples(
+                samples, quantized_samples, space, transfer=transfer, on_progress=report, **how
+            )
+    cost = watch.cost()
+    predictor.save(path, cost)
+    if json:
+        print_json({"out": path.as_posix(), "cost": cost} | dict(predictor.report))
+    else:
+        _print(predictor.report)
+        out.print(f"wrote {path} in {told(cost)}")
+    if table is not None:
+        next_step(f"apq predict --predictor {path} --samples OTHER.parquet")
+    else:
+        next_step(f"apq search --predictor {path} --latency-ms 0.5")
+
+
+def _folders(
+    fp32: Path | None, quantized: Path | None, space: str | None
+) -> tuple[Path | None, Path | None]:
+    """The samples that were asked for; if none were, those of the space that are there."""
+    if fp32 or quantized:
+        return fp32, quantized
+    from apq.space import load_space
+
+    folder = home(load_space(space or "cifar10").name)
+    dear = folder / "quantized"
+    return folder / "fp32", dear if dear.is_dir() else None
+
+
+def _on_samples(
+    fp32: Path | None, quantized: Path | None, space: str | None, **how: Any
+) -> Predictor:
+    """Train on folders of samples."""
     from apq.predictor import train_predictor as train
     from apq.samples import read_samples
     from apq.space import load_space
 
-    watch = Stopwatch()
-    table = columns or (space if space in COLUMNS else None)
-    with live_line("predictor") as report:
-        if table is not None:
-            if samples is None:
-                raise SamplesError("--columns describes a table; pass it with --samples FILE")
-            known = load_columns(table)
-            predictor = train_on_table(
-                read_table(samples, known), known, preset=preset, members=ensemble,
-                compare=compare, seed=seed, on_progress=report,
-            )  # fmt: skip
-        else:
-            wanted = None if space is None else load_space(space)
-            predictor = train(
-                None if samples is None else read_samples(samples, wanted),
-                None if quantized_samples is None else read_samples(quantized_samples, wanted),
-                transfer=transfer, preset=preset, members=ensemble, compare=compare, seed=seed,
-                on_progress=report,
-            )  # fmt: skip
-    cost = watch.cost()
-    predictor.save(out_path, cost)
-    if json:
-        print_json({"out": out_path.as_posix(), "cost": cost} | dict(predictor.report))
-    else:
-        _print(predictor.report)
-        out.print(f"wrote {out_path} in {told(cost)}")
-    if table is not None:
-        next_step(f"apq predict --predictor {out_path} --samples OTHER.parquet")
-    else:
-        next_step(f"apq search --predictor {out_path} --latency-ms 0.5")
+    wanted = None if space is None else load_space(space)
+    cheap, dear = (p if p is None else read_samples(p, wanted) for p in (fp32, quantized))
+    return train(cheap, dear, **how)
+
+
+def _on_table(file: Path | None, table: str, **how: Any) -> Predictor:
+    """Train on a table measured elsewhere."""
+    from apq.errors import SamplesError
+    from apq.predictor import load_columns, read_table, train_on_table
+
+    if file is None:
+        raise SamplesError("--columns describes a table; pass it with --samples FILE")
+    known = load_columns(table)
+    return train_on_table(read_table(file, known), known, **how)
 
 
 def _print(report: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import err, live_line, next_step, out, print_json, warn
+from apq.files.places import SUPERNET, home
 
 TOLD = (
     "start_from", "recipe", "fingerprint", "images", "mean", "std", "image_set", "channels_sorted",
@@ -25,8 +26,11 @@ def train_supernet(
         str, typer.Option(help="Preset name, or a .toml file of your own.")
     ] = "cifar10",
     out_path: Annotated[
-        Path, typer.Option("--out", help="Where to write the supernet (.safetensors).")
-    ] = Path("data/supernet.safetensors"),
+        Path | None,
+        typer.Option(
+            "--out", help="Where to write it (default: data/SPACE/supernet.safetensors, if free)."
+        ),
+    ] = None,
     epochs: Annotated[
         float,
         typer.Option(min=0.0, help="Passes over the training images; 0 takes --start as it is."),
@@ -71,6 +75,7 @@ def train_supernet(
       apq train-supernet --start data/mine/supernet.safetensors --phases width --epochs 10 --lr 0.05 --average 0.75 --space cifar10 --images photos/ --out data/mine/longer.safetensors
     """
     from apq.cost import told
+    from apq.errors import ModelError
     from apq.images import load_images
     from apq.space import load_space
     from apq.supernet import load_supernet
@@ -78,6 +83,12 @@ def train_supernet(
     from apq.supernet.training import train_supernet as train
 
     chosen = load_space(space)
+    path = out_path or home(chosen.name) / SUPERNET
+    if out_path is None and path.exists():
+        raise ModelError(
+            f"{path} is there already, and samples and predictors were made with it. Give another "
+            "place by --out, or the same one to replace it."
+        )
     found = load_images(images, chosen.resolution, chosen.in_channels)
     err.print(found.describe())
     if len(found.classes) != chosen.classes:
@@ -99,12 +110,13 @@ def train_supernet(
     )
     first = [load_supernet(path) for path in start or ()]
     with live_line(f"supernet {chosen.name}") as report:
-        made = train(chosen, found, out_path, recipe, start_from=first, on_progress=report)
+        made = train(chosen, found, path, recipe, start_from=first, on_progress=report)
     metadata = {name: made.metadata[name] for name in TOLD}
     if json:
-        print_json({"out": out_path.as_posix()} | metadata)
+        print_json({"out": path.as_posix()} | metadata)
     else:
         for name, score in metadata["validation_accuracy"].items():
             out.print(f"{name:>9} subnet   validation accuracy {score:.2%}")
-        out.print(f"wrote {out_path} in {told(metadata['cost'])}")
-    next_step(f"apq collect --supernet {out_path} --images {images} --count 2000 --out data/fp32")
+        out.print(f"wrote {path} in {told(metadata['cost'])}")
+    which = f"--supernet {path}" if out_path else f"--space {space}"
+    next_step(f"apq collect {which} --images {images} --count 2000")

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
+from apq.files.places import RUN
 
 
 def verify(
-    model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = Path(
-        "runs/search/model.safetensors"
+    model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = (
+        RUN / "model.safetensors"
     ),
     file: Annotated[
         Path | None, typer.Option(help="Exported file; default: the .onnx beside the model.")

@@ -139,6 +139,8 @@ class Chosen:
         costs: By metric, e.g. ``latency_ms``, as the search's tables price it.
         devices: Where those figures come from.
         supernet: Hash of the supernet whose samples the predictor learnt from.
+        images: Digest and name (``images``, ``image_set``) of what those were measured on.
+        space: Name of the space.
     """
 
     candidate: Candidate
@@ -147,6 +149,8 @@ class Chosen:
     costs: dict[str, float] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     supernet: str | None = None
+    images: dict[str, str] = field(default_factory=dict)
+    space: str | None = None
 
 
 def read_candidate(path: Path) -> Chosen:
@@ -159,8 +163,10 @@ def read_candidate(path: Path) -> Chosen:
         found = best.read_candidate(path)
     except SpaceError as error:
         raise ModelError(str(error)) from error
-    predicted = found.predicted
+    predicted, made_from = found.predicted, found.made_from
     return Chosen(
         found.candidate, predicted.accuracy, predicted.accuracy_spread, found.costs, found.devices,
-        found.made_from.get("supernet"),
+        made_from.get("supernet"),
+        {name: made_from[name] for name in ("images", "image_set") if name in made_from},
+        found.space.name if found.space else None,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apq.errors import SamplesError, choose
+from apq.errors import SamplesError, choose, side_by_side
 from apq.predictor.baselines import BASELINES, fit_baseline
 from apq.predictor.columns import Columns, TableFeatures
 from apq.predictor.features import Features, Inputs, SpaceFeatures
@@ -144,7 +144,7 @@ def train_predictor(
 
     Raises:
         ApqError: unknown preset.
-        SamplesError: samples that cannot be learnt from, or none at all.
+        SamplesError: samples that cannot be learnt from, or none at all, or of two supernets.
         SpaceError: the two kinds of samples are of different spaces.
 
     Example:
@@ -168,6 +168,7 @@ def train_predictor(
         )
     first, last = next(iter(given.values())), next(reversed(given.values()))
     first.space.require_same(last.space, "the fp32 samples", "the quantized samples")
+    _check_origin(first, last)
     for kind, samples in given.items():
         _check_kind(samples, kind)
     features = SpaceFeatures(first.space, smooth=recipe.smooth)
@@ -191,12 +192,28 @@ def train_predictor(
         "preset": preset,
         "seed": seed,
         "fingerprint": first.space.fingerprint,
-        "supernet": first.supernet,
+        "supernet": last.supernet,
+        "images": last.metadata.get("images"),
+        "image_set": last.metadata.get("image_set"),
         "transfer": moves,
         "counts": {kind: len(rows) for kind, rows in data.items()},
         "held_out": held_out,
     }
     return replace(final, report=about)
+
+
+def _check_origin(fp32: Samples, quantized: Samples) -> None:
+    """Refuse samples of two supernets or image sets: one says little of the other."""
+    mine, theirs = (
+        {key: samples.metadata.get(key) for key in ("supernet", "image_set", "images")}
+        for samples in (fp32, quantized)
+    )
+    if mine != theirs:
+        both = side_by_side(mine, theirs, ("fp32", "quantized"))
+        raise SamplesError(
+            f"the fp32 and the quantized samples were measured on different things:\n{both}\n"
+            "Collect both with the same --supernet and --images."
+        )
 
 
 def _check_kind(samples: Samples, kind: str) -> None:

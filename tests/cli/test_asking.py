@@ -108,7 +108,7 @@ def test_a_round_that_was_interrupted_is_finished_first(folder):
     [
         (("collect", "--images", "digits", "--acquire", 3), 2, "--quantized"),
         (("collect", "--images", "digits", "--acquire", 0), 2, "--acquire"),
-        (("search", "--space", "digits", "--iterations", 1), 2, "--supernet"),
+        (("search", "--space", "digits", "--iterations", 1), 1, "no supernet at data/digits"),
     ],
 )
 def test_what_is_missing_is_named(folder, words, code, part):

@@ -128,6 +128,14 @@ def test_samples_of_the_wrong_kind_and_other_images_are_noticed(folder, supernet
     assert meant.exit_code == 0
 
 
+def test_samples_of_two_supernets_teach_no_predictor(folder, samples):
+    words = ("--samples", "data/cifar10/fp32", "--quantized-samples", samples[1])
+    refused = CliRunner().invoke(app, ["train-predictor", *map(str, words)])
+    assert refused.exit_code == 1
+    assert "measured on different things" in refused.output
+    assert "4a902f2b23e601bf" in refused.output
+
+
 def test_commands_that_go_on_know_their_images(folder, supernet, best):
     words = ["finetune", "--candidate", str(best), "--supernet", str(supernet), "--epochs", "1"]
     unsaid = CliRunner().invoke(app, words)
@@ -169,11 +177,16 @@ def test_an_unreachable_budget_is_answered_with_the_range(folder, best, predicto
             1,
             "Did you mean 'cifar10'",
         ),
-        (("train-supernet", "--space", "cifar10", "--images", "no/such"), 1, "no images at"),
+        (("train-supernet", "--images", "no/such", "--out", "no.st"), 1, "no images at"),
         (("train-supernet", "--images", "digits", "--epochs", "-1"), 2, "--epochs"),
         (("collect", "--images", "digits", "--supernet", "no.st"), 1, "apq train-supernet"),
         (("collect", "--images", "digits", "--count", "0"), 2, "--count"),
-        (("collect",), 2, "--images"),
+        (("collect",), 1, "give --images"),
+        (
+            ("train-supernet", "--images", "digits"),
+            1,
+            "cifar10/supernet.safetensors is there already",
+        ),
         (("train-predictor", "--samples", "no/such"), 1, "apq collect"),
         (("search", "--latency-ms", "-1", "--lut", "roofline"), 1, "latency_ms"),
         (("nonsense",), 2, "nonsense"),

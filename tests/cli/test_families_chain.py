@@ -119,39 +119,40 @@ def space_file(request, tmp_path, monkeypatch) -> Path:
     return path
 
 
-def test_a_family_goes_from_training_to_a_verified_file(space_file):
-    out, space = space_file.parent, load_space(str(space_file))
-    net, fp32, quantized, predictor, table, found = (
-        out / name for name in ("net.safetensors", "fp32", "q", "p.safetensors", "t.csv", "run")
-    )
-    run("train-supernet", "--space", space_file, "--images", "digits", "--epochs", 2, "--out", net)
-    of = ("--supernet", net, "--images", "digits")
-    run("collect", *of, "--count", 24, "--out", fp32)
-    run("collect", *of, "--quantized", "--count", 20, "--finetune-steps", 4, "--out", quantized)
-    frame = pd.read_parquet(quantized)
+def test_a_family_goes_from_training_to_a_verified_file(space_file, monkeypatch):
+    """In the short form: every command finds what the one before has written."""
+    monkeypatch.chdir(space_file.parent)
+    named = ("--space", "mine.toml")
+    space, found = load_space("mine.toml"), Path("runs/search")
+    run("train-supernet", *named, "--images", "digits", "--epochs", 2)
+    run("collect", *named, "--count", 24)
+    run("collect", *named, "--quantized", "--count", 20, "--finetune-steps", 4)
+    frame = pd.read_parquet("data/mine/quantized")
     assert list(frame.columns)[12:] == [axis.name for axis in space.axes]
-    run("train-predictor", "--samples", fp32, "--quantized-samples", quantized, "--transfer",
-        "--out", predictor)  # fmt: skip
-    run("lut", "build", "--model", "bit-serial", "--space", space_file, "--out", table)
-    low, high = _reach(space, table)
+    run("train-predictor", *named, "--no-compare")
+    run("lut", "build", *named)
+    low, high = _reach(space, Path("lut/bitfusion-apq-mine.csv"))
     budget = (low + high) / 2
     small = ("--fix", "resolution=min") if "resolution" in space.place else ()
-    run("search", "--space", space_file, "--predictor", predictor, "--lut", table,
-        "--latency-ms", budget, "--candidates", 400, "--out", found, *small)  # fmt: skip
+    run("search", *named, "--latency-ms", budget, "--candidates", 400, *small)
     best = json.loads((found / "best.json").read_text())
     assert best["costs"]["latency_ms"] <= budget
+    assert best["made_from"]["image_set"] == "digits"
     front = pd.read_parquet(found / "front.parquet")
     assert (front["latency_ms"] <= budget).all()
     assert all(name in front for name in best["candidate"])
-    model = found / "model.safetensors"
-    run("finetune", "--candidate", found / "best.json", *of, "--epochs", 1, "--out", model)
+    run("finetune", "--epochs", 1)
     pytest.importorskip("onnxruntime")
-    for form, file in (("onnx", "m.onnx"), ("onnx-integer", "i.onnx"), ("torch", "m.safetensors")):
-        run("export", "--model", model, "--format", form, "--out", found / file)
-        checked = figures("verify", "--model", model, "--file", found / file, "--images", "digits")
+    for form, file in (
+        ("onnx", "model.onnx"),
+        ("onnx-integer", "i.onnx"),
+        ("torch", "m.safetensors"),
+    ):
+        run("export", "--format", form, *([] if form == "onnx" else ["--out", found / file]))
+        checked = figures("verify", *([] if form == "onnx" else ["--file", found / file]))
         assert checked["agreement"] == 1, form
         assert checked["max_difference"] == 0, form
-    run("report", found)
+    run("report")
     assert "mine" in (found / "report.html").read_text()
 
 
