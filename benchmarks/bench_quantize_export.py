@@ -52,7 +52,7 @@ def plain_graph(space, candidate):
         network_model(space, candidate, "int8"), options, providers=["CPUExecutionProvider"]
     )
     (told,) = session.get_inputs()
-    x = np.random.default_rng(0).integers(0, 256, told.shape, dtype=np.uint8)
+    x = np.random.default_rng(0).random(told.shape, dtype=np.float32)
     return lambda: session.run(None, {told.name: x})
 
 

@@ -53,6 +53,7 @@ def onnx_model(
     form: str = "qdq",
     int2: bool = False,
     opset: int | None = None,
+    part: bool = False,
 ) -> onnx.ModelProto:
     """Build an ONNX model.
 
@@ -66,6 +67,8 @@ def onnx_model(
         int2: Store 2-bit weights in 2 bits instead of 4. Needs opset 25, which few runtimes read.
         opset: Version of ONNX's operators. None means the smallest that has what the file uses:
             13, or 21 with types of 4 bits, 25 with those of 2.
+        part: Whether the steps are a part of a network: it takes and gives what stands between
+            layers, bytes in form ``qdq``.
 
     Returns:
         A checked model with input ``image`` (normalised) and output ``logits``.
@@ -98,11 +101,17 @@ def onnx_model(
             return graph.scaled(step.name, inputs, step.grid)
         return graph.add(step.name, inputs, step.grid, step.act)
 
-    x = walk(steps, graph.image(steps[0].grid), write)
-    if graph.flat != "logits":
+    first = _Tensor("image", steps[0].grid) if part else graph.image(steps[0].grid)
+    x = walk(steps, first, write)
+    classes, given = weight_shape(layers[-1])[0], x.grid if part else None
+    shape: tuple[int | None, ...] = (classes,)
+    if part and steps[-1].op != "linear":
+        shape = (classes, None, None)
+        graph.node("Identity", [x.name], "given", output="logits")
+    elif graph.flat != "logits":
         graph.node("Flatten", [x.name], "flatten", output="logits")
-    classes = weight_shape(layers[-1])[0]
-    model: onnx.ModelProto = graph.model(input_shape, classes, metadata, opset)
+    ends = (("image", input_shape[1:], part and first.grid), ("logits", shape, given))
+    model: onnx.ModelProto = graph.model(input_shape[0], ends, metadata, opset)
     return model
 
 
@@ -225,24 +234,27 @@ class _Graph:
 
     def model(
         self,
-        shape: tuple[int | None, ...],
-        classes: int,
+        count: int | None,
+        ends: Sequence[tuple[str, tuple[int | None, ...], Any]],
         metadata: Mapping[str, str],
         opset: int | None,
     ) -> Any:
-        """The finished model, checked; see :func:`onnx_model`."""
+        """The finished model, checked; see :func:`onnx_model`. Its input and output: their names,
+        shapes but for the first dimension, and grids (none: real numbers)."""
         import onnx
         from onnx import TensorProto, helper
 
         from apq.version import __version__
 
-        batch = "batch" if shape[0] is None else shape[0]
-        ends = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, *rest))
-            for name, rest in (("image", shape[1:]), ("logits", (classes,)))
+        batch = "batch" if count is None else count
+        outer = [
+            helper.make_tensor_value_info(
+                name, TensorProto.UINT8 if grid else TensorProto.FLOAT, (batch, *rest)
+            )
+            for name, rest, grid in ends
         ]
         graph = helper.make_graph(
-            self.nodes, "apq", ends[:1], ends[1:], list(self.initializers.values())
+            self.nodes, "apq", outer[:1], outer[1:], list(self.initializers.values())
         )
         domains = self.domains | {"": self.opset(opset)}
         imports = [helper.make_opsetid(name, version) for name, version in domains.items()]

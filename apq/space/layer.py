@@ -28,7 +28,7 @@ class Layer:
     is the code of a number format (:mod:`apq.space.formats`): a plain width is its own, and a space
     gives what hardware can tell apart (``AS_PRICED``). The last three fields are only
     used by ``mbconv`` rows (0 elsewhere): there ``weight_bits``/``activation_bits`` are those of
-    the two pointwise convolutions, and ``mid_channels == in_channels`` means no expansion.
+    the two pointwise convolutions.
     """
 
     op: str
@@ -114,17 +114,15 @@ def weight_count(layers: LayerArray) -> NDArray[np.int64]:
     """Weights per layer, biases and normalisation excluded. ``mbconv`` rows count all three."""
     f = {name: layers[name].astype(np.int64) for name in LAYER_FIELDS[1:]}
     plain = f["in_channels"] // f["groups"] * f["out_channels"] * f["kernel"] ** 2
-    expand = np.where(f["mid_channels"] == f["in_channels"], 0, f["in_channels"])
-    block = f["mid_channels"] * (expand + f["kernel"] ** 2 + f["out_channels"])
+    block = f["mid_channels"] * (f["in_channels"] + f["kernel"] ** 2 + f["out_channels"])
     return np.where(layers["op"] == OPS.index("mbconv"), block, plain)
 
 
 def channel_count(layers: LayerArray) -> NDArray[np.int64]:
     """Output channels of all convolutions in each row: one bias and one scale belong to each."""
-    mid = layers["mid_channels"].astype(np.int64)
-    expand = np.where(mid == layers["in_channels"], 0, mid)
+    hidden = 2 * layers["mid_channels"].astype(np.int64)
     is_block = layers["op"] == OPS.index("mbconv")
-    return layers["out_channels"].astype(np.int64) + np.where(is_block, expand + mid, 0)
+    return layers["out_channels"].astype(np.int64) + np.where(is_block, hidden, 0)
 
 
 def _plain(layers: LayerArray) -> None:

@@ -10,8 +10,8 @@ from apq.files.limits import MOST_CHANNELS, MOST_WIDTHS
 from apq.space.families.base import BitChoices, Checks, Name, Rules, Sides, divisible
 from apq.space.families.builder import Builder
 from apq.space.formats import AS_PRICED
-from apq.space.graph import Graph, Node, number, resolve
-from apq.space.layer import LayerArray, layer_array
+from apq.space.graph import Graph, Node, Value, number, resolve
+from apq.space.layer import Layer, LayerArray, layer_array
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def inverted_residual(
     net: Builder,
     block: str,
     x: str,
-    channels: tuple[str, int],
-    kernel: str,
+    channels: tuple[Value, int],
+    kernel: Value,
     stride: int,
-    formats: Sequence[str],
+    formats: Sequence[Value],
     act: str = "relu6",
 ) -> str:
     """Expand, depthwise, project, and the input added where shapes allow.
@@ -155,9 +155,9 @@ def inverted_residual(
         net: Where it is written.
         block: Path of the block.
         x: Its input.
-        channels: The gene of the hidden width, and channels of the output.
+        channels: Hidden width, which a gene may choose, and channels of the output.
         kernel, stride: Of the depthwise convolution.
-        formats: Genes of pointwise weights and inputs, then of depthwise ones.
+        formats: Of pointwise weights and inputs, then of depthwise ones.
         act: Activation of the hidden layers.
     """
     width, out = channels
@@ -194,6 +194,15 @@ def whole_block(
         mid_channels=resolve(expand.channels, values), dw_weight_bits=dw_w,
         dw_activation_bits=dw_a,
     )  # fmt: skip
+
+
+def block_alone(layer: Layer) -> Graph:
+    """A network of the one block that an ``mbconv`` row stands for, at 8 bits."""
+    net = Builder()
+    x = net.image(layer.in_channels, layer.height)
+    channels = (layer.mid_channels, layer.out_channels)
+    inverted_residual(net, "block", x, channels, layer.kernel, layer.stride, (8, 8, 8, 8))
+    return net.graph
 
 
 def _check_widths(checks: Checks, where: str, stage: Stage, channels: int) -> None:
