@@ -11,14 +11,22 @@ Cost = Mapping[str, Any]
 """``wall_s`` and ``cpu_s``, seconds; ``device``."""
 
 
+def cores() -> str:
+    """The processor as costs name it: by the cores this process may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"CPU, {count} cores"
+
+
 class Stopwatch:
     """Measures this process from now on, on top of what was spent before.
 
     Args:
         spent: The cost so far of something that is continued.
+        device: What works; by default the processor.
     """
 
-    def __init__(self, spent: Cost | None = None) -> None:
+    def __init__(self, spent: Cost | None = None, device: str | None = None) -> None:
+        self._device = device or cores()
         self._wall, self._cpu = time.monotonic(), time.process_time()
         if spent is not None:
             self._wall -= spent["wall_s"]
@@ -26,11 +34,10 @@ class Stopwatch:
 
     def cost(self) -> dict[str, Any]:
         """The cost until now."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return {
             "wall_s": round(time.monotonic() - self._wall, 2),
             "cpu_s": round(time.process_time() - self._cpu, 2),
-            "device": f"CPU, {cores} cores",
+            "device": self._device,
         }
 
 

@@ -38,6 +38,7 @@ from apq.deploy.model import FP32, Model, build_network, load_model, read_candid
 from apq.deploy.verify import open_file
 from apq.errors import ApqError
 from apq.files import sealed
+from apq.files.tensors import tensors_hash, weights_hash
 from apq.hardware import COST_MODELS, LookupTable, build_table, price_space
 from apq.hardware.importing import import_apq_json
 from apq.images import load_images
@@ -50,7 +51,6 @@ from apq.search.run import read_table, run_search
 from apq.space import BitChoices, MobileNetV2, Space, Stage, load_space
 from apq.supernet import Supernet, load_supernet, save_supernet
 from apq.supernet.network import SupernetFile, largest
-from apq.supernet.tensors import tensors_hash, weights_hash
 
 SPACE = Space(MobileNetV2(
     name="tiny", resolution=8, in_channels=1, classes=10, stem_channels=8, first_channels=8,

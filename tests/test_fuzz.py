@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from apq.errors import ModelError, SpaceError
 from apq.files import bounded_json, parse_json, sealed
+from apq.files.tensors import save_tensors, weights_hash
 from apq.search.best import CandidateFile, read_best, read_candidate
 from apq.space import PRESETS, Candidate, load_space
 from apq.supernet import Supernet, load_supernet, save_supernet
-from apq.supernet.tensors import save_tensors, weights_hash
 
 
 def test_a_mutant_is_refused_in_words_or_is_what_it_was(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apq.cli.asking import more_samples
-from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
+from apq.cli.common import Device, OtherImages, images_for, live_line, next_step, out, print_json
 from apq.files.places import SUPERNET, home
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def collect(
         int, typer.Option(min=0, max=2**32 - 1, help="Decides which candidates are evaluated.")
     ] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure sub-networks of a supernet and store one row per measurement.
@@ -128,7 +129,7 @@ def collect(
     with live_line(f"{kind} samples") as report:
         before = run(
             loaded, found, folder, count, how, seed, validation_images, calibration_images, chunk,
-            jobs, on_progress=report,
+            jobs, on_progress=report, device=device,
         )  # fmt: skip
     samples = read_samples(folder)
     if json:

@@ -109,6 +109,11 @@ def _clean(value: Any) -> Any:
     return value
 
 
+Device = Annotated[
+    str,
+    typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, or auto (the best there is)."),
+]
+
 OtherImages = Annotated[
     bool,
     typer.Option(help="Use these images although the weights were made with others."),

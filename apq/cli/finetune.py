@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
+from apq.cli.common import Device, OtherImages, images_for, live_line, next_step, out, print_json
 from apq.files.places import RUN, SUPERNET, home
 
 
@@ -64,6 +64,7 @@ def finetune(
         int,
         typer.Option(min=0, max=2**32 - 1, help="Decides order, augmentation and random starts."),
     ] = 0,
+    device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train the winner under its bits, then measure it once on the test images.
@@ -97,8 +98,9 @@ def finetune(
     )  # fmt: skip
     with live_line("fine-tune") as report:
         model, result = finetune_candidate(
-            chosen, loaded, found, path, recipe, other_supernet=other_supernet, on_progress=report
-        )
+            chosen, loaded, found, path, recipe, other_supernet=other_supernet, on_progress=report,
+            device=device,
+        )  # fmt: skip
     searched_on = model.metadata.get("searched_on")
     if json:
         made = {"size_bytes": size_bytes(model.network), "searched_on": searched_on}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import err, live_line, next_step, out, print_json, warn
+from apq.cli.common import Device, err, live_line, next_step, out, print_json, warn
 from apq.files.places import SUPERNET, home
 
 TOLD = (
@@ -60,6 +60,11 @@ def train_supernet(
         int,
         typer.Option(min=0, max=2**32 - 1, help="Decides weights, batches and sampled subnets."),
     ] = 0,
+    device: Device = "cpu",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32, or bf16 or fp16: mixed precision, for GPUs."),
+    ] = "fp32",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train one weight-shared supernet that holds every candidate of a space.
@@ -71,6 +76,8 @@ def train_supernet(
       apq train-supernet --space digits --images digits --epochs 30 --out data/digits/supernet.safetensors
 
       apq train-supernet --space cifar10 --images photos/ --epochs 40 --out data/mine/supernet.safetensors
+
+      apq train-supernet --space cifar10 --images photos/ --epochs 150 --batch 256 --lr 0.2 --device cuda --precision bf16 --out data/mine/supernet.safetensors
 
       apq train-supernet --start data/mine/supernet.safetensors --phases width --epochs 10 --lr 0.05 --average 0.75 --space cifar10 --images photos/ --out data/mine/longer.safetensors
     """
@@ -107,10 +114,13 @@ def train_supernet(
         average=average,
         seed=seed,
         phases=names,
+        precision=precision,
     )
     first = [load_supernet(path) for path in start or ()]
     with live_line(f"supernet {chosen.name}") as report:
-        made = train(chosen, found, path, recipe, start_from=first, on_progress=report)
+        made = train(
+            chosen, found, path, recipe, start_from=first, on_progress=report, device=device
+        )
     metadata = {name: made.metadata[name] for name in TOLD}
     if json:
         print_json({"out": path.as_posix()} | metadata)

@@ -17,10 +17,10 @@ from apq.deploy import plain
 from apq.deploy.model import Model, size_bytes
 from apq.errors import ModelError, choose
 from apq.files import whole
+from apq.files.tensors import save_tensors
 from apq.quantize.integer import IntegerLayer
 from apq.runtime.folded import FloatLayer, Steps, fold, weight_shape
 from apq.space.graph import number
-from apq.supernet.tensors import save_tensors
 from apq.version import __version__
 
 FORMATS = {

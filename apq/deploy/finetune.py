@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from apq.cost import Cost, Stopwatch
+from apq.cost import Cost
 from apq.deploy.model import Chosen, Model, build_network, save_model
 from apq.errors import ModelError
-from apq.files import Schema
-from apq.files.headers import Header
-from apq.files.reading import CostTable, Count, Fraction, Items, Named
 from apq.images import ImageSet
 from apq.quantize.distribution import BinaryInputs
-from apq.quantize.finetune import (
-    distillation_loss,
-    normalise,
-    one_cycle,
-    optimiser,
-    penalty,
-    refit_weights,
-)  # fmt: skip
+from apq.quantize.finetune import one_cycle, quantized_step, refit_weights
 from apq.search.search import Result
 from apq.space import Candidate, Space
 from apq.supernet import Subnet, SupernetFile, largest
 from apq.supernet.augment import augment
-from apq.supernet.evaluate import accuracy, recalibrate, to_tensor
+from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.memory import keep_memory
-from apq.supernet.tensors import load_tensors, require_tensors, save_tensors
-
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
+from apq.training import OnProgress, Training, find_device, sgd
 
 
 @dataclass(frozen=True)
@@ -114,6 +96,7 @@ def finetune_candidate(
     other_supernet: bool = False,
     checkpoint_seconds: float = 60.0,
     on_progress: OnProgress | None = None,
+    device: str = "cpu",
 ) -> tuple[Model, FinetuneReport]:
     """Train a candidate under its bits and write the model file.
 
@@ -136,12 +119,13 @@ def finetune_candidate(
             model's metadata then has the hash of that one as ``searched_on``.
         checkpoint_seconds: How often to save progress; also at every epoch's end.
         on_progress: Called every step with loss and the best validation accuracy so far.
+        device: What to train on: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
 
     Raises:
         SpaceError: the candidate is not of the supernet's space.
         ModelError: training diverged, a checkpoint of another fine-tuning is in the way, or the
             search is about another supernet.
-        ApqError: unknown scheme, or bits it does not offer.
+        ApqError: unknown scheme, bits it does not offer, or no such device.
 
     Example:
         >>> import apq
@@ -168,69 +152,34 @@ def finetune_candidate(
         )
     if recipe.fixed_weight_bits is not None:
         space = space.with_(fixed_weight_bits=recipe.fixed_weight_bits)
-    mean, std = supernet.mean, supernet.std
-    calibration = normalise(to_tensor(images.splits["calibration"][0][:1000]), mean, std)
-    held, held_labels = _split(images, "validation", mean, std)
+    where, mean, std = find_device(device), supernet.mean, supernet.std
+    data = EvalImages.of(images, mean, std).to(where)
     keep_memory()
     teacher = None
     if recipe.distil:
-        teacher = fold_norms(_subnet(supernet, largest(space), calibration))
-    model = _start(candidate, space, supernet, calibration, recipe)
+        teacher = fold_norms(_subnet(supernet, largest(space), data.calibration))
+    model = _start(candidate, space, supernet, data.calibration, recipe)
 
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
     identity = {
         "recipe": asdict(recipe), "candidate": candidate.to_dict(), "supernet": supernet.hash,
         "images": images.digest(),
     }  # fmt: skip
-    run = _Run(model, optimiser(model, recipe.lr, recipe.weight_decay), checkpoint, identity)
-    if checkpoint.exists():
-        run.load()
-    else:
-        recalibrate(model, calibration)
-        run.note(accuracy(model, held, held_labels)[0])
+    training = Training(
+        model, sgd(model, recipe.lr, recipe.weight_decay), checkpoint, identity,
+        {"best": model.state_dict()},
+    )  # fmt: skip
+    epochs = _Epochs(training, recipe, images, data, (mean, std), teacher, on_progress)
+    training.run(
+        epochs.total, epochs.rate, epochs.step, epochs.after, epochs.tell, checkpoint_seconds
+    )
 
-    pixels, numbers = images.splits["train"]
-    data, labels = to_tensor(pixels), torch.from_numpy(numbers)
-    batch = min(recipe.batch, len(labels))
-    per_epoch = len(labels) // batch
-    total = recipe.epochs * per_epoch
-    order = torch.empty(0)
-    saved = time.monotonic()
-    while run.step < total:
-        epoch, position = divmod(run.step, per_epoch)
-        if position == 0 or not len(order):
-            rng = np.random.default_rng((recipe.seed, 1, epoch))
-            order = torch.from_numpy(rng.permutation(len(labels)))
-        if position == 0:
-            refit_weights(model)
-        index = order[position * batch : (position + 1) * batch]
-        rng = np.random.default_rng((recipe.seed, 2, run.step))  # a resumed step draws the same
-        x = normalise(augment(data[index], images.flip, rng), mean, std)
-        loss = _train_step(run, x, labels[index], teacher, recipe.lr * one_cycle(run.step / total))
-        if not math.isfinite(loss):
-            raise ModelError(
-                f"fine-tuning diverged at step {run.step} (loss {loss}). Lower --lr ({recipe.lr})."
-            )
-        run.step += 1
-        ended = run.step % per_epoch == 0
-        if ended:
-            recalibrate(model, calibration)
-            run.note(accuracy(model, held, held_labels)[0])
-            if run.binary is not None:
-                run.binary.collect()  # what recalibration added
-        if ended or time.monotonic() - saved > checkpoint_seconds:
-            run.save()
-            saved = time.monotonic()
-        if on_progress is not None:
-            figures = {"epoch": run.step / per_epoch, "loss": loss, "best_val": max(run.scores)}
-            on_progress(run.step, total, figures)
-
-    model.load_state_dict(run.best)
-    best = run.best_epoch
-    test, _ = accuracy(model, *_split(images, "test", mean, std))
+    model.load_state_dict(training.kept["best"])
+    best, scores = epochs.best, training.scores
+    test, _ = accuracy(model, *_split(images, "test", mean, std, where))
     report = FinetuneReport(
-        run.scores[0], tuple(run.scores[1:]), best, run.scores[best], test, chosen.accuracy,
-        chosen.spread, run.watch.cost(),
+        scores[0], tuple(scores[1:]), best, scores[best], test, chosen.accuracy, chosen.spread,
+        training.cost(),
     )  # fmt: skip
     made = {
         "recipe": asdict(recipe), "accuracy": asdict(report), "supernet": supernet.hash,
@@ -238,7 +187,7 @@ def finetune_candidate(
         "images": {"name": images.name, "digest": images.digest()},
         **({"searched_on": chosen.supernet} if others else {}),
     }  # fmt: skip
-    result = Model(model, space, candidate, recipe.scheme, mean, std, images.classes, made)
+    result = Model(model.cpu(), space, candidate, recipe.scheme, mean, std, images.classes, made)
     save_model(out, result)
     checkpoint.unlink(missing_ok=True)
     return result, report
@@ -256,16 +205,19 @@ def _chosen(candidate: Candidate | Chosen | Result) -> Chosen:
 
 
 def _split(
-    images: ImageSet, name: str, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[Tensor, Tensor]:
+    images: ImageSet, name: str, mean: tuple[float, ...], std: tuple[float, ...],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     pixels, labels = images.splits[name]
-    return normalise(to_tensor(pixels), mean, std), torch.from_numpy(labels)
+    x = normalise(to_tensor(pixels).to(device), mean, std)
+    return x, torch.from_numpy(labels).to(device)
 
 
 def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -> Subnet:
-    net = supernet.network.subnet(candidate).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = supernet.network.subnet(candidate)
+    net.to(calibration.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(net, calibration)
-    return net.eval()  # type: ignore[no-any-return]
+    return net.eval()
 
 
 def _start(
@@ -274,7 +226,7 @@ def _start(
 ) -> nn.Module:  # fmt: skip
     """The network before its first step."""
     if recipe.from_scratch:
-        net = _random(space, candidate, recipe.seed)
+        net = _random(space, candidate, recipe.seed).to(calibration.device)
         recalibrate(net, calibration)
     else:
         net = _subnet(supernet, candidate, calibration)
@@ -292,117 +244,83 @@ def _random(space: Space, candidate: Candidate, seed: int) -> Subnet:
     return net
 
 
-def _train_step(
-    run: _Run, x: Tensor, labels: Tensor, teacher: nn.Module | None, lr: float
-) -> float:
-    run.model.train()
-    for group in run.optimiser.param_groups:
-        group["lr"] = lr
-    hint = None
-    if teacher is not None:
-        with torch.no_grad():
-            hint = teacher(x)
-    loss = distillation_loss(run.model(x), labels, hint) + penalty(run.model)
-    if run.binary is not None:
-        loss = loss + run.distribution * run.binary.collect()
-    run.optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    run.optimiser.step()
-    return float(loss.detach())
-
-
-class _Progress(Schema):
-    """How far a fine-tuning is."""
-
-    step: Count
-    best_epoch: Count
-    scores: Annotated[Items[Fraction], Field(min_length=1)]
-
-
-class CheckpointHeader(Header):
-    """What the checkpoint of a fine-tuning says.
-
-    Attributes:
-        identity: What decides the fine-tuning; a checkpoint is of no use to another.
-        progress: How far it is.
-        cost: So far.
-    """
-
-    what = "a checkpoint of apq finetune"
-    remedy = "Delete it to start over."
-
-    kind: Literal["finetune checkpoint"]
-    identity: Named[Any]
-    progress: _Progress
-    cost: CostTable
-
-
-class _Run:
-    """What must survive a kill: weights, momentum, the best epoch and the scores so far."""
+class _Epochs:
+    """What happens in each step and at each epoch's end of a final tuning."""
 
     def __init__(
-        self, model: nn.Module, optimiser: torch.optim.SGD, path: Path, identity: dict[str, Any]
+        self,
+        training: Training,
+        recipe: FinetuneRecipe,
+        images: ImageSet,
+        data: EvalImages,
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        teacher: nn.Module | None,
+        on_progress: OnProgress | None,
     ) -> None:
-        self.model, self.optimiser, self.path = model, optimiser, path
-        self.identity = json.loads(json.dumps(identity))  # as it will be read back
-        self.distribution: float = identity["recipe"]["distribution"]
-        self.binary = BinaryInputs(model) if self.distribution else None
-        self.step, self.best_epoch = 0, 0
-        self.scores: list[float] = []
-        self.best: dict[str, Tensor] = {}
-        self.watch = Stopwatch()
+        self.training, self.recipe, self.data, self.teacher = training, recipe, data, teacher
+        self.normalisation, self.flip, self.on_progress = normalisation, images.flip, on_progress
+        pixels, numbers = images.splits["train"]
+        self.images = to_tensor(pixels).to(training.device)
+        self.labels = torch.from_numpy(numbers).to(training.device)
+        self.batch = min(recipe.batch, len(numbers))
+        self.per_epoch = len(numbers) // self.batch
+        self.total = recipe.epochs * self.per_epoch
+        self.order = torch.empty(0)
+        self.binary = BinaryInputs(training.model) if recipe.distribution else None
+        if not training.scores:
+            self._measure()
 
-    def note(self, score: float) -> None:
-        """Record an epoch's validation accuracy; keep the weights if none was better."""
-        if not self.scores or score > max(self.scores):
-            self.best_epoch = len(self.scores)
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.scores.append(score)
+    @property
+    def best(self) -> int:
+        """The epoch that validation chose, counted from 1; 0: the start."""
+        return self.training.scores.index(max(self.training.scores))
 
-    def save(self) -> None:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for i, parameter in enumerate(self._parameters()):
-            momentum = self.optimiser.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{i}"] = momentum
-        progress = {"step": self.step, "best_epoch": self.best_epoch, "scores": self.scores}
-        save_tensors(
-            self.path, tensors, {"kind": "finetune checkpoint", "identity": self.identity,
-                                 "progress": progress, "cost": self.watch.cost()},
-        )  # fmt: skip
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.recipe.lr * one_cycle(step / self.total)
 
-    def load(self) -> None:
-        tensors, header = load_tensors(self.path, CheckpointHeader)
-        if header.identity != self.identity:
-            raise ModelError(
-                f"{self.path} belongs to another fine-tuning (other candidate, supernet, images or "
-                "settings). Delete it, or give another --out."
-            )
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
-        for key, value in tensors.items():
-            kind, _, name = key.partition(".")
-            parts.setdefault(kind, {})[name] = value
-        expected = self.model.state_dict()
-        moving = {str(i): parameter for i, parameter in enumerate(self._parameters())}
-        kept = {name: p for name, p in moving.items() if name in parts["momentum"]}
-        for kind, wanted in {"model": expected, "best": expected, "momentum": kept}.items():
-            require_tensors(f"{self.path} ({kind})", parts[kind], wanted)
-        progress = header.progress
-        if not progress.best_epoch < len(progress.scores):
-            raise ModelError(
-                f"{self.path} calls epoch {progress.best_epoch} the best of "
-                f"{len(progress.scores) - 1}. Delete it to start over."
-            )
-        self.model.load_state_dict(parts["model"])
-        self.best = parts["best"]
-        for i, parameter in enumerate(self._parameters()):
-            if str(i) in parts["momentum"]:
-                buffer = torch.empty_like(parameter).copy_(parts["momentum"][str(i)])
-                self.optimiser.state[parameter]["momentum_buffer"] = buffer
-        self.step, self.best_epoch = progress.step, progress.best_epoch
-        self.scores = list(progress.scores)
-        self.watch = Stopwatch(header.cost.model_dump())
+    def step(self, step: int) -> float:
+        """Gradients of a step; returns its loss."""
+        epoch, position = divmod(step, self.per_epoch)
+        if position == 0 or not len(self.order):
+            rng = np.random.default_rng((self.recipe.seed, 1, epoch))
+            order = torch.from_numpy(rng.permutation(len(self.labels)))
+            self.order = order.to(self.images.device)
+        if position == 0:
+            refit_weights(self.training.model)
+        index = self.order[position * self.batch : (position + 1) * self.batch]
+        rng = np.random.default_rng((self.recipe.seed, 2, step))  # a resumed step draws the same
+        x = normalise(augment(self.images[index], self.flip, rng), *self.normalisation)
+        self.training.model.train()
+        extra = self._distribution if self.binary is not None else None
+        return quantized_step(self.training, x, self.labels[index], self.teacher, extra)
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimiser.param_groups for p in group["params"]]
+    def after(self, done: int) -> bool:
+        """Measure at an epoch's end; whether one has ended."""
+        ended = done % self.per_epoch == 0
+        if ended:
+            self._measure()
+        return ended
+
+    def tell(self, done: int, loss: float) -> None:
+        """Say how far it is."""
+        if self.on_progress is not None:
+            best = max(self.training.scores)
+            figures = {"epoch": done / self.per_epoch, "loss": loss, "best_val": best}
+            self.on_progress(done, self.total, figures)
+
+    def _measure(self) -> None:
+        """Note the validation accuracy; keep the weights if none was better."""
+        model, scores = self.training.model, self.training.scores
+        recalibrate(model, self.data.calibration)
+        score, _ = accuracy(model, self.data.images, self.data.labels)
+        if not scores or score > max(scores):
+            state = model.state_dict()
+            self.training.kept["best"] = {k: v.detach().clone() for k, v in state.items()}
+        scores.append(score)
+        if self.binary is not None:
+            self.binary.collect()  # what recalibration added
+
+    def _distribution(self) -> Tensor:
+        assert self.binary is not None
+        return self.recipe.distribution * self.binary.collect()

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from apq.errors import ApqError, ModelError, SpaceError
+from apq.files.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 from apq.quantize import QuantizedSubnet, quantize_subnet
 from apq.search import best
 from apq.search.tuned import ModelHeader
 from apq.space import Candidate, Space
 from apq.supernet import Subnet
 from apq.supernet.network import Network, require_channels
-from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 from apq.version import __version__
 
 FP32 = "fp32"

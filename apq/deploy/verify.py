@@ -22,12 +22,12 @@ from apq.errors import ModelError
 from apq.files import Schema
 from apq.files.headers import Header
 from apq.files.reading import Count, Items, Text
+from apq.files.tensors import load_tensors, require_tensors
 from apq.images import ImageSet
 from apq.runtime.session import Runner, open_session
 from apq.space.graph import LAYERS, number
 from apq.supernet.elastic import resized
 from apq.supernet.evaluate import batches, normalise, to_tensor
-from apq.supernet.tensors import load_tensors, require_tensors
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from apq.cost import Cost
 from apq.errors import ModelError, SamplesError
 from apq.files import bounded_json, parse_json, to_json, whole
+from apq.files.tensors import read_tensors, require_tensors, weights_hash
 from apq.predictor import kernel, network
 from apq.predictor.columns import TableFeatures
 from apq.predictor.features import Features, Groups, Inputs, SpaceFeatures, one_hot, width
@@ -31,7 +32,6 @@ from apq.predictor.schema import (
     SpaceFeaturesTable,
 )
 from apq.space import Space
-from apq.supernet.tensors import read_tensors, require_tensors, weights_hash
 from apq.version import __version__
 
 Array = NDArray[np.float64]

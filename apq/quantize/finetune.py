@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,32 +13,11 @@ from torch import Tensor, nn
 
 from apq.errors import ApqError
 from apq.quantize.network import QuantizedConv, QuantizedLinear
-from apq.supernet import evaluate
 from apq.supernet.augment import augment
+from apq.supernet.evaluate import normalise
+from apq.training import OnProgress, Training, sgd
 
 Net = TypeVar("Net", bound=nn.Module)
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """:func:`apq.supernet.evaluate.normalise`, channels last in memory whatever came in."""
-    x = evaluate.normalise(images, mean, std)
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def optimiser(model: nn.Module, lr: float, weight_decay: float = 0.0) -> torch.optim.SGD:
-    """SGD with Nesterov momentum 0.9; decay only on convolution and linear weights."""
-    ranges = (".scale", ".step", ".clip")  # learned ranges must not shrink by decay
-    decayed: list[Tensor] = []
-    rest: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        is_weight = parameter.dim() > 1 and not name.endswith(ranges)
-        (decayed if is_weight else rest).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": rest},
-    ]
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
 
 
 def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
@@ -90,37 +69,67 @@ def finetune(
         ``model``, in eval mode.
 
     Raises:
-        ApqError: too few images, or the loss is no longer a number.
+        ApqError: too few images.
+        ModelError: the loss is no longer a number.
     """
     if len(images) < 2 or len(images) != len(labels):
         raise ApqError(f"fine-tuning needs images and as many labels: {len(images)}, {len(labels)}")
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optim = optimiser(model, lr)
-    batch = min(batch, len(images))
-    order, taken, total = torch.randperm(len(images), generator=generator), 0, 0.0
-    for step in range(steps):
-        if taken + batch > len(order):
-            order, taken = torch.randperm(len(images), generator=generator), 0
-        index = order[taken : taken + batch]
-        taken += batch
+    training = Training(model, sgd(model, lr))
+    order, total = draws(len(images), batch, steps, generator), 0.0
+
+    def step(number: int) -> float:
+        index = order[number].to(images.device)
         x = normalise(augment(images[index], flip, rng), mean, std)
-        hint = None
-        if teacher is not None:
-            with torch.no_grad():
-                hint = teacher(x)
-        for group in optim.param_groups:
-            group["lr"] = lr * one_cycle(step / steps)
-        loss = distillation_loss(model(x), labels[index], hint) + penalty(model)
-        optim.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optim.step()
-        total += float(loss.detach())
-        if on_progress is not None and (step + 1) % 10 == 0:
-            on_progress(step + 1, steps, {"loss": total / (step + 1)})
-    if not total < float("inf"):
-        raise ApqError(f"fine-tuning diverged (loss {total}); use a lower learning rate than {lr}")
+        return quantized_step(training, x, labels[index], teacher)
+
+    def tell(done: int, loss: float) -> None:
+        nonlocal total
+        total += loss
+        if on_progress is not None and done % 10 == 0:
+            on_progress(done, steps, {"loss": total / done})
+
+    training.run(steps, lambda step: lr * one_cycle(step / steps), step, tell=tell)
     return model.eval()
+
+
+def draws(count: int, batch: int, steps: int, generator: torch.Generator) -> list[Tensor]:
+    """Indices of the images of every step: without repetition until too few are left."""
+    batch = min(batch, count)
+    order, taken, found = torch.randperm(count, generator=generator), 0, []
+    for _ in range(steps):
+        if taken + batch > count:
+            order, taken = torch.randperm(count, generator=generator), 0
+        found.append(order[taken : taken + batch])
+        taken += batch
+    return found
+
+
+def quantized_step(
+    training: Training,
+    x: Tensor,
+    labels: Tensor,
+    teacher: nn.Module | None,
+    extra: Callable[[], Tensor] | None = None,
+) -> float:
+    """Gradients of one step of a quantized network; returns the loss.
+
+    Args:
+        training: Of the network.
+        x, labels: Normalised images and their labels.
+        teacher: Its logits are distilled if given.
+        extra: Further loss, computed after the forward pass.
+    """
+    hint = None
+    if teacher is not None:
+        with torch.no_grad():
+            hint = teacher(x)
+    loss = distillation_loss(training.model(x), labels, hint) + penalty(training.model)
+    if extra is not None:
+        loss = loss + extra()
+    training.backward(loss)
+    return float(loss.detach())
 
 
 def one_cycle(progress: float, warm: float = 0.3) -> float:

@@ -59,6 +59,14 @@ def round_to_grid(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 class _Clipped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
+        ctx.on_gpu = x.device.type != "cpu"
+        if ctx.on_gpu:  # numbers stay there: to wait for one costs more than to compute with it
+            ends = clip.detach().clamp_min(1e-6)
+            step = ends / high
+            y = x.div(step).clamp_(low, high).round_().mul_(step)
+            ctx.ratio = low / high
+            ctx.save_for_backward(x, y, ends)
+            return y
         top = max(float(clip), 1e-6)
         step = torch.tensor(top, dtype=x.dtype) / high
         ctx.grid, ctx.ends = (float(step), low, high), (low * float(step), top)
@@ -72,6 +80,10 @@ class _Clipped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         grad, (x, *rest) = grads[0], ctx.saved_tensors
+        if ctx.on_gpu:
+            y, top = rest
+            inside = grad * ((x > top * ctx.ratio) & (x < top))
+            return inside, ((grad - inside) * y).sum() / top, None, None
         if not rest:
             inside, _, outside = fused.backward(x, grad, *ctx.grid, *ctx.ends)
             return inside, torch.tensor(outside / ctx.grid[2], dtype=x.dtype), None, None
@@ -122,7 +134,7 @@ class _LearnedStep(torch.autograd.Function):
             grad_step = torch.full_like(step, (error + ends) * ctx.factor)
             return inside, grad_step, None, None, None
         (y,) = rest
-        if step.numel() == 1:
+        if step.numel() == 1 and x.device.type == "cpu":
             value = float(step)
             inside = torch.ops.aten.hardtanh_backward(grad, x, low * value, high * value)
             # y/s - x/s is the rounding error inside; outside, y/s is the end itself.

@@ -144,7 +144,8 @@ class IntegerLayer:
         """``(n, in, h, w) -> (n, out, h', w')``, integers in float; real if there is no output
         grid."""
         values = self.weight.values()
-        if self.largest_sum >= EXACT and self.weight.table is None:  # float32 would round the sums
+        # float32 would round large sums, and cuDNN any
+        if self.weight.table is None and (codes.is_cuda or self.largest_sum >= EXACT):
             codes, values = codes.double(), values.double()
         y = F.conv2d(codes, values, None, self.stride, self.padding, 1, self.groups).float()
         bias, multiplier = self.bias.view(1, -1, 1, 1), self.multiplier.view(1, -1, 1, 1)

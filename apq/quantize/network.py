@@ -101,7 +101,7 @@ class QuantizedLinear(nn.Module):
         packed = self.weights.pack(self.linear.weight)
         packed = replace(packed, codes=packed.codes[:, :, None, None])
         held: Tensor | None = self.linear.bias
-        bias = torch.zeros(len(packed.codes)) if held is None else held.detach()
+        bias = packed.scale.new_zeros(len(packed.codes)) if held is None else held.detach()
         return integer_layer(packed, bias, rounding, output, act=self.act)
 
     def forward(self, x: Tensor) -> Tensor:

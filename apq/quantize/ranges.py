@@ -43,8 +43,14 @@ def mse_clip(rows: Tensor, bits: int, signed: bool = True, fractions: int = 41) 
     """
     low, high = grid(bits, signed)
     top = max_clip(rows)
+    tried = torch.linspace(0.2, 1.0, fractions, dtype=torch.float64)
+    if rows.device.type != "cpu":  # all at once: few operations, much memory
+        shares = tried.to(rows)[:, None]
+        steps = (top * shares / high).clamp_min(1e-30)[:, :, None]
+        errors = (rows / steps).clamp_(low, high).round_().mul_(steps).sub_(rows).square_().sum(2)
+        return top * shares[errors.argmin(0), 0]
     best, best_error = top.clone(), torch.full_like(top, torch.inf)
-    for fraction in torch.linspace(0.2, 1.0, fractions, dtype=torch.float64).tolist():
+    for fraction in tried.tolist():
         step = (top * (fraction / high)).clamp_min(1e-30)[:, None]
         rounded = rows.div(step).clamp_(low, high).round_().mul_(step)
         error = rounded.sub_(rows).square_().sum(dim=1)

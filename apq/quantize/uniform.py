@@ -43,7 +43,7 @@ class UniformWeights(nn.Module):
         if self.ranges == "kl":
             rows = rows.reshape(1, -1)
         if self.ranges == "kl" and self.bits < 5:
-            clip = torch.tensor([kl_clip(rows.numpy(), self.bits)], dtype=weight.dtype)
+            clip = weight.new_tensor([kl_clip(rows.cpu().numpy(), self.bits)])
         elif self.ranges == "mse" or (self.ranges == "auto" and self.bits < 5):
             clip = mse_clip(rows, self.bits)
         else:
@@ -101,7 +101,7 @@ class UniformActivations(nn.Module):
         if self.rule == "pact-kl":
             clip = max_clip(rows).clamp_max(6.0)
             if self.bits < 5:
-                clip = clip.clamp_max(kl_clip(rows.numpy(), self.bits))
+                clip = clip.clamp_max(kl_clip(rows.cpu().numpy(), self.bits))
         else:
             rows = rows if self.signed else rows.clamp_min(0)
             clip = mse_clip(rows, self.bits, self.signed)

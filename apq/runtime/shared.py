@@ -39,7 +39,7 @@ class SharedStart:
     The answers of the pieces a subnet has in common with the one measured next are kept: batch-norm
     statistics and images go through them once. So measure subnets in an order that keeps equal
     beginnings together; all take images of the size that ``data`` has. What follows runs in
-    onnxruntime where that is installed.
+    onnxruntime where that is installed and the images are on the CPU.
     """
 
     def __init__(self, data: EvalImages) -> None:
@@ -53,7 +53,8 @@ class SharedStart:
             subnet: As cut out of the supernet.
             following: :func:`choices` of the subnet that is measured next.
         """
-        subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device = self._data.images.device
+        subnet = subnet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts, own = subnet.pieces(), choices(subnet.graph)
         known = _common([key for key, _ in self._kept], own)
         del self._kept[known:]
@@ -65,6 +66,8 @@ class SharedStart:
         done, seen = len(self._kept), self._seen
         rest = nn.Sequential(*parts[done:])
         recalibrate(rest, seen.calibration)
+        if device.type != "cpu":
+            return estimate(fold(rest), seen)
         steps = fold_steps(subnet.eval())[sum(len(part.graph.nodes) for part in parts[:done]) :]
         folded = cache(lambda: fold(rest))  # only without onnxruntime
         return estimate(fast(steps, lambda x: folded()(x)), seen)
@@ -82,8 +85,11 @@ def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 def answers_alone(subnet: Subnet, data: EvalImages) -> tuple[Tensor, Tensor]:
     """What :func:`apq.supernet.evaluate.answers` gives for one subnet, recalibrated before."""
-    subnet = subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = data.images.device
+    subnet = subnet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(subnet, data.calibration)
+    if device.type != "cpu":
+        return answers(fold(subnet), data.images, data.labels)
     return answers(fast(fold_steps(subnet.eval()), subnet), data.images, data.labels)
 
 

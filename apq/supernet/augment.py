@@ -19,14 +19,14 @@ def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
     edge = max(1, h // 8)
     padded = F.pad(images, (edge, edge, edge, edge))
     shift = torch.from_numpy(rng.integers(0, 2 * edge + 1, size=(2, n)))
-    columns = torch.arange(w).expand(n, w)
+    columns = torch.arange(w).expand(n, w)  # indices are made on the CPU, the same for any device
     if flip:
         mirrored = torch.from_numpy(rng.random(n) < 0.5)[:, None]
         columns = torch.where(mirrored, w - 1 - columns, columns)
-    rows = (torch.arange(h) + shift[0][:, None])[:, None, :, None]
-    cols = (columns + shift[1][:, None])[:, None, None, :]
-    index = torch.arange(n)[:, None, None, None]
-    channel = torch.arange(c)[None, :, None, None]
+    rows = (torch.arange(h) + shift[0][:, None])[:, None, :, None].to(images.device)
+    cols = (columns + shift[1][:, None])[:, None, None, :].to(images.device)
+    index = torch.arange(n, device=images.device)[:, None, None, None]
+    channel = torch.arange(c, device=images.device)[None, :, None, None]
     out = padded[index, channel, rows, cols]
     return out.contiguous(memory_format=torch.channels_last)
 
@@ -52,7 +52,7 @@ def cutmix(
     side = math.sqrt(1 - rng.random())
     tall, wide = round(h * side), round(w * side)
     top, left = int(rng.integers(0, h - tall + 1)), int(rng.integers(0, w - wide + 1))
-    partner = torch.from_numpy(rng.permutation(n))
+    partner = torch.from_numpy(rng.permutation(n)).to(images.device)
     box = (..., slice(top, top + tall), slice(left, left + wide))
     mixed = images.clone()
     mixed[box] = images[partner][box]

@@ -27,9 +27,9 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 ``(n, c, h, w)`` to float32: ``(x / 255 - mean) / std`` per channel."""
-    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1)
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1).to(images.device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
-    return images.float().mul_(scale).add_(shift)
+    return images.float().mul_(scale).add_(shift.to(images.device))
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,12 @@ class EvalImages:
             torch.from_numpy(np.ascontiguousarray(labels)),
         )
 
+    def to(self, device: torch.device) -> EvalImages:
+        """The same on a device; weights of images stay on the CPU."""
+        moved = (x.to(device) for x in (self.calibration, self.images, self.labels))
+        calibration, images, labels = moved
+        return replace(self, calibration=calibration, images=images, labels=labels)
+
     def at(self, side: int) -> EvalImages:
         """The same with images of ``side`` pixels (:func:`~apq.supernet.elastic.resized`)."""
         calibration, images = resized(self.calibration, side), resized(self.images, side)
@@ -126,9 +132,11 @@ def fold(net: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def answers(
-    net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch: int = 250
+    net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Whether each image is answered right, and its cross-entropy in nats; float64, ``(n,)``."""
+    """Whether each image is answered right, and its cross-entropy in nats; float64, ``(n,)``, on
+    the CPU."""
+    batch = 250 if images.device.type == "cpu" else max(250, GPU_PIXELS // images[0, 0].numel())
     if isinstance(net, nn.Module):
         net.eval()
     right, loss = [], []
@@ -136,7 +144,11 @@ def answers(
         logits = net(images[part])
         right.append(logits.argmax(1) == labels[part])
         loss.append(F.cross_entropy(logits, labels[part], reduction="none"))
-    return torch.cat(right).double(), torch.cat(loss).double()
+    return torch.cat(right).cpu().double(), torch.cat(loss).cpu().double()
+
+
+GPU_PIXELS = 2**21
+"""Pixels of a batch that is measured on a GPU: few calls keep it busy."""
 
 
 DIVERGED = 1e4

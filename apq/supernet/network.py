@@ -18,13 +18,13 @@ from apq.errors import ModelError
 from apq.files import Document
 from apq.files.headers import Header
 from apq.files.reading import CostTable, Items, Text
+from apq.files.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 from apq.space import Candidate, Space
 from apq.space.graph import LAYERS, Graph, Node, number, resolve, walk
 from apq.space.graph import depthwise as is_depthwise
 from apq.space.schema import SpaceField
 from apq.supernet.depthwise import depthwise
 from apq.supernet.elastic import ACTIVATIONS, ConvBN, resized, shrink, slice_norm, transforms
-from apq.supernet.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 from apq.version import __version__
 
 

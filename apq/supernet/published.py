@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from apq.errors import ModelError
+from apq.files.tensors import read_tensors
 from apq.space import MobileNetV2, Space
 from apq.space.families import MobileNetV3
 from apq.supernet.network import Supernet
-from apq.supernet.tensors import read_tensors
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 """What these networks' images were normalised with."""

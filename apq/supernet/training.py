@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apq.cost import Cost, Stopwatch
-from apq.errors import ModelError, SpaceError, choose
+from apq.errors import SpaceError, choose
 from apq.images import ImageSet
 from apq.space import Axis, Candidate, Space
 from apq.space.graph import parts
 from apq.supernet.augment import augment, cutmix
-from apq.supernet.checkpoint import load_checkpoint, save_checkpoint
 from apq.supernet.evaluate import (
     EvalImages,
     accuracy,
@@ -40,8 +36,7 @@ from apq.supernet.network import (
     save_supernet,
     smallest,
 )
-
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
+from apq.training import OnProgress, Training, autocast, find_device, sgd
 
 PHASES: tuple[tuple[str, float], ...] = (
     ("largest", 0.40), ("kernel", 0.15), ("depth", 0.15), ("width", 0.30),
@@ -65,6 +60,8 @@ class Recipe:
             Izmailov et al., UAI 2018, arXiv:1803.05407).
         seed: Decides initial weights, batches, augmentation and sampled subnets.
         phases: Which of PHASES to go through; their shares keep their proportions.
+        precision: Key of :data:`apq.training.devices.PRECISIONS`: what convolutions and matrix
+            products are computed in; weights and the update stay in float32.
 
     Example:
         >>> import apq
@@ -81,6 +78,7 @@ class Recipe:
     average: float = 0.0
     seed: int = 0
     phases: tuple[str, ...] = tuple(name for name, _ in PHASES)
+    precision: str = "fp32"
 
 
 def _first_steps(total: int, phases: tuple[str, ...]) -> dict[str, int]:
@@ -143,16 +141,6 @@ def _first_averaged(recipe: Recipe, total: int) -> int:
     return max(last_phase, total - round(recipe.average * total))
 
 
-def _optimiser(network: Supernet, recipe: Recipe) -> torch.optim.SGD:
-    decayed = [p for n, p in network.named_parameters() if p.dim() > 1 and "transforms" not in n]
-    plain = [p for n, p in network.named_parameters() if p.dim() <= 1 or "transforms" in n]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
-
-
 def train(
     space: Space,
     images: ImageSet,
@@ -161,6 +149,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     start_from: Sequence[SupernetFile] = (),
     on_progress: OnProgress | None = None,
+    device: str = "cpu",
 ) -> tuple[Supernet, dict[str, Any]]:
     """Train a supernet on the training split, or continue an interrupted training.
 
@@ -182,92 +171,143 @@ def train(
             ICML 2022, arXiv:2203.05482); name one twice to count it twice. Their space may differ
             where weights do not: in strides, resolution, bits.
         on_progress: Called every step with steps done, all steps, and loss and accuracy so far.
+        device: What to train on (:func:`apq.training.find_device`). Initial weights, batches and
+            sampled subnets are the same on all.
 
     Returns:
-        The network in eval mode and metadata: recipe, normalisation, steps, validation accuracies,
-        whether hidden channels have been sorted (they are sorted once in a supernet's life).
+        The network in eval mode, on the CPU, and metadata: recipe, normalisation, steps, validation
+        accuracies, whether hidden channels have been sorted (they are sorted once in a supernet's
+        life).
 
     Raises:
         ModelError: the training diverged, or the checkpoint belongs to another training.
         SpaceError: weights of ``start_from`` do not fit the space.
-        ApqError: a phase is unknown.
+        ApqError: a phase, the precision or the device is unknown.
     """
     for name in recipe.phases:
         choose(name, Recipe.phases, "phase")
+    where = find_device(device)
     torch.manual_seed(recipe.seed)
     network = Supernet(space)
-    sorted_already = False
     if start_from:
         _start(network, start_from)
-        sorted_already = any(_sorted(file) for file in start_from)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = _optimiser(network, recipe)
-    pixels, numbers = images.splits["train"]
-    data, labels = to_tensor(pixels), torch.from_numpy(numbers)
-    per_epoch = max(1, len(labels) // recipe.batch)
-    total = max(0 if start_from else 1, round(recipe.epochs * per_epoch))
+    network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    sorted_already = any(_sorted(file) for file in start_from)
     identity: dict[str, Any] = {
         "start_from": [file.hash for file in start_from],
         "recipe": asdict(recipe), "fingerprint": space.fingerprint, "images": images.digest(),
     }  # fmt: skip
-    identity = json.loads(json.dumps(identity))  # as it will be read back
-    start = 0
-    spent: Cost | None = None
-    average: dict[str, Tensor] = {}
-    if checkpoint is not None and checkpoint.exists():
-        start, spent = load_checkpoint(checkpoint, network, optimiser, average, identity)
+    training = Training(
+        network, sgd(network, recipe.lr, recipe.weight_decay), checkpoint, identity,
+        {"average": dict(network.named_parameters())}, scale=recipe.precision == "fp16",
+    )  # fmt: skip
+    steps = _Steps(training, images, recipe, sorted_already, on_progress)
     keep_memory()
     network.train()
-    saved, watch = time.monotonic(), Stopwatch(spent)
-    loss_mean, hit_mean = float("nan"), float("nan")
-    order = np.empty(0, dtype=np.int64)
-    for step in range(start, total):
-        epoch, position = divmod(step, per_epoch)
-        if position == 0 or step == start:
-            shuffle = np.random.default_rng([recipe.seed, 1, epoch])
-            order = shuffle.permutation(len(labels))
-        rng = np.random.default_rng([recipe.seed, 2, step])
-        phase = phase_of(step, total, recipe.phases)
-        before = phase_of(step - 1, total, recipe.phases) if step else None
-        if phase == "width" != before and not sorted_already:
-            network.sort_channels()
-            optimiser.state.clear()  # momentum belongs to the old channel order
-        pick = torch.from_numpy(order[position * recipe.batch :][: recipe.batch])
-        x, y = augment(data[pick], images.flip, rng), labels[pick]
-        if recipe.cutmix and rng.random() < recipe.cutmix:
-            x, y = cutmix(x, y, space.classes, rng)
-        x = normalise(x, images.mean, images.std)
-        for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(recipe, step, total)
-        loss, hit = _train_step(network, optimiser, x, y, recipe, phase, rng)
-        if not math.isfinite(loss):
-            raise ModelError(
-                f"training diverged at step {step} (loss {loss}). Lower --lr (it was {recipe.lr})."
-            )
-        loss_mean = loss if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * loss
-        hit_mean = hit if math.isnan(hit_mean) else 0.98 * hit_mean + 0.02 * hit
-        averaged = step - _first_averaged(recipe, total)
-        if averaged >= 0:
-            _add_to(average, network, averaged)
-        start = step + 1
-        if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-            cost = watch.cost()
-            save_checkpoint(checkpoint, network, optimiser, average, identity, start, cost)
-            saved = time.monotonic()
-        if on_progress is not None:
-            number = Recipe.phases.index(phase) + 1
-            on_progress(start, total, {"phase": number, "loss": loss_mean, "train_acc": hit_mean})
-    network.load_state_dict(average, strict=False)
+    training.run(steps.total, steps.rate, steps.step, steps.after, steps.tell, checkpoint_seconds)
+    network.load_state_dict(training.kept["average"], strict=False)
     scores = _finish(network, images)
-    return network, identity | {
+    return network.cpu(), training.identity | {
         "mean": images.mean,
         "std": images.std,
         "image_set": images.name,
-        "channels_sorted": sorted_already or (total > 0 and "width" in recipe.phases),
-        "steps": total,
-        "cost": watch.cost(),
+        "channels_sorted": sorted_already or (steps.total > 0 and "width" in recipe.phases),
+        "steps": steps.total,
+        "cost": training.cost(),
         "validation_accuracy": scores,
     }
+
+
+class _Steps:
+    """What happens in each step of a supernet's training."""
+
+    def __init__(
+        self,
+        training: Training,
+        images: ImageSet,
+        recipe: Recipe,
+        sorted_already: bool,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.training, self.images, self.recipe = training, images, recipe
+        self.sorted_already, self.on_progress = sorted_already, on_progress
+        assert isinstance(training.model, Supernet)
+        self.network = training.model
+        pixels, numbers = images.splits["train"]
+        self.data = to_tensor(pixels).to(training.device)
+        self.labels = torch.from_numpy(numbers).to(training.device)
+        self.per_epoch = max(1, len(self.labels) // recipe.batch)
+        first = training.identity["start_from"]
+        self.total = max(0 if first else 1, round(recipe.epochs * self.per_epoch))
+        self.loss_mean, self.hit_mean = float("nan"), float("nan")
+        self.order = np.empty(0, dtype=np.int64)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return _learning_rate(self.recipe, step, self.total)
+
+    def step(self, step: int) -> float:
+        """Gradients of a step; returns its loss."""
+        recipe, network = self.recipe, self.network
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        phase = phase_of(step, self.total, recipe.phases)
+        before = phase_of(step - 1, self.total, recipe.phases) if step else None
+        if phase == "width" != before and not self.sorted_already:
+            network.sort_channels()
+            self.training.optimiser.state.clear()  # momentum belongs to the old channel order
+        x, y = self._batch(step, rng)
+        space, top = network.space, largest(network.space)
+        truth = y if y.dim() == 1 else y.argmax(1)
+        teacher = self._logits(x, top)
+        loss = F.cross_entropy(teacher, y, label_smoothing=recipe.smoothing)
+        self.training.backward(loss if phase == "largest" else loss / 2)
+        total = float(loss.detach())
+        if phase != "largest":
+            smallest_one = rng.random() < 0.25
+            other = _smallest_open(space, phase) if smallest_one else sample_open(space, phase, rng)
+            logits = self._logits(x, other)
+            loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
+            loss = loss + F.cross_entropy(logits, teacher.detach().softmax(1))
+            self.training.backward(loss / 2)
+            total = total / 2 + float(loss.detach()) / 2
+        hit = float((teacher.detach().argmax(1) == truth).float().mean())
+        self.loss_mean, self.hit_mean = (
+            now if math.isnan(mean) else 0.98 * mean + 0.02 * now
+            for mean, now in ((self.loss_mean, total), (self.hit_mean, hit))
+        )
+        return total
+
+    def after(self, done: int) -> bool:
+        """Average the weights."""
+        averaged = done - 1 - _first_averaged(self.recipe, self.total)
+        if averaged >= 0:
+            _add_to(self.training.kept["average"], self.network, averaged)
+        return False
+
+    def tell(self, done: int, _: float) -> None:
+        """Say how far it is."""
+        if self.on_progress is not None:
+            number = Recipe.phases.index(phase_of(done - 1, self.total, self.recipe.phases)) + 1
+            figures = {"phase": number, "loss": self.loss_mean, "train_acc": self.hit_mean}
+            self.on_progress(done, self.total, figures)
+
+    def _batch(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Augmented, normalised images of a step, and their labels or class probabilities."""
+        recipe, images = self.recipe, self.images
+        epoch, position = divmod(step, self.per_epoch)
+        if position == 0 or not len(self.order):
+            shuffle = np.random.default_rng([recipe.seed, 1, epoch])
+            self.order = shuffle.permutation(len(self.labels))
+        pick = torch.from_numpy(self.order[position * recipe.batch :][: recipe.batch])
+        pick = pick.to(self.data.device)
+        x, y = augment(self.data[pick], images.flip, rng), self.labels[pick]
+        if recipe.cutmix and rng.random() < recipe.cutmix:
+            x, y = cutmix(x, y, self.network.space.classes, rng)
+        return normalise(x, images.mean, images.std), y
+
+    def _logits(self, x: Tensor, candidate: Candidate) -> Tensor:
+        with autocast(x.device, self.recipe.precision):
+            return self.network(x, candidate).float()  # type: ignore[no-any-return]
 
 
 def train_supernet(
@@ -279,6 +319,7 @@ def train_supernet(
     start_from: Sequence[SupernetFile] = (),
     checkpoint_seconds: float = 60.0,
     on_progress: OnProgress | None = None,
+    device: str = "cpu",
 ) -> SupernetFile:
     """Train a supernet as :func:`train` does, and write it to a file.
 
@@ -293,6 +334,7 @@ def train_supernet(
         start_from: Supernets the mean of whose weights to start from.
         checkpoint_seconds: How often to save progress.
         on_progress: Called every step with steps done, all steps, and loss and accuracy so far.
+        device: What to train on: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
 
     Returns:
         The supernet as :func:`load_supernet` reads it; its ``metadata`` has the accuracies of the
@@ -302,7 +344,7 @@ def train_supernet(
         ModelError: the training diverged, the file cannot be written, or the checkpoint belongs to
             another training.
         SpaceError: weights of ``start_from`` do not fit the space.
-        ApqError: a phase is unknown.
+        ApqError: a phase, the precision or the device is unknown.
 
     Example:
         >>> import apq
@@ -317,7 +359,7 @@ def train_supernet(
     path = Path(out)
     checkpoint = path.with_name(path.stem + ".checkpoint.safetensors")
     network, metadata = train(
-        space, images, recipe, checkpoint, checkpoint_seconds, start_from, on_progress
+        space, images, recipe, checkpoint, checkpoint_seconds, start_from, on_progress, device
     )
     save_supernet(path, network, metadata)
     checkpoint.unlink(missing_ok=True)
@@ -365,52 +407,15 @@ def _add_to(average: dict[str, Tensor], network: Supernet, seen: int) -> None:
             average[name].lerp_(parameter, 1 / (seen + 1))
 
 
-def _train_step(
-    network: Supernet,
-    optimiser: torch.optim.SGD,
-    x: Tensor,
-    y: Tensor,
-    recipe: Recipe,
-    phase: str,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """One update; returns the mean loss and the largest network's accuracy on the batch.
-
-    ``y`` holds labels ``(n,)`` or class probabilities ``(n, classes)``.
-    """
-    truth = y if y.dim() == 1 else y.argmax(1)
-    space = network.space
-    top = largest(space)
-    optimiser.zero_grad(set_to_none=True)
-    if phase == "largest":
-        logits = network(x, top)
-        loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        return float(loss.detach()), float((logits.argmax(1) == truth).float().mean())
-    teacher = network(x, top)
-    loss = F.cross_entropy(teacher, y, label_smoothing=recipe.smoothing)
-    (loss / 2).backward()  # type: ignore[no-untyped-call]
-    total = float(loss.detach()) / 2
-    smallest_one = rng.random() < 0.25
-    other = _smallest_open(space, phase) if smallest_one else sample_open(space, phase, rng)
-    logits = network(x, other)
-    loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
-    loss = loss + F.cross_entropy(logits, teacher.detach().softmax(1))
-    (loss / 2).backward()  # type: ignore[no-untyped-call]
-    total += float(loss.detach()) / 2
-    optimiser.step()
-    return total, float((teacher.detach().argmax(1) == truth).float().mean())
-
-
 def _finish(network: Supernet, images: ImageSet) -> dict[str, float]:
     """Set the stored statistics to the largest network's and measure both ends on validation."""
-    data = EvalImages.of(images, images.mean, images.std, calibration=2000)
+    device = next(network.parameters()).device
+    data = EvalImages.of(images, images.mean, images.std, calibration=2000).to(device)
     scores: dict[str, float] = {}
     for name, candidate in (
         ("smallest", smallest(network.space)), ("largest", largest(network.space)),
     ):  # fmt: skip
-        subnet = network.subnet(candidate)
+        subnet = network.subnet(candidate).to(device)
         recalibrate(subnet, data.calibration)
         scores[name], loss = accuracy(subnet, data.images, data.labels)
         require_converged(loss, f"the {name} subnet")

@@ -14,6 +14,7 @@ import torch
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.deploy.model import load_model, read_candidate, size_bytes
 from apq.errors import ApqError, ModelError
+from apq.files.tensors import load_tensors
 from apq.hardware import price_space
 from apq.images import ImageSet
 from apq.search.search import search_front
@@ -22,7 +23,6 @@ from apq.space.layer import size_bits, to_array
 from apq.supernet import largest, load_supernet
 from apq.supernet.evaluate import accuracy, normalise, to_tensor
 from apq.supernet.network import save_supernet
-from apq.supernet.tensors import load_tensors
 
 SHORT = FinetuneRecipe(epochs=2, batch=64)
 
@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny_supernet, tiny_space, digit
             largest(tiny_space), tiny_supernet, digits, out, SHORT, checkpoint_seconds=0,
             on_progress=stop,
         )  # fmt: skip
-    with pytest.raises(ModelError, match="another fine-tuning"):
+    with pytest.raises(ModelError, match="checkpoint of another training"):
         finetune_candidate(
             largest(tiny_space), tiny_supernet, digits, out, FinetuneRecipe(epochs=2, lr=0.5)
         )

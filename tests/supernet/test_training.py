@@ -131,15 +131,15 @@ def test_a_killed_training_goes_on_from_beside_its_file(digits, tmp_path):
 
 
 def test_averaged_weights_are_the_mean_over_the_last_steps(digits, monkeypatch):
-    step, seen, rates = training._train_step, [], []
+    after, seen, rates = training._Steps.after, [], []
 
-    def watched(network, optimiser, *rest):
-        result = step(network, optimiser, *rest)
+    def watched(steps, done):
+        network, optimiser = steps.network, steps.training.optimiser
         seen.append({name: p.detach().clone() for name, p in network.named_parameters()})
         rates.append(optimiser.param_groups[0]["lr"])
-        return result
+        return after(steps, done)
 
-    monkeypatch.setattr(training, "_train_step", watched)
+    monkeypatch.setattr(training._Steps, "after", watched)
     space = load_space("digits")
     recipe = Recipe(epochs=2, batch=128, average=0.5)
     network, _ = train(space, digits, recipe)
@@ -219,7 +219,7 @@ def test_training_can_start_from_the_mean_of_supernets(trained, digits, tmp_path
 
 def test_divergence_is_reported_not_saved(digits, tmp_path):
     checkpoint = tmp_path / "checkpoint.safetensors"
-    with pytest.raises(ModelError, match=r"diverged at step \d+.*Lower --lr"):
+    with pytest.raises(ModelError, match=r"diverged at step \d+.*Lower the learning rate \(--lr\)"):
         train(load_space("digits"), digits, Recipe(epochs=2, lr=1e30), checkpoint, 1e9)
     assert not checkpoint.exists()
 
