@@ -13,10 +13,9 @@ from scipy.special import ndtr
 
 from apq.hardware.pricing import PricedSpace
 from apq.plan import ask
-from apq.search.front import nondominated
 from apq.search.many import default_cost
 from apq.search.problem import Problem, Scored, join
-from apq.search.rows import first_of_each, row_keys
+from apq.search.rows import first_of_each, nondominated, row_keys
 from apq.search.search import search
 from apq.space import Genes
 

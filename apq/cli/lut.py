@@ -478,7 +478,7 @@ def measure(
     from apq.deploy.timing import RUNTIMES, time_folder
     from apq.errors import choose
     from apq.hardware.calibration import calibrate as fit
-    from apq.runtime.session import require_onnx
+    from apq.runtime.onnx_graph import require_onnx
     from apq.space import PRESETS, load_space
 
     if only_prepare and only_import:

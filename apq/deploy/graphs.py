@@ -17,8 +17,7 @@ from apq.quantize import Packed
 from apq.quantize.integer import IntegerLayer, Rounding, Step, window, within
 from apq.quantize.network import FACTORS
 from apq.runtime.folded import FloatLayer, Steps
-from apq.runtime.onnx_graph import onnx_model
-from apq.runtime.session import require_onnx
+from apq.runtime.onnx_graph import onnx_model, require_onnx
 from apq.space import Candidate, Layer, Space
 from apq.space.families.mobilenet_v2 import block_alone
 from apq.space.graph import LAYERS, Graph, Node, number

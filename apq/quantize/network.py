@@ -23,6 +23,7 @@ from apq.quantize.integer import (
     window,
     within,
 )
+from apq.quantize.schemes import find_scheme
 from apq.quantize.uniform import Uniform, UniformActivations
 from apq.space.graph import LAYERS, Graph, Node, number
 from apq.supernet.depthwise import depthwise
@@ -316,8 +317,6 @@ def _stream_samples(graph: Graph, samples: dict[str, Tensor]) -> list[list[Tenso
 
 
 def _scheme(scheme: str | Scheme) -> Scheme:
-    from apq.quantize import find_scheme  # the family is put together from this package's modules
-
     return find_scheme(scheme) if isinstance(scheme, str) else scheme
 
 

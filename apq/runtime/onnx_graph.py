@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.errors import ApqError
+from apq.errors import ApqError, ModelError
 from apq.quantize import Packed
 from apq.quantize.integer import IntegerLayer, Rounding, Step, mean_factor, scale_factor
 from apq.runtime.folded import FloatLayer, Steps, weight_shape
-from apq.runtime.session import require_onnx
 from apq.space.graph import walk
 
 if TYPE_CHECKING:
@@ -44,6 +43,19 @@ OPSET, IR_VERSION = 13, 8
 QuantizeLinear and DequantizeLinear have a step per channel, and runtimes of 2022 read both."""
 NARROW = {"INT4": (4, 21), "UINT4": (4, 21), "INT2": (2, 25)}
 """ONNX types of less than a byte: their bits, and the first opset that has them."""
+
+
+def require_onnx() -> Any:
+    """The onnx package.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ModelError("this needs onnx and onnxruntime: pip install 'apq[onnx]'") from error
+    return onnx
 
 
 def onnx_model(

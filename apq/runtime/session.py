@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,23 +12,11 @@ from torch import Tensor
 
 from apq.errors import ModelError
 from apq.runtime.folded import Steps
+from apq.runtime.onnx_graph import onnx_model
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BATCH = 50
 """Images onnxruntime gets at once: enough to be busy, few enough for the caches."""
-
-
-def require_onnx() -> Any:
-    """The onnx package.
-
-    Raises:
-        ModelError: it is not installed.
-    """
-    try:
-        import onnx
-    except ImportError as error:
-        raise ModelError("this needs onnx and onnxruntime: pip install 'apq[onnx]'") from error
-    return onnx
 
 
 def open_session(
@@ -92,8 +79,6 @@ def fast(steps: Steps, otherwise: Callable[[Tensor], Tensor]) -> Callable[[Tenso
         import onnxruntime  # noqa: F401
     except ImportError:
         return otherwise
-    from apq.runtime.onnx_graph import onnx_model
-
     runners: dict[tuple[int, ...], Runner] = {}
 
     def run(x: Tensor) -> Tensor:

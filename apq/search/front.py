@@ -12,18 +12,8 @@ from numpy.typing import NDArray
 
 from apq.search.problem import GAINS, SOURCES, Floats, Problem, Scored, join
 from apq.search.region import within
+from apq.search.rows import nondominated
 from apq.space import Candidate, Genes, Space
-
-
-def nondominated(values: Floats) -> NDArray[np.bool_]:
-    """Which rows of ``(n, objectives)`` (minimised) no other row dominates; of equal rows the
-    first. moocore's dimension sweep, O(n log n) up to three objectives."""
-    if values.shape[1] == 1:
-        keep = np.zeros(len(values), dtype=bool)
-        keep[values[:, 0].argmin()] = True
-        return keep
-    mask: NDArray[np.bool_] = np.asarray(moocore.is_nondominated(values))
-    return mask
 
 
 class Archive:

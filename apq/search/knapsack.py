@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.hardware.pricing import PricedSpace
-from apq.search.program import Additive
+from apq.search.integer_program import Additive
 from apq.search.rows import distinct
 from apq.space import Genes
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from apq.hardware.pricing import PricedSpace
 from apq.search.front import Archive
+from apq.search.integer_program import Additive
 from apq.search.knapsack import BINS, Bound, minimise_for_budgets
 from apq.search.problem import Floats, Problem, Scored
-from apq.search.program import Additive
 from apq.search.record import Record
 from apq.search.rows import distinct
 from apq.search.scalarisation import Scalarisation, next_scalarisation

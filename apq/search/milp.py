@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apq.search.integer_program import Additive, minimise
 from apq.search.options import Options
 from apq.search.problem import Floats, Problem, join
-from apq.search.program import Additive, minimise
 from apq.search.record import Record
 from apq.search.scalarisation import Scalarisation, next_scalarisation
 from apq.search.surrogate import fit_additive

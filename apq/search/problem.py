@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from apq.errors import ApqError, BudgetError, choose
 from apq.hardware.pricing import PricedSpace
-from apq.search.region import SLACK, fixed, within
+from apq.search.integer_program import cheapest_within, check_together
+from apq.search.region import fixed, rounded_up, within
 from apq.space import Genes, Space
 
 GAINS = ("accuracy", "score")
@@ -233,8 +234,6 @@ class Problem:
         rows = np.concatenate([self.searched.extreme(metric)[1] for metric in metrics])
         rows = rows[self.feasible(rows)]
         if not len(rows):
-            from apq.search.program import cheapest_within
-
             row = cheapest_within(self.searched, next(iter(self.limits)), self.limits)
             assert row is not None  # check_limits has seen to it
             rows = row
@@ -356,16 +355,4 @@ def check_limits(priced: PricedSpace, limits: Mapping[str, float]) -> None:
         rows = np.concatenate([priced.extreme(metric)[1] for metric in limits])
         costs = priced.costs(rows, limits)
         if not within(costs, limits).any():
-            from apq.search.program import check_together
-
             check_together(priced, limits)
-
-
-def rounded_up(value: float) -> str:
-    """Four digits, rounded up so that the printed limit can be met."""
-    if value <= 0:
-        return f"{value:g}"
-    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
-    text = f"{math.ceil(value / unit) * unit:.4g}"
-    shorter = f"{value:.4g}"
-    return shorter if value <= float(shorter) * (1 + SLACK) else text

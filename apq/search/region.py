@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,3 +60,13 @@ def _as_in(space: Space, part: str, path: Path) -> Space:
         return space.keep(read_candidate(path).candidate, part)
     except SpaceError as error:
         raise ApqError(f"--fix {part}={path}: {error}") from error
+
+
+def rounded_up(value: float) -> str:
+    """Four digits, rounded up so that the printed limit can be met."""
+    if value <= 0:
+        return f"{value:g}"
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    text = f"{math.ceil(value / unit) * unit:.4g}"
+    shorter = f"{value:.4g}"
+    return shorter if value <= float(shorter) * (1 + SLACK) else text

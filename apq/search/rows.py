@@ -1,9 +1,10 @@
-"""Equal rows of genes, by hash."""
+"""Rows of arrays: which are equal, by hash, and which no other dominates."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+import moocore
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,3 +33,14 @@ def distinct(genes: Genes) -> Genes:
     """The rows, each once, in order of first occurrence."""
     kept: Genes = genes[first_of_each(row_keys(genes))]
     return kept
+
+
+def nondominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows of ``(n, objectives)`` (minimised) no other row dominates; of equal rows the
+    first. moocore's dimension sweep, O(n log n) up to three objectives."""
+    if values.shape[1] == 1:
+        keep = np.zeros(len(values), dtype=bool)
+        keep[values[:, 0].argmin()] = True
+        return keep
+    mask: NDArray[np.bool_] = np.asarray(moocore.is_nondominated(values))
+    return mask

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.search.program import Additive
+from apq.search.integer_program import Additive
 from apq.space import Genes, Space
 
 Floats = NDArray[np.float64]

@@ -24,6 +24,8 @@ from apq.space.families.builder import Builder
 from apq.space.formats import FORMATS, Choice, choice_of, code_of
 from apq.space.graph import LAYERS, Graph, Node, number
 from apq.space.layer import Layer, LayerArray, to_layer
+from apq.space.restrictions import parse as parse_restriction
+from apq.space.tables import read_family
 
 Genes = NDArray[np.int16]
 
@@ -416,11 +418,9 @@ class Space:
             ApqError: a text is malformed, or names an axis or a value that the space does not have.
             SpaceError: exclusions leave a slot nothing to choose.
         """
-        from apq.space.restrictions import parse
-
         space = self
         for text in texts:
-            space = space.narrowed(parse(self, text), text)
+            space = space.narrowed(parse_restriction(self.axes, text), text)
         return space
 
     def keep(self, candidate: Candidate, part: str) -> Space:
@@ -803,9 +803,7 @@ class Space:
         Raises:
             SpaceError: a field is unknown, missing, or of the wrong type or range.
         """
-        from apq.space.schema import read_space
-
-        return read_space(data, "this")
+        return cls(read_family(data, "this"))
 
     def require_same(self, other: Space, mine: str, theirs: str) -> None:
         """Raise unless ``other`` is this space.

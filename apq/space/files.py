@@ -8,7 +8,7 @@ from apq.errors import SpaceError, choose
 from apq.files.reading import toml_data
 from apq.space.base import Space
 from apq.space.presets import PRESETS
-from apq.space.schema import read_space
+from apq.space.tables import read_family
 
 
 def load_space(name_or_path: str) -> Space:
@@ -22,6 +22,6 @@ def load_space(name_or_path: str) -> Space:
         return PRESETS[choose(name_or_path, PRESETS, "space")]()
     path = Path(name_or_path)
     try:
-        return read_space(toml_data(path, SpaceError), str(path))
+        return Space(read_family(toml_data(path, SpaceError), str(path)))
     except SpaceError as error:
         raise error if str(path) in str(error) else SpaceError(f"{path}: {error}") from error

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from apq.errors import ApqError, choose
-
-if TYPE_CHECKING:
-    from apq.space.base import Space
+from apq.space.axes import Axis
 
 
-def parse(space: Space, text: str) -> dict[int, tuple[int, ...]]:
-    """Choice indices to keep, by place of the axis; see :meth:`Space.restrict`.
+def parse(axes: Sequence[Axis], text: str) -> dict[int, tuple[int, ...]]:
+    """Choice indices to keep, by place of the axis; see :meth:`apq.space.Space.restrict`.
 
     Raises:
         ApqError: the text is malformed, or names an axis or a value that the space does not have.
     """
     name, value = split(text)
-    return {axis: _indices(space, axis, value, text) for axis in _axes(space, name)}
+    return {i: _indices(axes[i], value, text) for i in _places(axes, name)}
 
 
 def split(text: str) -> tuple[str, str]:
@@ -33,24 +31,22 @@ def split(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _axes(space: Space, name: str) -> list[int]:
-    """Axes that a name, pattern, attribute or group stands for."""
-    attributes = {axis.attribute for axis in space.axes}
+def _places(axes: Sequence[Axis], name: str) -> list[int]:
+    """Places of the axes that a name, pattern, attribute or group stands for."""
     found = [
         i
-        for i, axis in enumerate(space.axes)
+        for i, axis in enumerate(axes)
         if name == axis.attribute or (name == "bits" and axis.is_format)
     ]
-    found = found or [
-        i for i, axis in enumerate(space.axes) if fnmatch.fnmatchcase(axis.name, name)
-    ]
+    found = found or [i for i, axis in enumerate(axes) if fnmatch.fnmatchcase(axis.name, name)]
     if not found:
-        choose(name, {"bits", *attributes, *space.place}, "gene")
+        known = {name for axis in axes for name in (axis.attribute, axis.name)}
+        choose(name, {"bits", *known}, "gene")
     return found
 
 
-def _indices(space: Space, axis: int, value: str, text: str) -> tuple[int, ...]:
-    words = [str(label) for label in space.axes[axis].labels]  # ascending, formats by their bits
+def _indices(axis: Axis, value: str, text: str) -> tuple[int, ...]:
+    words = [str(label) for label in axis.labels]  # ascending, formats by their bits
     ends = {"min": 0, "max": len(words) - 1}
     out = []
     for word in value.split(","):
@@ -59,7 +55,7 @@ def _indices(space: Space, axis: int, value: str, text: str) -> tuple[int, ...]:
             out.append(ends[word] if word in ends else words.index(word))
         except ValueError:
             raise ApqError(
-                f"--fix {text!r}: {space.axes[axis].name} cannot be {word}; "
+                f"--fix {text!r}: {axis.name} cannot be {word}; "
                 f"allowed: {', '.join(words)}, min, max"
             ) from None
     return tuple(out)

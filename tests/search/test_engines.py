@@ -7,9 +7,10 @@ import pytest
 
 from apq.errors import ApqError, BudgetError
 from apq.search import ALGORITHMS
-from apq.search.front import nondominated, reference
+from apq.search.front import reference
+from apq.search.integer_program import minimise
 from apq.search.problem import Problem
-from apq.search.program import minimise
+from apq.search.rows import nondominated
 from apq.search.search import search
 from apq.search.surrogate import fit_additive
 from apq.space.layer import bitops, macs, size_bits, to_array

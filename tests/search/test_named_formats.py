@@ -12,9 +12,9 @@ from apq.errors import ApqError
 from apq.hardware import load_cost_model, price_space
 from apq.search.baselines import uniform_bits
 from apq.search.explain import explain
-from apq.search.front import nondominated
 from apq.search.genome import SpaceGenome
 from apq.search.problem import Problem
+from apq.search.rows import nondominated
 from apq.search.search import search
 from apq.space import BitChoices
 

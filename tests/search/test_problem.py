@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apq.errors import ApqError, BudgetError
-from apq.search.problem import Forgiving, Problem, rounded_up
-from apq.search.region import fixed
+from apq.search.problem import Forgiving, Problem
+from apq.search.region import fixed, rounded_up
 
 FIXES = [
     (),

@@ -10,10 +10,10 @@ from small_families import SMALL
 
 from apq.hardware import price_space
 from apq.search import ALGORITHMS
-from apq.search.front import nondominated
+from apq.search.integer_program import Additive, cheapest_within, minimise
 from apq.search.knapsack import BINS, minimise_for_budgets
 from apq.search.problem import Problem
-from apq.search.program import Additive, cheapest_within, minimise
+from apq.search.rows import nondominated
 from apq.search.search import search
 from apq.search.surrogate import fit_additive, local_model, neighbours
 

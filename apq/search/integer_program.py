@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from apq.errors import BudgetError
 from apq.hardware.pricing import PricedSpace
-from apq.search.front import nondominated
-from apq.search.region import within
+from apq.search.region import rounded_up, within
+from apq.search.rows import nondominated
 from apq.space import Genes, Space
 
 Floats = NDArray[np.float64]
@@ -258,8 +258,6 @@ def check_together(priced: PricedSpace, limits: Mapping[str, float]) -> None:
         BudgetError: each limit can be met alone, but not all together; says what is the smallest
             reachable value of each while the others hold.
     """
-    from apq.search.problem import rounded_up
-
     first = next(iter(limits))
     row = cheapest_within(priced, first, limits)
     if row is not None and within(priced.costs(row, [first]), {first: limits[first]}).all():

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mobilenet import block_genes
 
+from apq.search.integer_program import Additive, cheapest_within, minimise
 from apq.search.knapsack import BINS, minimise_for_budgets
 from apq.search.local_search import local_search
 from apq.search.problem import Problem
-from apq.search.program import Additive, cheapest_within, minimise
 from apq.search.record import Record
 from apq.search.scalarisation import Scalarisation
 from apq.search.surrogate import fit_additive, local_model, neighbours
