@@ -20,10 +20,10 @@ from apq.cost import Cost
 from apq.errors import ModelError, SamplesError
 from apq.files import bounded_json, parse_json, to_json, whole
 from apq.files.tensors import read_tensors, require_tensors, weights_hash
-from apq.predictor import kernel, network
+from apq.predictor import gaussian_process, network
 from apq.predictor.columns import TableFeatures
 from apq.predictor.features import Features, Groups, Inputs, SpaceFeatures, one_hot, width
-from apq.predictor.kernel import Kernel
+from apq.predictor.gaussian_process import GaussianProcess
 from apq.predictor.network import Network
 from apq.predictor.schema import (
     FormatOnly,
@@ -39,7 +39,10 @@ Array = NDArray[np.float64]
 FORMAT = 3
 """Version of the file's layout and of the columns a predictor sees; only this one is read."""
 
-KINDS: dict[str, type[Network] | type[Kernel]] = {"network": Network, "kernel": Kernel}
+KINDS: dict[str, type[Network] | type[GaussianProcess]] = {
+    "network": Network,
+    "kernel": GaussianProcess,
+}
 """What a predictor can be made of, by the name in its file."""
 
 
@@ -87,7 +90,7 @@ class Predictor:
 
     Attributes:
         features: What it sees of a candidate; knows the space.
-        models: One model, or two: then the second is a kernel that also sees the first's answer.
+        models: One model, or two: then the second is a process that also sees the first's answer.
         warp: Between the last model's targets and accuracies.
         bits: Whether the last model sees bit columns; the first of two never does.
         calibration: Factor on the spread, chosen on held-out rows so that
@@ -96,7 +99,7 @@ class Predictor:
     """
 
     features: Features
-    models: tuple[Network | Kernel, ...]
+    models: tuple[Network | GaussianProcess, ...]
     warp: Warp
     bits: bool
     calibration: float = 1.0
@@ -144,7 +147,7 @@ class Predictor:
                 mean, deviation = model.predict(inputs)
             else:
                 last = i + 1 == len(self.models)
-                columns = kernel_columns(
+                columns = process_columns(
                     inputs, self.features, self.bits and last, mean if i else None
                 )
                 mean, deviation = model.predict(columns)
@@ -161,7 +164,7 @@ class Predictor:
             answer = None
             if len(self.models) > 1:
                 answer = replace(self, models=self.models[:-1], bits=False).latent(inputs)[0]
-            latent = last.covariance(kernel_columns(inputs, self.features, self.bits, answer))
+            latent = last.covariance(process_columns(inputs, self.features, self.bits, answer))
         slope = self.warp.to_accuracy(self.latent(inputs)[0], np.ones(len(latent)))[1]
         slope = slope * self.calibration
         return latent * slope[:, None] * slope
@@ -212,11 +215,11 @@ def content_hash(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str
     return hashlib.sha256((text + weights_hash(dict(tensors))).encode()).hexdigest()[:16]
 
 
-def kernel_columns(
+def process_columns(
     inputs: Inputs, features: Features, bits: bool, answer: Array | None
 ) -> NDArray[np.float32]:
-    """What a kernel sees: another model's answer first if there is one, then smooth columns, then
-    the one-hot code; in the order of :func:`kernel_groups`."""
+    """What a process sees: another model's answer first if there is one, then smooth columns, then
+    the one-hot code; in the order of :func:`process_groups`."""
     parts = [inputs.arch, one_hot(inputs.arch_hot, width(features.arch_hot_groups))]
     if bits:
         parts += [inputs.bits, one_hot(inputs.bits_hot, width(features.bits_hot_groups))]
@@ -225,8 +228,8 @@ def kernel_columns(
     return np.concatenate(parts, axis=1)
 
 
-def kernel_groups(features: Features, bits: bool, answer: bool) -> Groups:
-    """Names and widths of the columns of :func:`kernel_columns`."""
+def process_groups(features: Features, bits: bool, answer: bool) -> Groups:
+    """Names and widths of the columns of :func:`process_columns`."""
     groups: Groups = (("answer", 1),) if answer else ()
     groups += features.arch_groups + features.arch_hot_groups
     return groups + (features.bits_groups + features.bits_hot_groups if bits else ())
@@ -279,7 +282,7 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
         own = Predictor(features, (), Warp(None, 0, 1), False).space
         own.require_same(space, str(path), "the space asked for")
     require_tensors(str(path), tensors, _expected(header, features, tensors))
-    models: list[Network | Kernel] = []
+    models: list[Network | GaussianProcess] = []
     for i, made in enumerate(header.models):
         own_tensors = {
             n.removeprefix(f"{i}."): t for n, t in tensors.items() if n.startswith(f"{i}.")
@@ -292,7 +295,7 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
             )
         else:
             models.append(
-                Kernel.from_parts(
+                GaussianProcess.from_parts(
                     own_tensors, amplitude=made.amplitude, square=made.square, noise=made.noise
                 )
             )
@@ -317,7 +320,7 @@ def _features(header: PredictorHeader) -> Features:
 def _expected(
     header: PredictorHeader, features: Features, tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors that the file should hold, on the meta device. How many rows and anchors a kernel
+    """The tensors that the file should hold, on the meta device. How many rows and anchors a process
     has is what its tensors say."""
     found = {}
     for i, made in enumerate(header.models):
@@ -332,8 +335,8 @@ def _expected(
                 tensors[name].shape[0] if name in tensors and tensors[name].dim() else 0
                 for name in (f"{i}.rows", f"{i}.explained")
             ]
-            columns = width(kernel_groups(features, bits, answer=i > 0))
-            wanted, dtype = kernel.shapes(columns, *lengths), torch.float64
+            columns = width(process_groups(features, bits, answer=i > 0))
+            wanted, dtype = gaussian_process.shapes(columns, *lengths), torch.float64
         for name, shape in wanted.items():
             found[f"{i}.{name}"] = torch.empty(shape, dtype=dtype, device="meta")
     return found

@@ -41,8 +41,8 @@ class NetworkTable(Schema):
     floor: Annotated[float, Field(ge=0)]
 
 
-class KernelTable(Schema):
-    """The numbers of a ``Kernel`` that are no tensors."""
+class ProcessTable(Schema):
+    """The numbers of a ``GaussianProcess`` that are no tensors."""
 
     kind: Literal["kernel"]
     amplitude: _Positive
@@ -82,7 +82,7 @@ class PredictorHeader(FormatOnly):
 
     features: Annotated[SpaceFeaturesTable | TableFeaturesTable, Field(discriminator="kind")]
     models: Annotated[
-        Items[Annotated[NetworkTable | KernelTable, Field(discriminator="kind")]],
+        Items[Annotated[NetworkTable | ProcessTable, Field(discriminator="kind")]],
         Field(min_length=1, max_length=2),
     ]
     warp: Annotated[tuple[float | None, float, _Positive], Field(strict=False)]

@@ -15,10 +15,10 @@ from apq.predictor.baselines import BASELINES, fit_baseline
 from apq.predictor.columns import Columns, TableFeatures
 from apq.predictor.features import Features, Inputs, SpaceFeatures
 from apq.predictor.fitting import OnProgress, folds
-from apq.predictor.kernel import Family, Kernel, Prior, fit_kernel
+from apq.predictor.gaussian_process import Family, GaussianProcess, Prior, fit_process
 from apq.predictor.metrics import coverage, score
 from apq.predictor.network import Network, continued, new_network, train_network
-from apq.predictor.predictor import Predictor, Warp, kernel_columns, kernel_groups
+from apq.predictor.predictor import Predictor, Warp, process_columns, process_groups
 from apq.samples import Samples
 
 Array = NDArray[np.float64]
@@ -46,7 +46,7 @@ class Recipe:
         log_target: Whether models are fitted to the logarithm of the distance from a ceiling.
         rank_weight: Weight of the ranking term in the MLPs' loss.
         updates: Training steps of the MLPs, about.
-        kernel_rows: Up to so many samples a Gaussian process learns them (on top of the fp32
+        process_rows: Up to so many samples a Gaussian process learns them (on top of the fp32
             predictor's answer, if there is one); beyond, the MLPs do.
     """
 
@@ -56,14 +56,14 @@ class Recipe:
     log_target: bool = True
     rank_weight: float = 0.3
     updates: int = 600
-    kernel_rows: int = 2000
+    process_rows: int = 2000
 
 
 PRESETS: dict[str, Recipe] = {
     "default": Recipe(),
     "paper": Recipe(
         members=1, hidden=400, smooth=False, log_target=False, rank_weight=0.0, updates=2000,
-        kernel_rows=0,
+        process_rows=0,
     ),
 }  # fmt: skip
 """``paper`` is APQ's form: one MLP on the one-hot code, squared error, plain fine-tuning. The
@@ -296,16 +296,16 @@ def learn(
     """
     warp = Warp.of(data.accuracy, log=recipe.log_target)
     target = warp.to_target(data.accuracy)
-    if len(data) <= recipe.kernel_rows:
+    if len(data) <= recipe.process_rows:
         answer = None if base is None else base.latent(data.inputs)[0]
-        kernel, mean, deviation = fit_kernel(
-            kernel_columns(data.inputs, features, bits, answer),
-            kernel_groups(features, bits, base is not None),
+        process, mean, deviation = fit_process(
+            process_columns(data.inputs, features, bits, answer),
+            process_groups(features, bits, base is not None),
             target, data.blocks, prior=_prior(features, bits, base is not None), seed=seed,
         )  # fmt: skip
         if answer is not None:
-            kernel, mean = _cautious(kernel, mean, answer, target, data.blocks, seed)
-        models = (*(base.models if base else ()), kernel)
+            process, mean = _cautious(process, mean, answer, target, data.blocks, seed)
+        models = (*(base.models if base else ()), process)
         if on_progress is not None:
             on_progress(1, 1, {"held-out rmse/sd": float(np.sqrt(np.mean((mean - target) ** 2)))})
     else:
@@ -330,7 +330,7 @@ def learn(
 
 
 def _prior(features: Features, bits: bool, answer: bool) -> Prior:
-    """What a kernel expects of the columns of :func:`kernel_columns`."""
+    """What a process expects of the columns of :func:`process_columns`."""
     counts = [len(features.arch_groups + features.arch_hot_groups)]
     if bits:
         counts.append(len(features.bits_groups + features.bits_hot_groups))
@@ -341,12 +341,17 @@ def _prior(features: Features, bits: bool, answer: bool) -> Prior:
 
 
 def _cautious(
-    kernel: Kernel, mean: Array, answer: Array, target: Array, blocks: NDArray[np.int64], seed: int
-) -> tuple[Kernel, Array]:
+    process: GaussianProcess,
+    mean: Array,
+    answer: Array,
+    target: Array,
+    blocks: NDArray[np.int64],
+    seed: int,
+) -> tuple[GaussianProcess, Array]:
     """Shrink a corrected answer towards the answer merely rescaled, as far as held-out rows ask.
 
     Args:
-        kernel: Sees ``answer`` as its first column.
+        process: Sees ``answer`` as its first column.
         mean: Its held-out answers ``(n,)``.
         answer: The pre-trained predictor's ``(n,)``.
         target: Standardised measurements ``(n,)``.
@@ -354,7 +359,7 @@ def _cautious(
         seed: Decides what is left out together.
 
     Returns:
-        The kernel and the held-out answers, both shrunk.
+        The process and the held-out answers, both shrunk.
     """
     plain = np.empty(len(target))
     for held in folds(blocks, 5, seed):
@@ -362,7 +367,7 @@ def _cautious(
     change, error = mean - plain, target - plain
     share = float(np.clip(change @ error / max(float(change @ change), 1e-12), 0.0, 1.0))
     line = _line(answer, target)
-    return kernel.shrunk(share, float(line(1.0) - line(0.0))), plain + share * change
+    return process.shrunk(share, float(line(1.0) - line(0.0))), plain + share * change
 
 
 def _line(x: Array, y: Array) -> np.poly1d:

@@ -24,7 +24,7 @@ def fewer_steps():
     kept = dict(PRESETS)
     for name, recipe in kept.items():
         PRESETS[name] = replace(recipe, updates=120, hidden=64, members=min(recipe.members, 2))
-    PRESETS["networks"] = replace(PRESETS["default"], kernel_rows=0)
+    PRESETS["networks"] = replace(PRESETS["default"], process_rows=0)
     yield
     PRESETS.clear()
     PRESETS.update(kept)

@@ -64,7 +64,7 @@ class _Single:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class GaussianProcess:
     """Gaussian process with one weight per group of columns (ours; ChamNet's predictor is a GP
     with one length for all columns, CVPR 2019, arXiv:1812.08934).
 
@@ -160,7 +160,7 @@ class Kernel:
         squared = _squared(x * self.weights, y * self.weights)
         return _covariance(squared, (x * self.linear) @ y.T, self.amplitude, self.square)
 
-    def shrunk(self, share: float, slope: float) -> Kernel:
+    def shrunk(self, share: float, slope: float) -> GaussianProcess:
         """The mean moved towards the first column times ``slope`` (the answer rescaled): this
         process's mean counts ``share``, its deviation stays."""
         slopes = self.slope * share
@@ -179,7 +179,7 @@ class Kernel:
     @classmethod
     def from_parts(
         cls, tensors: Mapping[str, Tensor], *, amplitude: float, square: float, noise: float
-    ) -> Kernel:
+    ) -> GaussianProcess:
         """Inverse of :meth:`tensors` and :meth:`to_dict`; the tensors as :func:`shapes` says."""
         return cls(**tensors, amplitude=amplitude, square=square, noise=noise)
 
@@ -237,7 +237,7 @@ class Prior:
         return middle.double().log(), both.double()
 
 
-def fit_kernel(
+def fit_process(
     columns: NDArray[np.float32],
     groups: Groups,
     target: Array,
@@ -247,7 +247,7 @@ def fit_kernel(
     iterations: int = 30,
     subset: int = 500,
     seed: int = 0,
-) -> tuple[Kernel, Array, Array]:
+) -> tuple[GaussianProcess, Array, Array]:
     """Fit a Gaussian process; its few parameters by maximum a posteriori (L-BFGS).
 
     Args:
@@ -267,23 +267,23 @@ def fit_kernel(
     """
     prior = prior or Prior((Family(len(groups)),))
 
-    def fitted(rows: NDArray[np.bool_]) -> tuple[Kernel, Tensor, Tensor]:
+    def fitted(rows: NDArray[np.bool_]) -> tuple[GaussianProcess, Tensor, Tensor]:
         return _fit(columns[rows], groups, target[rows], prior, iterations, subset, seed)
 
     everything = np.ones(len(target), dtype=bool)
-    kernel, inverse, alpha = fitted(everything)
+    process, inverse, alpha = fitted(everything)
     mean, deviation = _left_out(inverse, alpha, torch.from_numpy(target), blocks)
     if len(target) <= REFITS:
         for held in folds(blocks, 5, seed):
             if held.any() and not held.all():
                 mean[held], deviation[held] = fitted(~held)[0].predict(columns[held])
-    return kernel, mean, deviation
+    return process, mean, deviation
 
 
 def _fit(
     columns: NDArray[np.float32], groups: Groups, target: Array, prior: Prior, iterations: int,
     subset: int, seed: int,
-) -> tuple[Kernel, Tensor, Tensor]:  # fmt: skip
+) -> tuple[GaussianProcess, Tensor, Tensor]:  # fmt: skip
     """The process, the inverse covariance of its rows and its coefficients, in the rows' order."""
     x = torch.from_numpy(columns).double()
     mean, scale = x.mean(dim=0), x.std(dim=0, unbiased=False)
@@ -324,11 +324,11 @@ def _fit(
         "rows": (x * weights)[order], "alpha": alpha[order], "explained": explained,
         "linear": linear,
     }  # fmt: skip
-    kernel = Kernel(
+    process = GaussianProcess(
         **{name: t.contiguous() for name, t in tensors.items()},
         amplitude=amplitude, square=square, noise=noise,
     )  # fmt: skip
-    return kernel, inverse, alpha
+    return process, inverse, alpha
 
 
 def _inverse(matrix: Tensor, diagonal: float) -> Tensor:
@@ -400,7 +400,7 @@ def _left_out(
 
 
 def _covariance(squared: Tensor, trend: Tensor, amplitude: Any, square: Any) -> Tensor:
-    """The kernel, from squared weighted distances and linear covariances."""
+    """The process, from squared weighted distances and linear covariances."""
     out: Tensor = amplitude * _matern(squared) + trend + square * trend.square()
     return out
 
