@@ -320,7 +320,7 @@ def _features(header: PredictorHeader) -> Features:
 def _expected(
     header: PredictorHeader, features: Features, tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors that the file should hold, on the meta device. How many rows and anchors a process
+    """The tensors the file should hold, on the meta device. How many rows and anchors a process
     has is what its tensors say."""
     found = {}
     for i, made in enumerate(header.models):
