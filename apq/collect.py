@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from apq.cost import Stopwatch
 from apq.errors import SamplesError, side_by_side
 from apq.images import ImageSet
-from apq.plan import architectures, begun_with, covered, plan, planned
+from apq.plan import VERSION, architectures, covered, plan, planned
 from apq.quantize import finetune, quantize_subnet
 from apq.quantize.integer import run as run_integers
 from apq.runtime.session import fast
@@ -166,7 +166,8 @@ def collect(
         "drawn": used < len(labels),
         "calibration_images": len(calibration),
         "seed": seed,
-        "plan": begun_with(folder),
+        "plan": VERSION if quantization else 1,
+        "fingerprint": space.fingerprint,
         "precision": "quantized" if quantization else "fp32",
         "quantization": vars(quantization) if quantization else None,
     }

@@ -21,33 +21,33 @@ from pydantic import Field, model_validator
 from apq.errors import SamplesError
 from apq.files import Document, read_json, whole
 from apq.files.reading import Items
-from apq.samples import part_files, part_metadata
+from apq.samples import part_files
 from apq.space import Genes, Space, is_format
 
 _SMALL = 20_000  # spaces up to this size are listed and shuffled instead of sampled
 POLICIES = 10  # bit policies per architecture in the grouped half (APQ section 4.1)
-VERSION = 2
-"""Counts up when plans change; a folder keeps the version it was begun with."""
-CORNERS = 2
-"""Of every ten random candidates, how many have one number format everywhere: the first of them in
-every layer, the others but for a gene in ten (ours)."""
+VERSION = 3
+"""Counts up when plans of quantized samples change; a folder has samples of one."""
+EVEN = 0.5
+"""Concentration of the Dirichlet distribution that a candidate's odds of formats come from: below 1
+most candidates prefer few formats, above all use about as much of each."""
 
 
-def plan(space: Space, count: int, seed: int, quantized: bool, version: int = VERSION) -> Genes:
+def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
     """The first ``count`` candidates to evaluate, all different, shape ``(count, len(axes))``.
 
     fp32: architectures uniform at random (bits at their highest; they are not used). Quantized:
-    the paper's mix, in blocks of twenty: ten candidates with architecture and bits both random,
-    then one architecture with ten bit policies. Two of the first ten have one format everywhere or
-    nearly so: random policies almost never do, and a search asks about them. A longer plan starts
-    with the shorter one.
+    the paper's mix, in blocks of twenty: ten random candidates, then one architecture with ten bit
+    policies. Every candidate draws odds of its own for the formats, so that some have low bits
+    nearly everywhere, some high ones, some all kinds, and the first of every ten has a single
+    format (ours): of formats drawn evenly, all candidates would have about the same mean, while a
+    search asks about all means.
 
     Args:
         space: What is sampled.
         count: How many candidates.
         seed: Decides them.
         quantized: Whether bits vary.
-        version: 1 has no candidates with one format everywhere.
 
     Raises:
         SamplesError: the space holds fewer candidates than asked for.
@@ -61,7 +61,7 @@ def plan(space: Space, count: int, seed: int, quantized: bool, version: int = VE
         )
     seen: set[bytes] = set()
     rows: list[NDArray[np.int16]] = []
-    for batch in _stream(space, seed, quantized, total, version):
+    for batch in _stream(space, seed, quantized, total):
         for row in batch:
             key = row.tobytes()
             if key not in seen:
@@ -75,12 +75,12 @@ def plan(space: Space, count: int, seed: int, quantized: bool, version: int = VE
 def planned(folder: Path, space: Space, count: int, seed: int, quantized: bool) -> Genes:
     """The first ``count`` candidates of a folder: its :func:`plan`, with what was asked for
     (:func:`ask`) in its place and not repeated; shape ``(count, len(axes))``."""
-    asked, version = _asked(folder), begun_with(folder)
+    asked = _asked(folder)
     if not asked:
-        return plan(space, count, seed, quantized, version)
+        return plan(space, count, seed, quantized)
     rows = {start + i: row for (start, _), genes in asked.items() for i, row in enumerate(genes)}
     taken = {row.tobytes() for row in rows.values()}
-    own = plan(space, min(count + len(rows), space.count()), seed, quantized, version)
+    own = plan(space, min(count + len(rows), space.count()), seed, quantized)
     free = iter([row for row in own if row.tobytes() not in taken])
     try:
         return np.stack([rows[i] if i in rows else next(free) for i in range(count)])
@@ -88,12 +88,6 @@ def planned(folder: Path, space: Space, count: int, seed: int, quantized: bool) 
         raise SamplesError(
             f"space {space.name!r} has too few candidates for --count {count:,}"
         ) from None
-
-
-def begun_with(folder: Path) -> int:
-    """The version of the plan that a folder's samples follow; a new folder has the newest."""
-    parts = part_files(folder)
-    return int(part_metadata(parts[0]).get("plan", 1)) if parts else VERSION
 
 
 def ask(
@@ -170,7 +164,7 @@ def _bit_columns(space: Space) -> NDArray[np.bool_]:
     return np.array([axis.is_format for axis in space.axes])
 
 
-def _stream(space: Space, seed: int, quantized: bool, total: int, version: int) -> Iterator[Genes]:
+def _stream(space: Space, seed: int, quantized: bool, total: int) -> Iterator[Genes]:
     """Batches of candidates, decided by the seed; repeats occur."""
     bits = _bit_columns(space)
     top = (space.cardinalities - 1).astype(np.int16)
@@ -186,33 +180,34 @@ def _stream(space: Space, seed: int, quantized: bool, total: int, version: int) 
             yield space.canonical(np.where(bits, top, space.sample(64, rng)))
             continue
         loose = space.sample(POLICIES, rng)
-        if version > 1:
-            own = np.random.default_rng([seed, index, 1])  # so that all others stay as they were
-            loose[:CORNERS] = space.canonical(_alike(space, loose[:CORNERS], own))
-        architecture = np.repeat(space.sample(1, rng), POLICIES, axis=0)
-        policies = (rng.random(architecture.shape) * space.cardinalities).astype(np.int16)
-        grouped = space.snap(np.where(bits, policies, architecture), canonical=False)
+        grouped = np.repeat(space.sample(1, rng), POLICIES, axis=0)
+        for rows in (loose, grouped):
+            for number, row in enumerate(rows):
+                row[bits] = _policy(space, number == 0, rng)
+        architecture = grouped.copy()
+        grouped = space.snap(grouped, canonical=False)
         # a rule may tie bits to an architecture gene: the architecture of the group must stay
         kept = np.all(grouped[:, ~bits] == architecture[:, ~bits], axis=1)
-        yield np.concatenate([loose, space.canonical(grouped[kept])])
+        yield space.canonical(np.concatenate([space.snap(loose, canonical=False), grouped[kept]]))
 
 
-def _alike(space: Space, genes: Genes, rng: np.random.Generator) -> Genes:
-    """The rows with one format everywhere, all but the first but for a bit gene in ten. Where
-    layers offer no common format, the same place among what each offers."""
-    bits = np.flatnonzero(_bit_columns(space))
-    offered = [space.axes[i].labels for i in bits]
-    common = [label for label in offered[0] if all(label in labels for labels in offered)]
-    out = genes.copy()
-    for number, row in enumerate(out):
-        place = rng.random()
-        label = common[int(place * len(common))] if common else None
-        for i, labels in zip(bits, offered, strict=True):
-            row[i] = int(place * len(labels)) if label is None else labels.index(label)
-        other = (rng.random(len(bits)) < 0.1) & (number > 0)
-        drawn = (rng.random(len(bits)) * space.cardinalities[bits]).astype(np.int16)
-        row[bits] = np.where(other, drawn, row[bits])
-    return space.snap(out, canonical=False)
+def _policy(space: Space, single: bool, rng: np.random.Generator) -> NDArray[np.int16]:
+    """Choices for all format genes, by odds drawn for this candidate: half of them shared by all
+    kinds of genes, half for each kind alone. ``single``: one format for all genes that offer it."""
+    axes = [axis for axis in space.axes if axis.is_format]
+    known = sorted({code for axis in axes for code in axis.choices})
+    shared = rng.dirichlet(np.full(len(known), EVEN))
+    alone = {a.attribute: rng.dirichlet(np.full(len(known), EVEN)) for a in axes}
+    if single:
+        shared = np.eye(len(known))[rng.integers(len(known))]
+    genes = []
+    for axis in axes:
+        odds = shared if single else (shared + alone[axis.attribute]) / 2
+        own = odds[np.searchsorted(known, axis.choices)]
+        if not own.sum():  # it does not offer the single format
+            own = np.ones(len(own))
+        genes.append(rng.choice(len(own), p=own / own.sum()))
+    return np.array(genes, dtype=np.int16)
 
 
 def architectures(space: Space) -> int:

@@ -7,7 +7,7 @@ it whole. Parts are written under a temporary name and renamed; readers never se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -224,6 +224,20 @@ class Samples:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def of(self, space: Space) -> Samples:
+        """The same as samples of a space; fp32 ones may be of one with other number formats.
+
+        Raises:
+            SpaceError: the spaces differ otherwise; the message shows both.
+        """
+        fp32 = set(self.precision) == {"fp32"}
+        space.require_same(self.space, "the space asked for", "the samples", formats=not fp32)
+        if space.fingerprint == self.space.fingerprint:
+            return self
+        old = [axis.name for axis in self.space.axes if axis.is_format]
+        new = {axis.name: None for axis in space.axes if axis.is_format}
+        return replace(self, space=space, frame=self.frame.drop(columns=old).assign(**new))
+
 
 def by_choice(samples: Samples) -> pd.DataFrame:
     """Mean accuracy by what was chosen: is a class of candidates broken?
@@ -318,7 +332,7 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
     first = _header(files[0])
     own = first.space
     if space is not None:
-        space.require_same(own, "the command's space", str(path))
+        space.require_same(own, "the command's space", str(path), formats=first.precision != "fp32")
     frames, costs = [], []
     for file in files:
         made = _header(file)
@@ -352,7 +366,7 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
         _ = samples.genes
     except SpaceError as error:
         raise SamplesError(f"{path}: {error}") from error
-    return samples
+    return samples if space is None else samples.of(space)
 
 
 def _sum(costs: Sequence[CostTable | None]) -> Cost | None:

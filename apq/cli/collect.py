@@ -24,14 +24,15 @@ def collect(
         ),
     ] = None,
     space: Annotated[
-        str, typer.Option(help="Whose supernet, if it is not named: preset or .toml file.")
-    ] = "cifar10",
+        str | None,
+        typer.Option(
+            help="Preset or .toml file; may have other number formats than the supernet's "
+            "(default: the supernet's, or cifar10)."
+        ),
+    ] = None,
     supernet: Annotated[
         Path | None,
-        typer.Option(
-            help="Trained supernet; its space is the samples' space (default: "
-            "data/SPACE/supernet.safetensors)."
-        ),
+        typer.Option(help="Trained supernet (default: data/SPACE/supernet.safetensors)."),
     ] = None,
     count: Annotated[
         int, typer.Option(min=1, help="Samples the folder should hold in the end.")
@@ -117,8 +118,9 @@ def collect(
 
     if acquire is not None and not quantized:
         raise typer.BadParameter("--acquire chooses quantized samples: add --quantized")
-    path = supernet or home(load_space(space).name) / SUPERNET
-    loaded = load_supernet(path)
+    wanted = load_space(space or "cifar10") if space or supernet is None else None
+    path = supernet or home(wanted.name if wanted else "") / SUPERNET
+    loaded = load_supernet(path, wanted)
     own = loaded.network.space
     found = images_for(images, own, loaded.metadata, str(path), other_images)
     kind = "quantized" if quantized else "fp32"

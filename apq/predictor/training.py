@@ -167,7 +167,11 @@ def train_predictor(
             "pass --samples DIR, or --no-transfer to train from scratch"
         )
     first, last = next(iter(given.values())), next(reversed(given.values()))
-    first.space.require_same(last.space, "the fp32 samples", "the quantized samples")
+    first.space.require_same(
+        last.space, "the fp32 samples", "the quantized samples", formats=not moves
+    )
+    if moves:
+        first = given["fp32"] = first.of(last.space)
     _check_origin(first, last)
     for kind, samples in given.items():
         _check_kind(samples, kind)

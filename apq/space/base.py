@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -238,6 +238,15 @@ class Space:
         """Hash of the description (its name aside), 16 hex digits."""
         data = {k: v for k, v in self.to_dict().items() if k != "name"}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def architecture(self) -> str:
+        """Hash of all but names and number formats, 16 hex digits. Spaces that share it share
+        supernets and fp32 samples: those have no formats."""
+        genes = [[axis.name, axis.choices] for axis in self.axes if not axis.is_format]
+        nodes = [replace(node, weight=0, activation=0) for node in self.graph.nodes]
+        text = json.dumps([genes, [asdict(node) for node in nodes]], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def count(self) -> int:
@@ -805,13 +814,20 @@ class Space:
         """
         return cls(read_family(data, "this"))
 
-    def require_same(self, other: Space, mine: str, theirs: str) -> None:
+    def require_same(self, other: Space, mine: str, theirs: str, formats: bool = True) -> None:
         """Raise unless ``other`` is this space.
+
+        Args:
+            other: The other space.
+            mine, theirs: What the message calls them.
+            formats: Whether number formats must be the same too.
 
         Raises:
             SpaceError: they differ; the message sets the two side by side, field by field.
         """
         if self.fingerprint == other.fingerprint:
+            return
+        if not formats and self.architecture == other.architecture:
             return
         table = side_by_side(_flat(self.to_dict()), _flat(other.to_dict()), (mine, theirs))
         raise SpaceError(

@@ -399,9 +399,14 @@ def save_supernet(path: Path, network: Supernet, metadata: dict[str, Any]) -> No
 def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
     """Load a supernet, checking it is one, whole, and of the expected space.
 
+    Args:
+        path: File written by ``apq train-supernet``.
+        space: What it shall be a supernet of: the space it was trained for, or that with other
+            number formats. Default: as the file says.
+
     Raises:
         ModelError: missing, broken, or not a supernet.
-        SpaceError: it was trained for another space than ``space``.
+        SpaceError: its architectures are not those of ``space``.
 
     Example:
         >>> import apq
@@ -418,7 +423,8 @@ def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
     tensors, header = load_tensors(path, SupernetHeader)
     own = header.space
     if space is not None:
-        space.require_same(own, "the command's space", str(path))
+        space.require_same(own, "the command's space", str(path), formats=False)
+        own = space
     require_channels(str(path), own, header.mean, header.std)
     with torch.device("meta"):  # shapes first: what a broken space asks for may fill the memory
         expected = Supernet(own).state_dict()
