@@ -21,7 +21,7 @@ from apq.space.candidate import Candidate
 from apq.space.families import DEFAULT_FAMILY, FAMILIES, Family
 from apq.space.families.base import plain
 from apq.space.families.builder import Builder
-from apq.space.formats import FORMATS, Choice, choice_of, code_of
+from apq.space.formats import FORMATS, Choice, choice_of, code_of, ordered
 from apq.space.graph import LAYERS, Graph, Node, number
 from apq.space.layer import Layer, LayerArray, to_layer
 from apq.space.restrictions import parse as parse_restriction
@@ -929,10 +929,18 @@ def _check_rules(space: Space) -> None:
                 choose(name, attributes, "field of exclude")
             except ApqError as error:
                 raise SpaceError(f"space {space.name!r}: {error}") from error
-            if is_format(name):
-                code_of(value)
-            elif isinstance(value, str) or value != int(value):
-                raise SpaceError(f"space {space.name!r}: exclude {name} = {value!r} is no number")
+            offered = {
+                label for axis in space.axes if axis.attribute == name for label in axis.labels
+            }
+            known = choice_of(code_of(value)) if is_format(name) else value
+            if known not in offered:
+                choices = ", ".join(
+                    map(str, ordered(offered) if is_format(name) else sorted(offered))
+                )
+                raise SpaceError(
+                    f"space {space.name!r}: exclude {name} = {value!r} is what no block can "
+                    f"choose; its choices: {choices}"
+                )
         if not rule or not any({*rule} <= {*slot.attributes} for slot in space.slots):
             raise SpaceError(
                 f"space {space.name!r}: exclude = {dict(rule)} must be over {', '.join(attributes)}"

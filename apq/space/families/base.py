@@ -121,8 +121,9 @@ class Checks:
     def channels(self, **fields: int) -> None:
         """Counts of channels, pixels and classes."""
         for field, value in fields.items():
-            rule = f"between 1 and {MOST_CHANNELS}"
-            self.need(1 <= value <= MOST_CHANNELS, field, value, rule)
+            least = 2 if field == "classes" else 1  # of one class everything would be right
+            rule = f"between {least} and {MOST_CHANNELS}"
+            self.need(least <= value <= MOST_CHANNELS, field, value, rule)
 
     def resolution(self, sides: Sides) -> None:
         """Pixels of an image's side: one number, or several to choose from."""
