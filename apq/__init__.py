@@ -11,7 +11,8 @@ use:
 - :func:`collect_samples` (:class:`Quantization`), :func:`read_samples`: measured accuracies.
 - :func:`train_predictor`, :func:`load_predictor`: predicted accuracies of all others.
 - :func:`load_cost_model`, :func:`build_table`, :func:`read_lut`, :func:`price_space`: their costs.
-- :func:`search_front`: the best candidates within limits.
+- :func:`search_front`, :func:`fair_baselines`: the best candidates within limits, and what was
+  tried as hard beside them.
 - :func:`finetune` (:class:`FinetuneRecipe`), :func:`load_model`, :func:`export`, :func:`verify`:
   the network that is deployed.
 
@@ -56,6 +57,7 @@ _HOME = {
     "read_lut": "apq.hardware:read_lut",
     "price_space": "apq.hardware:price_space",
     "search_front": "apq.search.search:search_front",
+    "fair_baselines": "apq.search.baselines:fair_baselines",
     "FinetuneRecipe": "apq.deploy.finetune:FinetuneRecipe",
     "finetune": "apq.deploy.finetune:finetune_candidate",
     "load_model": "apq.deploy.model:load_model",
@@ -66,10 +68,10 @@ _HOME = {
 
 __all__ = [
     "ApqError", "Candidate", "FinetuneRecipe", "Quantization", "Space", "SupernetRecipe",
-    "build_table", "collect_samples", "export", "finetune", "load_cost_model", "load_images",
-    "load_model", "load_predictor", "load_space", "load_supernet", "price_space", "read_lut",
-    "read_samples", "save_supernet", "search_front", "trace", "train_predictor", "train_supernet",
-    "verify",
+    "build_table", "collect_samples", "export", "fair_baselines", "finetune", "load_cost_model",
+    "load_images", "load_model", "load_predictor", "load_space", "load_supernet", "price_space",
+    "read_lut", "read_samples", "save_supernet", "search_front", "trace", "train_predictor",
+    "train_supernet", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from apq.predictor import load_predictor as load_predictor
     from apq.predictor import train_predictor as train_predictor
     from apq.samples import read_samples as read_samples
+    from apq.search.baselines import fair_baselines as fair_baselines
     from apq.search.search import search_front as search_front
     from apq.space import Candidate as Candidate
     from apq.space import Space as Space

@@ -118,9 +118,14 @@ def search(
     images: Annotated[str | None, typer.Option(help="As for apq collect.")] = None,
     seed: Seed = 0,
     baselines: Annotated[
-        bool, typer.Option(help="Search as hard with one number format everywhere, beside it.")
+        bool,
+        typer.Option(
+            help="Try as hard beside it: one format everywhere, random, sequential, bits-blind."
+        ),
     ] = True,
-    picture: Annotated[bool, typer.Option(help="Draw the front, against random search.")] = True,
+    picture: Annotated[
+        bool, typer.Option(help="Draw the front and what was tried as hard.")
+    ] = True,
     json: Annotated[
         bool, typer.Option("--json", help="Print the chosen candidate as JSON.")
     ] = False,
@@ -264,16 +269,7 @@ def show(result: Result, folder: Path) -> None:
         + ", ".join(f"{metric} {cost[row]:.4g}" for metric, cost in front.costs.items())
     )
     _explain(result)
-    if result.baselines:
-        out.print(f"tried as hard, {result.candidates:,} candidates each:")
-    for name, found in result.baselines.items():
-        if found is None:
-            out.print(f"  {name:<22}no network within the budget")
-            continue
-        best = found.front.accuracy[found.chosen]
-        costs = ", ".join(f"{m} {found.front.costs[m][found.chosen]:.4g}" for m in problem.metrics)
-        spread = found.front.spread[found.chosen]
-        out.print(f"  {name:<22}{best:.2%} ± {spread:.2%} predicted; {costs}")
+    _beside(result)
     if "surrogate_optimum" in result.notes:
         notes = result.notes
         out.print(
@@ -296,6 +292,28 @@ def show(result: Result, folder: Path) -> None:
         f"{front.diversity():.0%} of genes differ between two of them; wrote {folder} in "
         f"{told(result.cost)}"
     )
+
+
+def _beside(result: Result) -> None:
+    """Print what was tried as hard, and how far the chosen candidate is from the strongest."""
+    problem, names = result.problem, result.baselines
+    if names:
+        out.print("tried as hard, with as many candidates or until nothing new turned up:")
+    pad = max(map(len, names), default=0) + 2
+    for name, found in names.items():
+        if found is None:
+            out.print(f"  {name:<{pad}}none found within the budget")
+            continue
+        costs = ", ".join(f"{m} {found.costs[m]:.4g}" for m in problem.metrics)
+        over = "" if found.within_limits else " (over the budget)"
+        out.print(
+            f"  {name:<{pad}}{found.accuracy:.2%} ± {found.spread:.2%} predicted; {costs}{over}"
+        )
+    if result.strongest is not None and problem.limits and problem.objectives[0] == "accuracy":
+        best = names[result.strongest]
+        gap = 100 * (result.accuracy - (best.accuracy if best else 0.0))
+        where = f"{abs(gap):.2f} points {'above' if gap >= 0 else 'below'}"
+        out.print(f"joint search is predicted {where} the strongest of these, {result.strongest}")
 
 
 def _explain(result: Result) -> None:
@@ -321,23 +339,26 @@ def _choices(block: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _draw(folder: Path, result: Result) -> None:
-    """The front beside random search and searches with uniform bitwidths, over its first cost."""
+    """The front beside what was tried as hard, over its first cost."""
     from apq.report.picture import Cloud, draw_front
-    from apq.search.baselines import random_cloud
+    from apq.search.baselines import RANDOM, random_cloud
 
     problem, front = result.problem, result.front
     if not problem.metrics:
         return
     metric = problem.metrics[0]
-    random = random_cloud(problem, min(result.candidates, 20_000), result.seed)
+    drawn = result.baselines.get(RANDOM)
+    random = drawn.scored if drawn is not None else None
+    if random is None:
+        random = random_cloud(problem, min(result.candidates, 20_000), result.seed)
     draw_front(
         folder / "front.svg",
         metric,
         Cloud(f"front ({result.algorithm})", front.costs[metric], front.accuracy),
         result.chosen,
-        [Cloud("random search", random.costs[metric], random.accuracy)],
+        [Cloud("random candidates", random.costs[metric], random.accuracy)],
         [
-            Cloud(f"{name}, searched", found.front.costs[metric], found.front.accuracy)
+            Cloud(name, found.front.costs[metric], found.front.accuracy)
             for name, found in result.baselines.items()
             if found is not None
         ],

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from apq.files import whole
 
 Floats = NDArray[np.float64]
+COLORS = ("C1", "C3", "C4", "C5", "C6", "C8", "C9")
+MARKS = ("x", "+", "1", "2")
+"""Of baselines: every one its colour, every three a mark."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def draw_front(
         front: The Pareto set.
         chosen: Its row to be built; marked.
         clouds: What else was scored, drawn as dots (e.g. random search).
-        baselines: Fronts of other searches, drawn as crosses.
+        baselines: Fronts of other searches, each with a colour and mark of its own.
         limit: The budget; a vertical line.
     """
     import matplotlib
@@ -51,15 +54,16 @@ def draw_front(
 
     # no date and fixed ids: equal data give equal bytes
     with matplotlib.rc_context({"svg.hashsalt": "apq", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        figure = Figure(figsize=(8.8, 4.6), layout="constrained")
         axes = figure.add_subplot()
         for shade, cloud in zip(("0.75", "0.55", "0.4"), clouds, strict=False):
             (dots,) = axes.plot(cloud.cost, cloud.accuracy, ".", label=cloud.name)
             dots.set(markersize=2, color=shade, rasterized=True)
         axes.step(front.cost, front.accuracy, where="post", color="C0", lw=1)
         axes.plot(front.cost, front.accuracy, "o", ms=3, color="C0", label=front.name)
-        for color, cloud in zip(("C1", "C3", "C4", "C5", "C6"), baselines, strict=False):
-            axes.plot(cloud.cost, cloud.accuracy, "x", ms=3, color=color, label=cloud.name)
+        for i, cloud in enumerate(baselines):
+            color, mark = COLORS[i % len(COLORS)], MARKS[i // 3 % len(MARKS)]
+            axes.plot(cloud.cost, cloud.accuracy, mark, ms=3, color=color, label=cloud.name)
         x, y = front.cost[chosen], front.accuracy[chosen]
         label = f"chosen: {y:.2%} at {x:.4g}"
         axes.plot(x, y, "*", ms=14, color="C2", mec="k", mew=0.5, label=label)
@@ -77,7 +81,7 @@ def draw_front(
         axes.set_xlabel(metric)
         axes.set_ylabel("predicted accuracy")
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8, loc="upper left")  # above a front there is nothing
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         metadata = {"Date": None} if path.suffix == ".svg" else None
         with whole(path) as partial:
             figure.savefig(partial, dpi=150, metadata=metadata)

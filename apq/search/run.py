@@ -19,7 +19,8 @@ from apq.errors import ApqError
 from apq.files import Sealed, sealed, to_json, whole
 from apq.files.reading import Text
 from apq.files.tables import read_parquet, table_hash
-from apq.search.baselines import uniform_bits
+from apq.search import ALGORITHMS
+from apq.search.baselines import about, fair_baselines
 from apq.search.explain import explain
 from apq.search.front import Front
 from apq.search.options import Options
@@ -203,7 +204,8 @@ def run_search(
         folder: Created if missing; files of the same names are replaced.
         problem, algorithm, candidates, seed, options, on_progress: As in :func:`search`.
         earlier: Results for other budgets; their fronts are where this search starts.
-        baselines: Whether to search as hard with one number format everywhere.
+        baselines: Whether to try as hard what the result is set beside
+            (:func:`apq.search.baselines.fair_baselines`).
     """
     seeds = np.concatenate([r.front.genes for r in earlier]) if earlier else None
     goes_on = options is not None and options.storage is not None
@@ -213,9 +215,9 @@ def run_search(
         )
     if baselines:
         alike = replace(options or Options(), storage=None, keep=None)
-        uniform = uniform_bits(problem, algorithm, candidates, seed, alike, on_progress)
-        named = {f"{bits} bits everywhere": found for bits, found in uniform.items()}
-        result = replace(result, baselines=named)
+        most = candidates or ALGORITHMS[algorithm].candidates
+        beside = fair_baselines(result, most, alike, on_progress)
+        result = replace(result, baselines=beside)
     write_run(folder, result)
     return result
 
@@ -251,7 +253,8 @@ def describe(result: Result) -> dict[str, Any]:
         },
         "costs": {metric: float(cost[row]) for metric, cost in front.costs.items()},
         "limits": dict(problem.limits),
-        "baselines": {name: _figures(found) for name, found in result.baselines.items()},
+        "baselines": {n: _figures(n, found) for n, found in result.baselines.items()},
+        "strongest_baseline": result.strongest,
         "blocks": explain(problem, front, row),
         "search": {
             "algorithm": result.algorithm,
@@ -278,16 +281,20 @@ def describe(result: Result) -> dict[str, Any]:
     }
 
 
-def _figures(found: Result | None) -> dict[str, Any] | None:
-    """A baseline's chosen candidate in numbers."""
+def _figures(name: str, found: Result | None) -> dict[str, Any] | None:
+    """A baseline's chosen candidate in numbers: ``about`` says in words what was done,
+    ``candidates`` and ``cost`` what it took; only an original network may be over a limit."""
     if found is None:
         return None
     front, row = found.front, found.chosen
     return {
+        "about": about(name),
         "accuracy": float(front.accuracy[row]),
         "accuracy_spread": float(front.spread[row]),
         "costs": {metric: float(cost[row]) for metric, cost in front.costs.items()},
+        "within_limits": found.within_limits,
         "candidates": found.candidates,
+        "cost": dict(found.cost),
         "candidate": front.candidate(row).to_dict(),
     }
 

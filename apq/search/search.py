@@ -11,10 +11,10 @@ from apq.cost import Cost, Stopwatch
 from apq.errors import ApqError, choose
 from apq.hardware.pricing import PricedSpace
 from apq.search import ALGORITHMS
-from apq.search.front import Front, Reference, front_of
+from apq.search.front import Front, Reference, front_of, reference
 from apq.search.many import default_cost
 from apq.search.options import Options
-from apq.search.problem import GAINS, Accuracy, Problem
+from apq.search.problem import GAINS, Accuracy, Problem, Scored
 from apq.search.record import OnBatch, OnProgress, Point, Record
 from apq.search.rows import distinct
 from apq.space import Candidate, Genes
@@ -40,6 +40,7 @@ class Result:
         notes: What the algorithm has to say, e.g. the fidelity of a surrogate.
         baselines: By name what was tried as hard (:mod:`apq.search.baselines`); None: nothing of
             the kind keeps the budgets.
+        scored: Everything that was scored, where it was kept (random search, for pictures).
     """
 
     problem: Problem
@@ -55,6 +56,7 @@ class Result:
     sources: Mapping[str, Mapping[str, int]]
     notes: Mapping[str, float]
     baselines: Mapping[str, Result | None] = field(default_factory=dict)
+    scored: Scored | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -75,6 +77,19 @@ class Result:
     def costs(self) -> dict[str, float]:
         """What it costs, by metric, e.g. ``latency_ms``."""
         return {metric: float(cost[self.chosen]) for metric, cost in self.front.costs.items()}
+
+    @property
+    def within_limits(self) -> bool:
+        """Whether the chosen candidate keeps the problem's limits."""
+        return bool(self.problem.feasible(self.front.genes[[self.chosen]])[0])
+
+    @property
+    def strongest(self) -> str | None:
+        """Name of the baseline within the limits whose chosen candidate is best in the first
+        objective; None: there is none."""
+        found = {n: r for n, r in self.baselines.items() if r is not None and r.within_limits}
+        value = {n: float(r.front.values[r.chosen, 0]) for n, r in found.items()}
+        return min(value, key=lambda name: value[name], default=None)
 
 
 def search(
@@ -138,6 +153,23 @@ def search(
         record.shares(),
         record.notes,
     )
+
+
+def result_of(problem: Problem, best: Scored, candidates: int, algorithm: str, seed: int) -> Result:
+    """A result from scored rows that were gathered in another way than by one search.
+
+    Args:
+        problem: What they answer.
+        best: The rows of the front.
+        candidates: How many were scored to find them.
+        algorithm, seed: How.
+    """
+    front, box = front_of(problem, best), reference(problem)
+    end = Point(candidates, float(front.accuracy.max()), box.hypervolume(front.values))
+    return Result(
+        problem, front, choose_row(problem, front), candidates, (end,), box, algorithm, seed,
+        Stopwatch().cost(), 0.0, {}, {},
+    )  # fmt: skip
 
 
 def search_front(
