@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from apq.collect import Quantization, collect
+from apq.cost import Stopwatch
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.hardware import load_cost_model
 from apq.hardware.lut import LookupTable, build_table
@@ -19,6 +20,7 @@ from apq.images import ImageSet, load_images
 from apq.predictor import Predictor, load_predictor, train_predictor
 from apq.samples import read_samples
 from apq.search.problem import Problem
+from apq.search.run import run_search
 from apq.search.search import Result, search
 from apq.space import Candidate, Space, load_space
 from apq.supernet import SupernetFile, largest, load_supernet
@@ -122,17 +124,17 @@ def quickstart(
         jobs=jobs, on_progress=report,
     )  # fmt: skip
     predictor = _predictor(folder, seed, tell)
-    priced, table = _price(space, folder / f"{DEVICE}.csv", tell)
+    priced = _price(space, folder / f"{DEVICE}.csv", tell)
 
     biggest = space.genes([largest(space)])
     top = float(priced.costs(biggest, ["latency_ms"])["latency_ms"][0])
     budget = top / 4 if latency_ms is None else latency_ms
     problem = Problem(
         priced, predictor.predict, ("accuracy", "latency_ms"), {"latency_ms": budget},
-        made_from={"table": str(table)},
+        made_from={"supernet": supernet.hash, "images": images.digest(), "image_set": images.name},
     )  # fmt: skip
-    result = search(
-        problem, candidates=CANDIDATES, seed=seed, on_progress=tell("search, all jointly")
+    result = run_search(
+        folder, problem, candidates=CANDIDATES, seed=seed, on_progress=tell("search, all jointly")
     )
     winner = result.front.genes[[result.chosen]]
 
@@ -166,17 +168,19 @@ def _predictor(folder: Path, seed: int, tell: OnStage) -> Predictor:
     fp32, quantized = read_samples(folder / "fp32"), read_samples(folder / "quantized")
     path = folder / "predictor.safetensors"
     if not path.exists():
-        train_predictor(fp32, quantized, seed=seed, on_progress=report).save(path)
+        watch = Stopwatch()
+        made = train_predictor(fp32, quantized, seed=seed, on_progress=report)
+        made.save(path, watch.cost())
     return load_predictor(path, fp32.space)
 
 
-def _price(space: Space, path: Path, tell: OnStage) -> tuple[PricedSpace, Path]:
+def _price(space: Space, path: Path, tell: OnStage) -> PricedSpace:
     report = tell(f"price every layer on {DEVICE}")
     if not path.exists():
         build_table(space, load_cost_model(DEVICE), "apq quickstart").write(path)
     priced = price_space(space, LookupTable.read(path))
     report(1, 1, {})
-    return priced, path
+    return priced
 
 
 def _row(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from apq.cost import Cost
+from apq.cost import Cost, summed
 from apq.errors import SamplesError, SpaceError, side_by_side
 from apq.files import Schema, Sealed, parse_json, sealed, to_json, whole
 from apq.files.reading import CostTable, Count, Text
@@ -370,14 +370,8 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
 
 
 def _sum(costs: Sequence[CostTable | None]) -> Cost | None:
-    known = [cost for cost in costs if cost is not None]
-    if len(known) < len(costs):
-        return None
-    return {
-        "wall_s": sum(cost.wall_s for cost in known),
-        "cpu_s": sum(cost.cpu_s for cost in known),
-        "device": known[0].device,
-    }
+    known = [cost.model_dump() for cost in costs if cost is not None]
+    return summed(known) if len(known) == len(costs) else None
 
 
 def _read_rows(path: Path, header: PartHeader) -> pd.DataFrame:

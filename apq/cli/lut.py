@@ -472,17 +472,20 @@ def measure(
     """
     from dataclasses import asdict, replace
 
+    from apq.cost import Stopwatch
     from apq.deploy import measure as measuring
     from apq.deploy.graphs import BITS
     from apq.deploy.kernels import read_kernels
     from apq.deploy.timing import RUNTIMES, time_folder
     from apq.errors import choose
+    from apq.files import to_json
     from apq.hardware.calibration import calibrate as fit
     from apq.runtime.onnx_graph import require_onnx
     from apq.space import PRESETS, load_space
 
     if only_prepare and only_import:
         raise typer.BadParameter("--prepare and --import are two ends of one way; give one")
+    watch = Stopwatch()
     choose(runtime, RUNTIMES, "runtime")
     choose(precision, BITS, "precision")
     choose(granularity, ("block", "layer"), "granularity")
@@ -508,9 +511,8 @@ def measure(
             time_folder(folder, rounds, on_progress=report)
         source = source or f"{measuring.describe_host(runtime)}, {precision}"
     found = measuring.finish(folder, name, source)
-    found = replace(
-        found, table=replace(found.table, header={**found.table.header, "command": _command()})
-    )
+    about = {"command": _command(), "cost": to_json(watch.cost())}
+    found = replace(found, table=replace(found.table, header={**found.table.header, **about}))
     measuring.write_networks(folder / "networks.csv", found.space, found.genes, found.latency_ms)
     found.table.write(folder / "raw.csv")
     err.print(f"noise   {found.table.header['noise']}")

@@ -44,6 +44,9 @@ class CostTable(Schema):
     wall_s: Annotated[float, Field(ge=0)]
     cpu_s: Annotated[float, Field(ge=0)]
     device: Text
+    accelerators: Annotated[
+        dict[Text, Annotated[float, Field(ge=0)]], Field(max_length=MOST_ITEMS)
+    ] = Field(default_factory=dict)
 
 
 class Document(Schema):

@@ -1,0 +1,298 @@
+"""What a pipeline cost: the artefacts a run was made of, found by their hashes, and their times."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from apq.cost import Cost, Footprint, Rates, device_hours, summed
+from apq.errors import ApqError
+from apq.files import Document, bounded_json
+from apq.files.headers import read_header
+from apq.files.places import PREDICTOR, SUPERNET, home
+from apq.files.reading import CostTable, Items, Text
+from apq.hardware.lut import LookupTable
+from apq.samples import part_files, read_samples
+from apq.search.best import Best, read_best
+from apq.search.tuned import ModelHeader
+from apq.supernet.network import SupernetHeader
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One artefact of a pipeline.
+
+    Attributes:
+        name: What it is.
+        path: Where it lies.
+        cost: What making it cost; None: nothing is known of it.
+        note: Where the figure comes from, or why there is none.
+        each: Whether it is made anew for every deployment.
+    """
+
+    name: str
+    path: Path
+    cost: Cost | None
+    note: str = ""
+    each: bool = False
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What a run was made of.
+
+    Attributes:
+        stages: In order.
+        candidates: How many the search scored; 0: there was none.
+        epochs: Passes over the training images that made the supernet; 0: not known.
+        epoch: What one pass of a fine-tune costs; None: nothing was fine-tuned.
+    """
+
+    stages: tuple[Stage, ...]
+    candidates: int = 0
+    epochs: float = 0.0
+    epoch: Cost | None = None
+
+    def total(self, rates: Rates) -> Footprint:
+        """All stages that say what they cost."""
+        return _footprint([s.cost for s in self.stages if s.cost is not None], rates)
+
+    def marginal(self, rates: Rates) -> Footprint:
+        """One more deployment: a search, and a fine-tune (the mean of those there are)."""
+        tunes = [s.cost for s in self.stages if s.each and s.name == TUNED and s.cost is not None]
+        others = [s.cost for s in self.stages if s.each and s.name != TUNED and s.cost is not None]
+        mean = _footprint(tunes, rates).times(1 / max(1, len(tunes)))
+        return _footprint(others, rates) + mean
+
+    def training(self, rates: Rates, epochs: float | None = None) -> Footprint | None:
+        """Training one network from random weights, at the pace of the fine-tune; None: not known.
+
+        Args:
+            rates: Of energy and prices.
+            epochs: Passes over the training images; None: as many as the supernet had.
+        """
+        passes = self.epochs if epochs is None else epochs
+        if self.epoch is None or not passes:
+            return None
+        return _footprint([self.epoch], rates).times(passes)
+
+
+SUPERNETS, TUNED, SEARCHED = "supernet", "fine-tune", "search"
+
+
+def _footprint(costs: list[Cost], rates: Rates) -> Footprint:
+    all_of_them = summed(costs)
+    return rates.of(device_hours(all_of_them) if all_of_them else {})
+
+
+def pipeline(
+    path: Path,
+    supernet: Path | None = None,
+    predictor: Path | None = None,
+    samples: Path | None = None,
+    quantized_samples: Path | None = None,
+) -> Pipeline:
+    """What a run, or any one artefact, cost.
+
+    A run's ``best.json`` names its supernet and predictor by their hashes and its tables by their
+    paths; they are looked for in the run's own folder, then in ``data/SPACE``. What is there but of
+    other weights is named and not counted.
+
+    Args:
+        path: A run's folder, a folder with a supernet and what was made of it, or a single file or
+            folder of samples.
+        supernet, predictor, samples, quantized_samples: Where these are, if elsewhere.
+
+    Raises:
+        ApqError: there is nothing at ``path`` that apq made, or a file is damaged.
+    """
+    given = {SUPERNETS: supernet, "predictor": predictor}
+    given |= {"fp32": samples, "quantized": quantized_samples}
+    if path.is_file() or (path.is_dir() and part_files(path) and not (path / "best.json").exists()):
+        return Pipeline((_one(path),))
+    best = read_best(path / "best.json") if (path / "best.json").is_file() else None
+    own = path if best is None or (path / SUPERNET).is_file() else home(best.space.name)
+    wanted = best.made_from.get("supernet") if best else None
+    stages = [*_supernets(given[SUPERNETS] or own / SUPERNET, wanted)]
+    if stages and wanted is None and stages[0].path.is_file():
+        wanted = read_header(stages[0].path, SupernetHeader).hash
+    for kind in ("fp32", "quantized"):
+        stages += _samples(given[kind] or own / kind, f"{kind} samples", wanted)
+    stages += _predictor(given["predictor"] or own / PREDICTOR, best)
+    stages += _tables(best)
+    if best is not None:
+        cost = best.search.cost
+        made = None if cost is None else cost.model_dump()
+        stages.append(Stage(SEARCHED, path / "best.json", made, _silent(made), each=True))
+    tuned = [*_tuned(path)]
+    stages += [stage for stage, _ in tuned]
+    if not stages:
+        raise ApqError(
+            f"{path} holds nothing that apq made: no best.json, supernet.safetensors, samples or "
+            "models. Give the folder of a run, as in apq cost runs/search."
+        )
+    epoch = next((epoch for _, epoch in tuned if epoch is not None), None)
+    searched = best.search.candidates if best else 0
+    return Pipeline(tuple(stages), searched, _epochs(stages), epoch)
+
+
+class StartedFrom(Document):
+    """What a supernet's header says of its past: the hashes of those it started from."""
+
+    what = "a supernet as apq train-supernet writes it"
+
+    start_from: Items[Text] = ()
+
+
+def _silent(cost: Cost | None) -> str:
+    return "" if cost is not None else "its file does not say"
+
+
+def _supernets(path: Path, wanted: str | None) -> Iterator[Stage]:
+    """A supernet, and those it was started from, if they lie beside it."""
+    if not path.is_file():
+        if wanted is not None:
+            yield Stage(SUPERNETS, path, None, f"{wanted} is not there; give --supernet")
+        return
+    header = read_header(path, SupernetHeader)
+    if wanted not in (None, header.hash):
+        note = f"this is {header.hash}, the run is about {wanted}; give --supernet"
+        yield Stage(SUPERNETS, path, None, note)
+        return
+    made = None if header.cost is None else header.cost.model_dump()
+    yield Stage(SUPERNETS, path, made, _silent(made))
+    missing = 0
+    files = {f: _hash(f) for f in sorted(path.parent.glob("*.safetensors")) if f != path}
+    for earlier in dict.fromkeys(StartedFrom.of(header.said, str(path)).start_from):
+        found = next((f for f, own in files.items() if own == earlier), None)
+        missing += found is None
+        if found is not None:
+            yield from _supernets(found, earlier)
+    if missing:
+        note = f"{missing} that it was started from are not beside it, so not counted"
+        yield Stage("earlier supernets", path.parent, None, note)
+
+
+def _hash(path: Path) -> str | None:
+    try:
+        return read_header(path, SupernetHeader).hash
+    except ApqError:  # another kind of file
+        return None
+
+
+def _epochs(stages: list[Stage]) -> float:
+    """Passes over the training images of all supernets in a pipeline."""
+    total = 0.0
+    for stage in stages:
+        if stage.name == SUPERNETS and stage.path.is_file():
+            recipe = read_header(stage.path, SupernetHeader).said.get("recipe")
+            passes = recipe.get("epochs") if isinstance(recipe, Mapping) else None
+            total += float(passes) if isinstance(passes, int | float) else 0.0
+    return total
+
+
+def _samples(path: Path, name: str, wanted: str | None) -> Iterator[Stage]:
+    """A folder of samples. Where parts do not say what they cost, the samples' own times do."""
+    if not path.exists():
+        return
+    found = read_samples(path)
+    if wanted not in (None, found.supernet):
+        note = f"of another supernet ({found.supernet}), not counted"
+        yield Stage(name, path, None, note)
+        return
+    name = f"{len(found):,} {name}"
+    if found.cost is not None:
+        yield Stage(name, path, found.cost)
+        return
+    seconds = float(found.frame["seconds"].sum())
+    times = {"wall_s": seconds, "cpu_s": seconds, "device": "CPU"}
+    yield Stage(name, path, times, "the times of its samples, one core each")
+
+
+class _Costly(Document):
+    """The cost beside a predictor or in a table's header."""
+
+    what = "what making a file cost"
+
+    cost: CostTable | None = None
+
+
+def _cost_in(text: str | None, where: str) -> Cost | None:
+    if text is None:
+        return None
+    try:
+        data = bounded_json(text)
+    except ValueError as error:
+        raise ApqError(f"{where} is damaged: its cost: {error}") from None
+    made = _Costly.of({"cost": data}, where).cost
+    return None if made is None else made.model_dump()
+
+
+def _predictor(path: Path, best: Best | None) -> Iterator[Stage]:
+    if not path.is_file():
+        return
+    wanted = best.made_from.get("predictor") if best else None
+    if wanted not in (None, hashlib.sha256(path.read_bytes()).hexdigest()[:16]):
+        yield Stage("predictor", path, None, "another than the run's; give --predictor")
+        return
+    with safe_open(str(path), framework="numpy") as file:
+        text = (file.metadata() or {}).get("cost")
+    made = _cost_in(text, str(path))
+    yield Stage("predictor", path, made, _silent(made))
+
+
+def _tables(best: Best | None) -> Iterator[Stage]:
+    """Measured tables; what is simulated is built in a moment."""
+    names = [n.removeprefix("lut:") for n in (best.made_from if best else {}) if n[:4] == "lut:"]
+    for path in (Path(name) for name in names):
+        if path.is_file():
+            text = LookupTable.read(path).header.get("cost")
+            if text is not None:
+                yield Stage("table", path, _cost_in(text, str(path)))
+
+
+def _tuned(folder: Path) -> Iterator[tuple[Stage, Cost | None]]:
+    """The fine-tuned models in a folder or its ``models``, and what a pass of each cost."""
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("models/*.safetensors")]):
+        try:
+            header = read_header(path, ModelHeader)
+        except ApqError:  # another kind of file
+            continue
+        made = header.accuracy.cost if header.accuracy else None
+        cost = None if made is None else made.model_dump()
+        epochs = header.recipe.get("epochs")
+        per_epoch = _divided(cost, epochs) if cost and isinstance(epochs, int) and epochs else None
+        yield Stage(TUNED, path, cost, _silent(cost), each=True), per_epoch
+
+
+def _divided(cost: Cost, by: int) -> dict[str, Any]:
+    held = {kind: value / by for kind, value in (cost.get("accelerators") or {}).items()}
+    seconds = {name: cost[name] / by for name in ("wall_s", "cpu_s")}
+    return {**seconds, "device": cost["device"], "accelerators": held}
+
+
+def _one(path: Path) -> Stage:
+    """A single artefact."""
+    if path.is_dir() or path.suffix == ".parquet":
+        return next(_samples(path, "samples", None))
+    if path.suffix == ".json":
+        best = read_best(path).search.cost
+        made = None if best is None else best.model_dump()
+        return Stage(SEARCHED, path, made, _silent(made), each=True)
+    if path.suffix == ".csv":
+        made = _cost_in(LookupTable.read(path).header.get("cost"), str(path))
+        return Stage("table", path, made, _silent(made))
+    with safe_open(str(path), framework="numpy") as file:
+        kinds = file.metadata() or {}
+    if "apq-predictor" in kinds:
+        return next(_predictor(path, None))
+    if kinds.get("kind") == '"model"':
+        told = read_header(path, ModelHeader).accuracy
+        made = told.cost.model_dump() if told and told.cost else None
+        return Stage(TUNED, path, made, _silent(made), each=True)
+    return next(_supernets(path, None))
