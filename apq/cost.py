@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Cost = Mapping[str, Any]
-"""``wall_s`` and ``cpu_s``, seconds; ``device``; ``accelerators``, seconds by kind, if there are any."""
+"""``wall_s``, ``cpu_s`` (seconds), ``device``; ``accelerators``: seconds by kind, absent if none."""
 
 CORE = "CPU core"
 """The kind of device that processor seconds are of."""
@@ -144,17 +144,14 @@ class Rates:
 
     def stated(self, kinds: Iterable[str]) -> list[str]:
         """Every assumption that figures of these kinds of devices rest on, a line each."""
-        lines = [
-            f"{kind}: {_rate(self.watts, kind):g} W, "
-            f"$ {_rate(self.usd_per_hour, kind)[0]:g} to {_rate(self.usd_per_hour, kind)[1]:g} an hour"
-            for kind in sorted(set(kinds))
-        ]
-        return [
-            *lines,
-            f"data centre: {self.pue:g} times the energy of its devices (PUE)",
-            f"electricity: {self.kg_per_kwh:.4g} kg ({self.kg_per_kwh * POUNDS_PER_KG:.4g} lb) CO2e "
-            "per kWh",
-        ]
+        lines = []
+        for kind in sorted(set(kinds)):
+            low, high = _rate(self.usd_per_hour, kind)
+            watts = _rate(self.watts, kind)
+            lines.append(f"{kind}: {watts:g} W, $ {low:g} to {high:g} an hour")
+        kg, pounds = self.kg_per_kwh, self.kg_per_kwh * POUNDS_PER_KG
+        lines.append(f"data centre: {self.pue:g} times the energy of its devices (PUE)")
+        return [*lines, f"electricity: {kg:.4g} kg ({pounds:.4g} lb) CO2e per kWh"]
 
 
 def _rate(table: Mapping[str, Any], kind: str) -> Any:
@@ -201,10 +198,14 @@ class Footprint:
 # ---- the published table -------------------------------------------------------------------------
 
 PUBLISHED: Mapping[str, tuple[float, float]] = {
-    "ProxylessNAS": (0.0, 200.0), "ProxylessNAS + AMC": (0.0, 204.0), "MobileNetV2 + HAQ": (0.0, 96.0),
-    "ProxylessNAS + AMC + HAQ": (0.0, 300.0), "DNAS": (0.0, 40.0), "SPOS": (288.0, 24.0),
+    "ProxylessNAS": (0.0, 200.0),
+    "ProxylessNAS + AMC": (0.0, 204.0),
+    "MobileNetV2 + HAQ": (0.0, 96.0),
+    "ProxylessNAS + AMC + HAQ": (0.0, 300.0),
+    "DNAS": (0.0, 40.0),
+    "SPOS": (288.0, 24.0),
     "APQ": (2400.0, 0.5),
-}  # fmt: skip
+}
 """GPU hours once and for each deployment on ImageNet, as the main table of APQ has them (CVPR
 2020, arXiv:2006.08509)."""
 

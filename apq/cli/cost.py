@@ -113,10 +113,7 @@ def _pairs(option: str, texts: Sequence[str], most: int) -> list[tuple[str, list
 def _columns(of: Footprint) -> str:
     """Hours by kind, energy, CO2e and price."""
     hours = sum(of.hours.values())
-    return (
-        f"{hours:>10.3g} {of.kwh:>9.3g} {of.kg_co2e:>9.3g} {of.lb_co2e:>9.3g}"
-        f"   {_usd(of)}"
-    )
+    return f"{hours:>10.3g} {of.kwh:>9.3g} {of.kg_co2e:>9.3g} {of.lb_co2e:>9.3g}   {_usd(of)}"
 
 
 def _usd(of: Footprint) -> str:
@@ -186,7 +183,9 @@ def _once(found: Pipeline, rates: Rates) -> Footprint:
 def _show_published(deployments: int) -> None:
     from apq.cost import PUBLISHED, published
 
-    out.print(f"\nAPQ's table (ImageNet; GPU hours for N = {deployments}, then one more deployment)")
+    out.print(
+        f"\nAPQ's table (ImageNet; GPU hours for N = {deployments}, then one more deployment)"
+    )
     for name in PUBLISHED:
         hours, more = published(name, deployments)
         once, each = PUBLISHED[name]

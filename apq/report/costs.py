@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,9 @@ def pipeline(
     stages += _predictor(given["predictor"] or own / PREDICTOR, best)
     stages += _tables(best)
     if best is not None:
-        cost = best.search.cost
-        made = None if cost is None else cost.model_dump()
-        stages.append(Stage(SEARCHED, path / "best.json", made, _silent(made), each=True))
-    tuned = [*_tuned(path)]
+        stages.append(_searched(path / "best.json", best))
+    models = [*path.glob("*.safetensors"), *path.glob("models/*.safetensors")]
+    tuned = [*_tuned(sorted(models))]
     stages += [stage for stage, _ in tuned]
     if not stages:
         raise ApqError(
@@ -256,9 +255,9 @@ def _tables(best: Best | None) -> Iterator[Stage]:
                 yield Stage("table", path, _cost_in(text, str(path)))
 
 
-def _tuned(folder: Path) -> Iterator[tuple[Stage, Cost | None]]:
-    """The fine-tuned models in a folder or its ``models``, and what a pass of each cost."""
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("models/*.safetensors")]):
+def _tuned(paths: Iterable[Path]) -> Iterator[tuple[Stage, Cost | None]]:
+    """The fine-tuned models among files, and what a pass of each cost."""
+    for path in paths:
         try:
             header = read_header(path, ModelHeader)
         except ApqError:  # another kind of file
@@ -268,6 +267,11 @@ def _tuned(folder: Path) -> Iterator[tuple[Stage, Cost | None]]:
         epochs = header.recipe.get("epochs")
         per_epoch = _divided(cost, epochs) if cost and isinstance(epochs, int) and epochs else None
         yield Stage(TUNED, path, cost, _silent(cost), each=True), per_epoch
+
+
+def _searched(path: Path, best: Best) -> Stage:
+    cost = None if best.search.cost is None else best.search.cost.model_dump()
+    return Stage(SEARCHED, path, cost, _silent(cost), each=True)
 
 
 def _divided(cost: Cost, by: int) -> dict[str, Any]:
@@ -281,9 +285,7 @@ def _one(path: Path) -> Stage:
     if path.is_dir() or path.suffix == ".parquet":
         return next(_samples(path, "samples", None))
     if path.suffix == ".json":
-        best = read_best(path).search.cost
-        made = None if best is None else best.model_dump()
-        return Stage(SEARCHED, path, made, _silent(made), each=True)
+        return _searched(path, read_best(path))
     if path.suffix == ".csv":
         made = _cost_in(LookupTable.read(path).header.get("cost"), str(path))
         return Stage("table", path, made, _silent(made))
@@ -292,7 +294,5 @@ def _one(path: Path) -> Stage:
     if "apq-predictor" in kinds:
         return next(_predictor(path, None))
     if kinds.get("kind") == '"model"':
-        told = read_header(path, ModelHeader).accuracy
-        made = told.cost.model_dump() if told and told.cost else None
-        return Stage(TUNED, path, made, _silent(made), each=True)
+        return next(_tuned([path]))[0]
     return next(_supernets(path, None))
