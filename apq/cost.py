@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Cost = Mapping[str, Any]
-"""``wall_s``, ``cpu_s`` (seconds), ``device``; ``accelerators``: seconds by kind, absent if none."""
+"""``wall_s``, ``cpu_s``, ``device``, and ``accelerators`` (seconds by kind), absent if none."""
 
 CORE = "CPU core"
 """The kind of device that processor seconds are of."""
