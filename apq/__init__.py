@@ -16,6 +16,8 @@ use:
 - :func:`finetune` (:class:`FinetuneRecipe`), :func:`load_model`, :func:`export`, :func:`verify`:
   the network that is deployed.
 
+:func:`shipped` says where the data and tables are that apq carries.
+
 Accuracies are fractions; costs are in the unit that their name ends in (``latency_ms``). All errors
 that a user can mend are an :class:`ApqError`. Names are loaded when they are first used, so
 ``import apq`` is quick and needs no torch.
@@ -63,6 +65,7 @@ _HOME = {
     "load_model": "apq.deploy.model:load_model",
     "export": "apq.deploy.export:export",
     "verify": "apq.deploy.verify:verify",
+    "shipped": "apq.files.shipped:shipped",
 }
 """Where each name is defined, in the order of use. (``collect`` and ``search`` are modules.)"""
 
@@ -70,8 +73,8 @@ __all__ = [
     "ApqError", "Candidate", "FinetuneRecipe", "Quantization", "Space", "SupernetRecipe",
     "build_table", "collect_samples", "export", "fair_baselines", "finetune", "load_cost_model",
     "load_images", "load_model", "load_predictor", "load_space", "load_supernet", "price_space",
-    "read_lut", "read_samples", "save_supernet", "search_front", "trace", "train_predictor",
-    "train_supernet", "verify",
+    "read_lut", "read_samples", "save_supernet", "search_front", "shipped", "trace",
+    "train_predictor", "train_supernet", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     from apq.deploy.model import load_model as load_model
     from apq.deploy.verify import verify as verify
     from apq.errors import ApqError as ApqError
+    from apq.files.shipped import shipped as shipped
     from apq.hardware import build_table as build_table
     from apq.hardware import load_cost_model as load_cost_model
     from apq.hardware import price_space as price_space

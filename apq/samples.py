@@ -21,7 +21,7 @@ from pydantic import Field
 
 from apq.cost import Cost, summed
 from apq.errors import SamplesError, SpaceError, side_by_side
-from apq.files import Schema, Sealed, parse_json, sealed, to_json, whole
+from apq.files import Schema, Sealed, parse_json, sealed, shipped, to_json, whole
 from apq.files.reading import CostTable, Count, Text
 from apq.files.tables import read_parquet, table_hash
 from apq.space import Choice, Genes, Space, is_format
@@ -308,7 +308,7 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
     """Read a samples folder or a single part.
 
     Args:
-        path: Folder of part files, or one file.
+        path: Folder of part files, or one file; also one that apq carries.
         space: If given, the samples must be of this space.
 
     Raises:
@@ -325,7 +325,7 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
         >>> samples.accuracy.shape  # fractions; samples.frame is the table they stand in
         (30,)
     """
-    path = Path(path)
+    path = shipped(path)
     files = part_files(path) if path.is_dir() else [path] if path.exists() else []
     if not files:
         raise SamplesError(f"no samples at {path}. Collect some: apq collect --out {path}")

@@ -153,7 +153,7 @@ def main():
     upstream = torch.randn(SHAPE)
     modules = contenders(x, told.compile)
     if not fused.usable(x):
-        print("numba is not installed: the slower form is measured (pip install 'apq[fast]')")
+        print("numba is not installed: the slower form is measured (pip install 'apq-nas[fast]')")
     for cold in (False, True):
         name, median, least = compare(modules, x, upstream, told.rounds, cold)
         print(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apq.cli.common import OnProgress, err, images_for, live_line
 from apq.files.places import PREDICTOR, SUPERNET, home
+from apq.files.shipped import own_copy
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -29,6 +30,7 @@ def more_samples(
     from apq.cli.budgets import price_on
     from apq.predictor import load_predictor
 
+    _own(folder)
     path = predictor or home(space.name) / PREDICTOR
     loaded = load_predictor(path, space)
     costs = price_on(space, luts).costs
@@ -53,6 +55,7 @@ def improve(
     from apq.iterate import iterate
     from apq.supernet import load_supernet
 
+    _own(quantized)
     supernet = supernet or home(space.name) / SUPERNET
     loaded = load_supernet(supernet, space)
     found = images_for(images, space, loaded.metadata, str(supernet), other=False)
@@ -64,6 +67,12 @@ def improve(
     path = out / "predictor.safetensors"
     predictor.save(path)
     return path, turns
+
+
+def _own(folder: Path) -> None:
+    """Samples that apq carries are copied to where they are going to grow."""
+    if own_copy(folder):
+        err.print(f"copied the samples that apq carries to {folder}, where others are added")
 
 
 @contextmanager

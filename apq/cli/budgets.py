@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from apq.cli.common import err, warn
 from apq.files.places import PREDICTOR, home, table_of
+from apq.files.shipped import shipped
 
 if TYPE_CHECKING:
     from apq.hardware import PricedSpace
@@ -205,7 +206,7 @@ def space_for(space: str | None, predictor: Path | None) -> tuple[Space, str]:
     """
     from apq.space import load_space
 
-    if space is not None or predictor is None or not predictor.is_file():
+    if space is not None or predictor is None or not shipped(predictor).is_file():
         asked = space or "cifar10"
         return load_space(asked), asked
     found = _space_of(predictor)
@@ -222,7 +223,7 @@ def _space_of(predictor: Path) -> Space:
     from apq.space import Space
 
     try:
-        with safe_open(str(predictor), framework="numpy") as file:
+        with safe_open(str(shipped(predictor)), framework="numpy") as file:
             text = (file.metadata() or {})["apq-predictor"]
         return Space.from_dict(bounded_json(text)["features"]["space"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, SpaceError):
@@ -243,12 +244,12 @@ def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
         same = preset is not None and preset().fingerprint == found.fingerprint
         asked = found.name if same else f"{found.name}.toml"
     default = table_of(found.name)
-    names = list(luts) or ([str(default)] if default.is_file() else [])
+    names = list(luts) or ([str(default)] if shipped(default).is_file() else [])
     if not names:
         err.print(f"no table at {default}; counted costs only (--lut adds a device)")
     hashes = {"space": found.fingerprint}
     for name in names:
-        path = Path(name)
+        path = shipped(name)
         digest = (
             hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "built in"
         )
@@ -268,7 +269,7 @@ def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:
 
     path = path or home(space.name) / PREDICTOR
     predictor = load_predictor(path, space)
-    made_from = {"predictor": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+    made_from = {"predictor": hashlib.sha256(shipped(path).read_bytes()).hexdigest()[:16]}
     for name in ("supernet", "images", "image_set"):
         if told := predictor.report.get(name):
             made_from[name] = str(told)

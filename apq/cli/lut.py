@@ -11,6 +11,7 @@ import typer
 
 from apq.cli.common import err, live_line, next_step, out, print_json
 from apq.files.places import table_of
+from apq.files.shipped import shipped
 
 if TYPE_CHECKING:
     from apq.hardware import LookupTable
@@ -211,8 +212,9 @@ def show(
     def formats(column: str) -> list[int | str]:
         return list(ordered(choice_of(code) for code in set(table.layers[column].tolist())))
 
-    table = LookupTable.read(file, changed=True)
-    changed = table.out_of_step(read_columns(file)[0])
+    path = shipped(file)
+    table = LookupTable.read(path, changed=True)
+    changed = table.out_of_step(read_columns(path)[0])
     report: dict[str, Any] = {
         "header": table.describe(),
         "rows": len(table.layers),
@@ -395,14 +397,14 @@ def calibrate(
     """Correct a table with measured whole networks: constant + slope x sum of rows."""
     from dataclasses import asdict
 
-    from apq.hardware import LookupTable
+    from apq.hardware import read_lut
     from apq.hardware.calibration import calibrate as fit
     from apq.hardware.calibration import read_networks
     from apq.space import load_space
 
     chosen = load_space(space)
     genes, measured = read_networks(networks, chosen)
-    result = fit(LookupTable.read(lut), chosen, genes, measured, fit_on, seed, limit, force)
+    result = fit(read_lut(lut), chosen, genes, measured, fit_on, seed, limit, force)
     result.table.write(to)
     if json:
         print_json(

@@ -1,5 +1,5 @@
 """ONNX models of layers, blocks and whole networks as they are exported, with random weights: for
-timing only. Needs ``apq[onnx]``.
+timing only. Needs ``apq-nas[onnx]``.
 
 ``fp32`` is plain float. In ``int8`` everything has 8 bits. Parts of networks take and give what
 stands between layers there: bytes.

@@ -276,7 +276,7 @@ def require_runtime(runtime: str) -> None:
     """
     if importlib.util.find_spec(runtime) is None:
         extra = "onnx" if runtime == "onnxruntime" else runtime
-        raise ModelError(f"this needs {runtime}: pip install 'apq[{extra}]'")
+        raise ModelError(f"this needs {runtime}: pip install 'apq-nas[{extra}]'")
 
 
 def describe_host(runtime: str = "onnxruntime") -> str:

@@ -12,9 +12,10 @@ from apq.files.reading import (
     sealed,
     to_json,
 )
+from apq.files.shipped import own_copy, shipped
 from apq.files.whole import whole
 
 __all__ = [
-    "Document", "Schema", "Sealed", "bounded_json", "check", "parse_json", "read_json",
-    "read_toml", "sealed", "to_json", "whole",
+    "Document", "Schema", "Sealed", "bounded_json", "check", "own_copy", "parse_json", "read_json",
+    "read_toml", "sealed", "shipped", "to_json", "whole",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from apq.errors import ApqError, choose
+from apq.files import shipped
 from apq.hardware.base import CostModel, Prices
 from apq.hardware.bit_serial import BitSerial
 from apq.hardware.bitfusion import bitfusion_apq, bitfusion_ideal_dw, bitfusion_public
@@ -31,7 +32,7 @@ COST_MODELS: dict[str, Callable[[], CostModel]] = {
 
 
 def load_cost_model(name_or_path: str) -> CostModel:
-    """A simulated device by name, or a table by path (``.csv`` or ``.parquet``).
+    """A simulated device by name, or a table by path (``.csv``, ``.parquet``), also one apq has.
 
     Raises:
         ApqError: unknown model.
@@ -43,7 +44,7 @@ def load_cost_model(name_or_path: str) -> CostModel:
         roofline with the peak and bandwidth of Bit Fusion's 16x32 array (set your own)
     """
     if Path(name_or_path).suffix in (".csv", ".parquet"):
-        return LookupTable.read(Path(name_or_path))
+        return LookupTable.read(shipped(name_or_path))
     return COST_MODELS[choose(name_or_path, COST_MODELS, "cost model or table (.csv, .parquet)")]()
 
 

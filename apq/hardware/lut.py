@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.errors import SpaceError, TableError
-from apq.files import whole
+from apq.files import shipped, whole
 from apq.hardware.base import BIT_COLUMNS, CostModel, Prices, list_layers
 from apq.hardware.pricing import device_rows
 from apq.space import Space
@@ -592,7 +592,7 @@ def read_lut(path: Path | str) -> LookupTable:
         >>> table.name, sorted(table.prices)
         ('roofline', ['latency_ms'])
     """
-    return LookupTable.read(path)
+    return LookupTable.read(shipped(path))
 
 
 def build_table(space: Space, model: CostModel, command: str = "") -> LookupTable:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from apq.cost import Cost
 from apq.errors import ModelError, SamplesError
-from apq.files import bounded_json, parse_json, to_json, whole
+from apq.files import bounded_json, parse_json, shipped, to_json, whole
 from apq.files.tensors import read_tensors, require_tensors, weights_hash
 from apq.predictor import gaussian_process, network
 from apq.predictor.columns import TableFeatures
@@ -239,7 +239,7 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
     """Read a predictor.
 
     Args:
-        path: What :meth:`Predictor.save` wrote.
+        path: What :meth:`Predictor.save` wrote, or one that apq carries.
         space: Refuse a predictor of another space.
 
     Raises:
@@ -254,7 +254,7 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
         >>> accuracy.shape
         (1,)
     """
-    path = Path(path)
+    path = shipped(path)
     if not path.is_file():
         raise ModelError(f"no predictor at {path}; apq train-predictor --out {path} makes one")
     tensors, texts = read_tensors(path)

@@ -1,5 +1,5 @@
 """Write folded layers as ONNX, node by node: the file holds weights, a few dozen nodes with the
-subnet's own layer names, and little else. Needs the extra ``apq[onnx]``.
+subnet's own layer names, and little else. Needs the extra ``apq-nas[onnx]``.
 
 Three forms:
 
@@ -54,7 +54,7 @@ def require_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise ModelError("this needs onnx and onnxruntime: pip install 'apq[onnx]'") from error
+        raise ModelError("this needs onnx and onnxruntime: pip install 'apq-nas[onnx]'") from error
     return onnx
 
 

@@ -40,7 +40,7 @@ def open_session(
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise ModelError("this needs onnx and onnxruntime: pip install 'apq[onnx]'") from error
+        raise ModelError("this needs onnx and onnxruntime: pip install 'apq-nas[onnx]'") from error
     setup = ort.SessionOptions()
     setup.intra_op_num_threads = threads
     setup.log_severity_level = 3
@@ -66,7 +66,7 @@ def open_session(
 
 
 def fast(steps: Steps, otherwise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same function as ``otherwise``, through onnxruntime if it is installed (``apq[onnx]``).
+    """The same function as ``otherwise``, in onnxruntime if it is installed (``apq-nas[onnx]``).
 
     Quantized layers give the same bits, float ones the same up to rounding.
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from apq.errors import ModelError
-from apq.files import Document
+from apq.files import Document, shipped
 from apq.files.headers import Header
 from apq.files.reading import CostTable, Items, Text
 from apq.files.tensors import load_tensors, require_tensors, save_tensors, weights_hash
@@ -414,7 +414,7 @@ def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
         >>> len(supernet.mean) == supernet.network.space.in_channels
         True
     """
-    path = Path(path)
+    path = shipped(path)
     if not path.exists():
         raise ModelError(
             f"no supernet at {path}. Train one: "
