@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -209,7 +209,7 @@ class Supernet(nn.Module):
             chosen: Values of the genes by name.
         """
         module = self.get_submodule(node.name)
-        stored = self._stored(node)[: number(node.channels)]
+        stored = self.stored(node)[: number(node.channels)]
         weight = stored if is_depthwise(node) else self._inputs(node, stored, chosen)
         if isinstance(module, nn.Linear) or node.name not in self._kernels:
             return weight
@@ -260,42 +260,59 @@ class Supernet(nn.Module):
         net.train(self.training)
         return net
 
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Genes that choose channels of layers, and how many there are at most."""
+        genes = dict.fromkeys(n.channels for n in self.space.graph.layers)
+        return {gene: self._most[gene] for gene in genes if isinstance(gene, str)}
+
+    def importance(self) -> dict[str, Tensor]:
+        """L1 norm of what reads a channel, ``(channels,)`` by gene (OFA; APQ section 3.1)."""
+        return {
+            gene: sum(
+                (w.detach().abs().transpose(0, 1).flatten(1).sum(1) for _, _, w in views),
+                torch.zeros(self.widths[gene]),
+            )
+            for gene, views in ((gene, self.readers(gene)) for gene in self.widths)
+        }
+
     @torch.no_grad()
-    def sort_channels(self) -> None:
-        """Reorder the channels that a gene chooses from by falling L1 norm of what reads them.
+    def sort_channels(self, importance: Mapping[str, Tensor] | None = None) -> None:
+        """Reorder the channels that a gene chooses from by falling importance.
 
         The largest network computes the same function afterwards; prefixes now hold what matters
-        most (OFA; APQ section 3.1).
+        most.
+
+        Args:
+            importance: ``(channels,)`` by gene, as :mod:`apq.supernet.orders` measures it; None:
+                :meth:`importance`. Genes that are missing stay as they are.
         """
-        graph = self.space.graph
-        for gene in dict.fromkeys(node.channels for node in graph.layers):
-            if not isinstance(gene, str):
-                continue
-            views = [view for node in graph.layers for view in self._readers(node, gene)]
-            importance = sum(w.abs().transpose(0, 1).flatten(1).sum(1) for w in views)
-            assert isinstance(importance, Tensor)
-            order = torch.argsort(importance, descending=True, stable=True)
-            for view in views:
+        for gene, own in (self.importance() if importance is None else importance).items():
+            order = torch.argsort(own, descending=True, stable=True)
+            for _, _, view in self.readers(gene):
                 view.copy_(view[:, order])
-            for node in graph.layers:
+            for node in self.space.graph.layers:
                 if node.channels == gene:
                     state = self.get_submodule(node.name).state_dict()
                     for tensor in state.values():
                         if tensor.dim():
                             tensor.copy_(tensor[order])
 
-    def _readers(self, node: Node, gene: str) -> Iterator[Tensor]:
-        """Views of the columns of a layer's weights that read channels which a gene chooses."""
-        graph, start = self.space.graph, 0
-        if is_depthwise(node):
-            return
-        for group in graph.segments(node.inputs[0]):
-            stop = start + int(resolve(group, self._most))
-            if group == gene:
-                yield self._stored(node)[:, start:stop]
-            start = stop
+    def readers(self, gene: str) -> list[tuple[str, int, Tensor]]:
+        """Who reads the channels that a gene chooses: a layer's name, the first of its input
+        channels that are meant, and a view of the columns of its weights that read them."""
+        graph, found = self.space.graph, []
+        for node in graph.layers:
+            start = 0
+            for group in () if is_depthwise(node) else graph.segments(node.inputs[0]):
+                stop = start + int(resolve(group, self._most))
+                if group == gene:
+                    found.append((node.name, start, self.stored(node)[:, start:stop]))
+                start = stop
+        return found
 
-    def _stored(self, node: Node) -> Tensor:
+    def stored(self, node: Node) -> Tensor:
+        """All weights of a layer, at the largest width and kernel."""
         module = self.get_submodule(node.name)
         weight = (
             module.weight if isinstance(module, nn.Linear) else module.get_parameter("conv.weight")

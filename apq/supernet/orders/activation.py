@@ -1,0 +1,50 @@
+"""What a channel contributes to the layers that read it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from apq.space.graph import LAYERS, Node
+from apq.supernet.network import Supernet, largest, run_nodes
+from apq.supernet.orders.measured import Measured
+from apq.supernet.statistics import Moments
+
+
+@torch.no_grad()
+def activation(supernet: Supernet, measured: Measured) -> dict[str, Tensor]:
+    """The deviation of what a channel hands on, times the norm of the weights that read it.
+
+    Summed over the readers. As Wanda (Sun et al., ICLR 2024, arXiv:2306.11695) but with the
+    deviation in place of the norm (ours): what a cut channel had on average is made up for by
+    correcting means, so only what varies is lost.
+
+    Args:
+        supernet: Whose channels.
+        measured: Images; labels are not looked at.
+
+    Returns:
+        Importance ``(channels,)`` by gene.
+    """
+    network = supernet.subnet(largest(supernet.space)).eval()
+    readers = {gene: supernet.readers(gene) for gene in supernet.widths}
+    handed: dict[str, Moments] = {}
+
+    def run(node: Node, *inputs: Tensor) -> Tensor:
+        if node.op in LAYERS:
+            handed.setdefault(node.name, Moments()).add(inputs[0])
+        return network.run(node, *inputs)
+
+    for images, _ in measured.parts():
+        run_nodes(network.graph.nodes, images, run)
+    return {
+        gene: torch.stack(
+            [
+                handed[name].variance[start : start + weight.shape[1]].sqrt()
+                * weight.double().transpose(0, 1).flatten(1).norm(dim=1)
+                for name, start, weight in views
+            ]
+        ).sum(0)
+        for gene, views in readers.items()
+        if views
+    }

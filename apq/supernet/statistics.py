@@ -1,0 +1,78 @@
+"""Batch-norm statistics of a supernet that was not trained here: measured, the function kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from apq.space.graph import LAYERS, Node
+from apq.supernet.elastic import ConvBN
+from apq.supernet.evaluate import batches
+from apq.supernet.network import Supernet, largest, run_nodes
+
+
+class Moments:
+    """Mean and variance of every channel of a stream of tensors, merged batch by batch (Chan et
+    al., 1979), so that nothing cancels."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self._sum = torch.zeros(0)
+
+    def add(self, x: Tensor) -> None:
+        """Take in a batch ``(n, c)`` or ``(n, c, h, w)``."""
+        variance, mean = torch.var_mean(x, dim=(0, *range(2, x.dim())), correction=0)
+        count, mean = x.numel() // x.shape[1], mean.double()
+        if not self.count:
+            self.mean, self._sum = torch.zeros_like(mean), torch.zeros_like(mean)
+        step, total = mean - self.mean, self.count + count
+        self._sum = self._sum + variance * count + step.square() * (self.count * count / total)
+        self.mean = self.mean + step * (count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each channel, ``(c,)`` float64."""
+        return self._sum / self.count
+
+
+@torch.no_grad()
+def absorb_statistics(supernet: Supernet, images: Tensor, batch: int = 64) -> None:
+    """Store what the largest network's convolutions give on images as their batch norms' means and
+    variances, with gains and shifts that keep the function, to rounding (ours).
+
+    Networks whose batch norm was folded away, or never was, have statistics only in name. Once they
+    are true, recalibrating a subnet gives every channel back the mean and deviation that it has in
+    the whole network, which is how bias and batch-norm correction come about.
+
+    Args:
+        supernet: Changed in place.
+        images: Calibration images, normalised, ``(n, c, h, w)``.
+        batch: Images that go through the network at once.
+    """
+    network = supernet.subnet(largest(supernet.space)).eval()
+    given: dict[str, Moments] = {}
+
+    def run(node: Node, *inputs: Tensor) -> Tensor:
+        part = network.get_submodule(node.name) if node.op in LAYERS else None
+        if not isinstance(part, ConvBN):
+            return network.run(node, *inputs)
+        y = part.conv(inputs[0])
+        given.setdefault(node.name, Moments()).add(y)
+        out: Tensor = part.act(part.bn(y))
+        return out
+
+    for part in batches(len(images), batch):
+        run_nodes(network.graph.nodes, images[part], run)
+    for name, moments in given.items():
+        mean, variance = moments.mean, moments.variance
+        bn = supernet.get_submodule(name).get_submodule("bn")
+        assert isinstance(bn, torch.nn.BatchNorm2d)
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        gain = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
+        shift = bn.bias.double() + gain * (mean - bn.running_mean.double())
+        bn.weight.copy_(gain * (variance + bn.eps).sqrt())
+        bn.bias.copy_(shift)
+        bn.running_mean.copy_(mean)
+        bn.running_var.copy_(variance)
