@@ -62,7 +62,7 @@ def build() -> nn.Module:
     """The trained network, in eval mode."""
     network = ResNet()
     state = torch.load(os.environ["APQ_OWN_RESNET"], weights_only=True)
-    network.load_state_dict(state["model"] if "model" in state else state)
+    network.load_state_dict(state.get("model", state))
     return network.eval()
 
 

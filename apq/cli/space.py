@@ -64,7 +64,7 @@ def from_model(
     with whole(out_path) as path:
         path.write_text(to_toml(traced.space.to_dict()), encoding="utf-8")
     kept = weights or out_path.with_suffix(".safetensors")
-    save_supernet(kept, traced.supernet, {**about, "traced": model, "channels_sorted": True})
+    save_supernet(kept, traced.supernet, {**about, "traced": model, "channels_sorted": False})
     if json:
         print_json({"space": str(out_path), "supernet": str(kept), "fixed": dict(traced.kept)})
         return
@@ -72,7 +72,10 @@ def from_model(
     for layer, reason in traced.kept:
         out.print(f"  stays as it is: {layer} ({reason})")
     out.print(f"wrote {out_path} and {kept}")
-    next_step(f"apq collect --supernet {kept} --images photos/ --count 500 --out data/mine/fp32")
+    next_step(
+        f"apq train-supernet --space {out_path} --start {kept} --images photos/ --order taylor "
+        "--out data/mine/supernet.safetensors   (--epochs 0: without training)"
+    )
 
 
 @app.command("show")

@@ -33,7 +33,11 @@ def train_supernet(
     ] = None,
     epochs: Annotated[
         float,
-        typer.Option(min=0.0, help="Passes over the training images; 0 takes --start as it is."),
+        typer.Option(
+            min=0.0,
+            help="Passes over the training images; 0 takes --start as it is (a traced network: with "
+            "its channels sorted).",
+        ),
     ] = 10.0,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.1,
@@ -52,6 +56,13 @@ def train_supernet(
     phases: Annotated[
         str, typer.Option(help="Phases to go through, comma separated.")
     ] = "largest,kernel,depth,width",
+    order: Annotated[
+        str,
+        typer.Option(
+            help="Which channels narrow networks keep, measured on calibration images before widths "
+            "open: l1, activation, taylor or legr."
+        ),
+    ] = "l1",
     start: Annotated[
         list[Path] | None,
         typer.Option(help="Supernet to start from; several: the mean of their weights."),
@@ -78,6 +89,8 @@ def train_supernet(
       apq train-supernet --space cifar10 --images photos/ --epochs 40 --out data/mine/supernet.safetensors
 
       apq train-supernet --space cifar10 --images photos/ --epochs 150 --batch 256 --lr 0.2 --device cuda --precision bf16 --out data/mine/supernet.safetensors
+
+      apq train-supernet --space mine.toml --start mine.safetensors --images photos/ --epochs 0 --order taylor --out data/mine/supernet.safetensors
 
       apq train-supernet --start data/mine/supernet.safetensors --phases width --epochs 10 --lr 0.05 --average 0.75 --space cifar10 --images photos/ --out data/mine/longer.safetensors
     """
@@ -114,6 +127,7 @@ def train_supernet(
         average=average,
         seed=seed,
         phases=names,
+        order=order,
         precision=precision,
     )
     first = [load_supernet(path) for path in start or ()]

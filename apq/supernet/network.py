@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -269,12 +269,16 @@ class Supernet(nn.Module):
     def importance(self) -> dict[str, Tensor]:
         """L1 norm of what reads a channel, ``(channels,)`` by gene (OFA; APQ section 3.1)."""
         return {
-            gene: sum(
-                (w.detach().abs().transpose(0, 1).flatten(1).sum(1) for _, _, w in views),
-                torch.zeros(self.widths[gene]),
+            gene: reduce(
+                torch.add, [w.detach().abs().transpose(0, 1).flatten(1).sum(1) for w in views]
             )
-            for gene, views in ((gene, self.readers(gene)) for gene in self.widths)
+            for gene, views in self._views().items()
         }
+
+    def _views(self) -> dict[str, list[Tensor]]:
+        """Weights that read the channels of each gene; of those that something reads."""
+        found = {gene: [w for _, _, w in self.readers(gene)] for gene in self.widths}
+        return {gene: views for gene, views in found.items() if views}
 
     @torch.no_grad()
     def sort_channels(self, importance: Mapping[str, Tensor] | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,20 @@ from apq.supernet.network import (
     save_supernet,
     smallest,
 )
+from apq.supernet.orders import ORDERS, Measured, sort_channels
+from apq.supernet.statistics import absorb_statistics
 from apq.training import OnProgress, Training, autocast, find_device, sgd
 
 PHASES: tuple[tuple[str, float], ...] = (
     ("largest", 0.40), ("kernel", 0.15), ("depth", 0.15), ("width", 0.30),
 )  # fmt: skip
 """What opens when, and each phase's share of all steps. A phase keeps what earlier ones opened."""
+
+
+ORDER_IMAGES = 512
+"""Calibration images that orders of channels are measured on."""
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Recipe:
             Izmailov et al., UAI 2018, arXiv:1803.05407).
         seed: Decides initial weights, batches, augmentation and sampled subnets.
         phases: Which of PHASES to go through; their shares keep their proportions.
+        order: By what channels are sorted (:data:`apq.supernet.orders.ORDERS`), once, before the
+            first width opens; measured on calibration images.
         precision: Key of :data:`apq.training.devices.PRECISIONS`: what convolutions and matrix
             products are computed in; weights and the update stay in float32.
 
@@ -79,6 +89,7 @@ class Recipe:
     seed: int = 0
     phases: tuple[str, ...] = tuple(name for name, _ in PHASES)
     precision: str = "fp32"
+    order: str = "l1"
 
 
 def _first_steps(total: int, phases: tuple[str, ...]) -> dict[str, int]:
@@ -169,7 +180,9 @@ def train(
         checkpoint_seconds: How often to save.
         start_from: Supernets the mean of whose weights to start from (model soup, Wortsman et al.,
             ICML 2022, arXiv:2203.05482); name one twice to count it twice. Their space may differ
-            where weights do not: in strides, resolution, bits.
+            where weights do not: in strides, resolution, bits. A traced network first gets true
+            statistics (:func:`~apq.supernet.statistics.absorb_statistics`), keeps its own
+            normalisation, and has its channels sorted even if nothing is trained.
         on_progress: Called every step with steps done, all steps, and loss and accuracy so far.
         device: What to train on (:func:`apq.training.find_device`). Initial weights, batches and
             sampled subnets are the same on all.
@@ -182,15 +195,21 @@ def train(
     Raises:
         ModelError: the training diverged, or the checkpoint belongs to another training.
         SpaceError: weights of ``start_from`` do not fit the space.
-        ApqError: a phase, the precision or the device is unknown.
+        ApqError: a phase, the order, the precision or the device is unknown.
     """
     for name in recipe.phases:
         choose(name, Recipe.phases, "phase")
+    choose(recipe.order, ORDERS, "order")
     where = find_device(device)
     torch.manual_seed(recipe.seed)
     network = Supernet(space)
     if start_from:
         _start(network, start_from)
+    traced = any("traced" in file.metadata for file in start_from)
+    normalisation = images.mean, images.std
+    if traced:  # its weights expect what it was trained with
+        normalisation = start_from[0].mean, start_from[0].std
+        absorb_statistics(network, _measured(images, normalisation).images)
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     sorted_already = any(_sorted(file) for file in start_from)
     identity: dict[str, Any] = {
@@ -201,17 +220,19 @@ def train(
         network, sgd(network, recipe.lr, recipe.weight_decay), checkpoint, identity,
         {"average": dict(network.named_parameters())}, scale=recipe.precision == "fp16",
     )  # fmt: skip
-    steps = _Steps(training, images, recipe, sorted_already, on_progress)
+    steps = _Steps(training, images, recipe, sorted_already, on_progress, normalisation)
+    if traced and not steps.total:
+        steps.sort_channels()
     keep_memory()
     network.train()
     training.run(steps.total, steps.rate, steps.step, steps.after, steps.tell, checkpoint_seconds)
     network.load_state_dict(training.kept["average"], strict=False)
-    scores = _finish(network, images)
+    scores = _finish(network, images, normalisation)
     return network.cpu(), training.identity | {
-        "mean": images.mean,
-        "std": images.std,
+        "mean": normalisation[0],
+        "std": normalisation[1],
         "image_set": images.name,
-        "channels_sorted": sorted_already or (steps.total > 0 and "width" in recipe.phases),
+        "channels_sorted": sorted_already or ("width" in recipe.phases if steps.total else traced),
         "steps": steps.total,
         "cost": training.cost(),
         "validation_accuracy": scores,
@@ -228,8 +249,10 @@ class _Steps:
         recipe: Recipe,
         sorted_already: bool,
         on_progress: OnProgress | None,
+        normalisation: Normalisation,
     ) -> None:
         self.training, self.images, self.recipe = training, images, recipe
+        self.normalisation = normalisation
         self.sorted_already, self.on_progress = sorted_already, on_progress
         assert isinstance(training.model, Supernet)
         self.network = training.model
@@ -253,7 +276,7 @@ class _Steps:
         phase = phase_of(step, self.total, recipe.phases)
         before = phase_of(step - 1, self.total, recipe.phases) if step else None
         if phase == "width" != before and not self.sorted_already:
-            network.sort_channels()
+            self.sort_channels()
             self.training.optimiser.state.clear()  # momentum belongs to the old channel order
         x, y = self._batch(step, rng)
         space, top = network.space, largest(network.space)
@@ -276,6 +299,13 @@ class _Steps:
             for mean, now in ((self.loss_mean, total), (self.hit_mean, hit))
         )
         return total
+
+    def sort_channels(self) -> None:
+        """Put the channels that matter most first."""
+        data = _measured(self.images, self.normalisation)
+        where = self.data.device
+        on_device = replace(data, images=data.images.to(where), labels=data.labels.to(where))
+        sort_channels(self.network, self.recipe.order, on_device)
 
     def after(self, done: int) -> bool:
         """Average the weights."""
@@ -303,7 +333,7 @@ class _Steps:
         x, y = augment(self.data[pick], images.flip, rng), self.labels[pick]
         if recipe.cutmix and rng.random() < recipe.cutmix:
             x, y = cutmix(x, y, self.network.space.classes, rng)
-        return normalise(x, images.mean, images.std), y
+        return normalise(x, *self.normalisation), y
 
     def _logits(self, x: Tensor, candidate: Candidate) -> Tensor:
         with autocast(x.device, self.recipe.precision):
@@ -407,10 +437,16 @@ def _add_to(average: dict[str, Tensor], network: Supernet, seen: int) -> None:
             average[name].lerp_(parameter, 1 / (seen + 1))
 
 
-def _finish(network: Supernet, images: ImageSet) -> dict[str, float]:
+def _measured(images: ImageSet, normalisation: Normalisation) -> Measured:
+    """Calibration images for orders and statistics."""
+    pixels, labels = (part[:ORDER_IMAGES] for part in images.splits["calibration"])
+    return Measured(normalise(to_tensor(pixels), *normalisation), torch.from_numpy(labels))
+
+
+def _finish(network: Supernet, images: ImageSet, normalisation: Normalisation) -> dict[str, float]:
     """Set the stored statistics to the largest network's and measure both ends on validation."""
     device = next(network.parameters()).device
-    data = EvalImages.of(images, images.mean, images.std, calibration=2000).to(device)
+    data = EvalImages.of(images, *normalisation, calibration=2000).to(device)
     scores: dict[str, float] = {}
     for name, candidate in (
         ("smallest", smallest(network.space)), ("largest", largest(network.space)),

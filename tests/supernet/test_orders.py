@@ -11,13 +11,15 @@ from networks import NETWORKS, build
 from torch import Tensor, nn
 
 from apq.errors import ApqError
-from apq.supernet.evaluate import recalibrate
-from apq.supernet.network import Supernet, largest
+from apq.images import load_images
+from apq.supernet.evaluate import normalise, recalibrate, to_tensor
+from apq.supernet.network import Supernet, largest, load_supernet, save_supernet
 from apq.supernet.orders import ORDERS, Measured, sort_channels
 from apq.supernet.orders.legr import legr
 from apq.supernet.orders.measured import gates
 from apq.supernet.statistics import absorb_statistics
 from apq.supernet.trace import trace
+from apq.supernet.training import Recipe, train
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 
@@ -61,7 +63,7 @@ def test_sorting_leaves_the_whole_network_what_it_is(name, order):
 
 
 def test_an_unknown_order_is_named():
-    with pytest.raises(ApqError, match="tailor.*taylor"):
+    with pytest.raises(ApqError, match=r"tailor.*taylor"):
         sort_channels(supernet_of("vgg"), "tailor", measured())
 
 
@@ -107,3 +109,23 @@ def test_measured_statistics_keep_the_function_and_survive_recalibration(name):
     with torch.no_grad():
         found = again(data.images)
     assert float((found - before).norm() / before.norm()) < 0.02
+
+
+def test_a_start_without_training_sorts_and_keeps_function_and_normalisation(tmp_path):
+    images = load_images("digits", 8, 1, 10)
+    network = build("vgg")
+    path = tmp_path / "traced.safetensors"
+    about = {"mean": [0.3], "std": [0.4], "traced": "networks:vgg", "channels_sorted": False}
+    save_supernet(path, supernet_of("vgg"), about)
+    file = load_supernet(path)
+    made, said = train(
+        file.network.space, images, Recipe(epochs=0, order="activation"), start_from=[file]
+    )
+    assert (said["mean"], said["std"], said["channels_sorted"]) == ((0.3,), (0.4,), True)
+    x = normalise(to_tensor(images.splits["validation"][0]), (0.3,), (0.4,))
+    with torch.no_grad():
+        before, after = network(x), whole(made, x)
+    assert float((after - before).norm() / before.norm()) < 0.02  # batches have other statistics
+    data = Measured(x, torch.from_numpy(images.splits["validation"][1]))
+    own = ORDERS["activation"](made, data)["2_width"]
+    assert own[:16].sum() > own[16:].sum()

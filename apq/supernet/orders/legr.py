@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import reduce
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ to keep; share of every group that stays in any case (as LeGR's safeguard)."""
 def legr(
     supernet: Supernet, measured: Measured, population: int = 24, generations: int = 96
 ) -> dict[str, Tensor]:
-    """LeGR (Chin et al., CVPR 2020, arXiv:1904.12368): a filter counts ``alpha * |w|^2 + kappa``,
-    with ``alpha`` and ``kappa`` of its layer; filters that are tied count the sum over their layers.
+    """Filters ranked by ``alpha * |w|^2 + kappa``, with ``alpha`` and ``kappa`` of their layer.
+
+    LeGR (Chin et al., CVPR 2020, arXiv:1904.12368); tied filters count the sum over their layers.
 
     Regularised evolution learns the numbers: fitness is the loss on the calibration images when the
     lowest half of all channels, ranked together, is gated to zero. What is ours: no training step
@@ -47,7 +49,7 @@ class _Ranking:
 
     def __init__(self, supernet: Supernet, measured: Measured) -> None:
         self._network = supernet.subnet(largest(supernet.space)).eval()
-        self._widths, self._measured = supernet.widths, measured
+        self._measured = measured
         self._norms: dict[str, Tensor] = {}
         self._layers: dict[str, list[str]] = {gene: [] for gene in supernet.widths}
         for node in supernet.space.graph.layers:
@@ -88,12 +90,9 @@ class _Ranking:
     def _importance(self, numbers: NDArray[np.float64]) -> dict[str, Tensor]:
         place = {name: i for i, name in enumerate(self._norms)}
         return {
-            gene: sum(
-                (
-                    self._norms[name] * numbers[0, place[name]] + numbers[1, place[name]]
-                    for name in names
-                ),
-                torch.zeros(self._widths[gene]),
+            gene: reduce(
+                torch.add,
+                [self._norms[n] * numbers[0, place[n]] + numbers[1, place[n]] for n in names],
             )
             for gene, names in self._layers.items()
         }

@@ -28,7 +28,7 @@ def taylor(supernet: Supernet, measured: Measured) -> dict[str, Tensor]:
     for images, labels in measured.parts():
         with torch.enable_grad():
             own = {
-                g: torch.ones(len(images), n, requires_grad=True)
+                g: images.new_ones(len(images), n).requires_grad_()
                 for g, n in supernet.widths.items()
             }
             of = {
@@ -40,5 +40,5 @@ def taylor(supernet: Supernet, measured: Measured) -> dict[str, Tensor]:
             slopes = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
         for gene, slope in zip(own, slopes, strict=True):
             if slope is not None:
-                found[gene] += slope.double().square().sum(0)
+                found[gene] += slope.square().sum(0).double().cpu()
     return {gene: total / len(measured.labels) for gene, total in found.items()}
