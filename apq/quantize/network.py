@@ -27,7 +27,7 @@ from apq.quantize.schemes import find_scheme
 from apq.quantize.uniform import Uniform, UniformActivations
 from apq.space.graph import LAYERS, Graph, Node, number
 from apq.supernet.depthwise import depthwise
-from apq.supernet.elastic import ACTIVATIONS, resized
+from apq.supernet.elastic import ACTIVATIONS, convolve, resized
 from apq.supernet.network import Network, activated, attach, combine, run_nodes
 
 FACTORS = Rounding(1 / 255, 0, 255, 8)
@@ -77,7 +77,7 @@ class QuantizedConv(nn.Module):
         if 1 < c.groups == c.out_channels:
             y = depthwise(x, weight, int(c.stride[0]))
         else:
-            y = F.conv2d(x, weight, None, c.stride, c.padding, 1, c.groups)
+            y = convolve(x, weight, None, int(c.stride[0]), c.groups)
         out: Tensor = self.act(self.bn(y))
         return out
 

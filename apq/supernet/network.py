@@ -24,7 +24,15 @@ from apq.space.graph import LAYERS, Graph, Node, number, resolve, walk
 from apq.space.graph import depthwise as is_depthwise
 from apq.space.schema import SpaceField
 from apq.supernet.depthwise import depthwise
-from apq.supernet.elastic import ACTIVATIONS, ConvBN, resized, shrink, slice_norm, transforms
+from apq.supernet.elastic import (
+    ACTIVATIONS,
+    ConvBN,
+    convolve,
+    resized,
+    shrink,
+    slice_norm,
+    transforms,
+)
 from apq.version import __version__
 
 
@@ -194,9 +202,7 @@ class Supernet(nn.Module):
         if is_depthwise(node):
             y = depthwise(x, weight, node.stride)
         else:
-            y = F.conv2d(
-                x, weight, None, node.stride, weight.shape[-1] // 2, 1, number(node.groups)
-            )
+            y = convolve(x, weight, None, node.stride, number(node.groups))
         out: Tensor = module.act(slice_norm(y, module.bn, len(weight)))
         return out
 

@@ -439,8 +439,9 @@ def _add_to(average: dict[str, Tensor], network: Supernet, seen: int) -> None:
 
 def _measured(images: ImageSet, normalisation: Normalisation) -> Measured:
     """Calibration images for orders and statistics."""
-    pixels, labels = (part[:ORDER_IMAGES] for part in images.splits["calibration"])
-    return Measured(normalise(to_tensor(pixels), *normalisation), torch.from_numpy(labels))
+    pixels, labels = images.splits["calibration"]
+    x = normalise(to_tensor(pixels[:ORDER_IMAGES]), *normalisation)
+    return Measured(x, torch.from_numpy(labels[:ORDER_IMAGES]))
 
 
 def _finish(network: Supernet, images: ImageSet, normalisation: Normalisation) -> dict[str, float]:
