@@ -20,7 +20,8 @@ def export(
         typer.Option(
             "--format",
             help="onnx (QuantizeLinear pairs, int4/int8 weights), onnx-integer (same bits on every "
-            "runtime, slow), qonnx (FINN, hls4ml), torch (plain module).",
+            "runtime, slow), qonnx (FINN, hls4ml), torch (plain module), tflite (LiteRT: int8 "
+            "activations, int8/int4 weights), c (the same as C source for microcontrollers).",
         ),
     ] = "onnx",
     out_path: Annotated[
@@ -45,17 +46,26 @@ def export(
             show_default=False,
         ),
     ] = None,
+    whole_bytes: Annotated[
+        bool,
+        typer.Option(
+            "--whole-bytes",
+            help="TFLite: weights of 4 bits or fewer in bytes, which LiteRT's XNNPACK computes exactly.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a fine-tuned model in a form that others run, its weights in as few bits as they need.
 
-    Examples:
+      Examples:
 
-      apq export --model runs/search/model.safetensors --format onnx
+        apq export --model runs/search/model.safetensors --format onnx
 
-      apq export --model runs/search/model.safetensors --format qonnx --out for-finn.qonnx.onnx
+        apq export --model runs/search/model.safetensors --format qonnx --out for-finn.qonnx.onnx
 
-      apq export --model runs/search/model.safetensors --opset 21 --dynamic-batch --out server.onnx
+        apq export --model runs/search/model.safetensors --format tflite
+
+    apq export --model runs/search/model.safetensors --opset 21 --dynamic-batch --out server.onnx
     """
     from dataclasses import asdict
 
@@ -68,7 +78,9 @@ def export(
     if dynamic_batch and batch != 1:
         raise typer.BadParameter("--batch fixes what --dynamic-batch leaves open; give one")
     path = out_path or model.with_name(model.stem + FORMATS[form])
-    made = write(load_model(model), path, form, int2, None if dynamic_batch else batch, opset)
+    made = write(
+        load_model(model), path, form, int2, None if dynamic_batch else batch, opset, whole_bytes
+    )
     if json:
         print_json(asdict(made) | {"path": path.as_posix()})
     else:
@@ -79,4 +91,12 @@ def export(
         )
         if form == "torch":
             out.print(f"loads with {path.with_name(path.stem.replace('.', '_') + '.py')} and torch")
+        if made.micro:
+            out.print(f"operators: {', '.join(made.micro.operators)}")
+            out.print(f"tensors alive at once: {made.micro.arena_bytes:,} bytes at most")
+            if made.micro.coarse_bias:
+                out.print(
+                    f"biases are rounded by up to {made.micro.coarse_bias:.2f} steps of their "
+                    "layer's output; with --whole-bytes they are those of evaluation"
+                )
     next_step(f"apq verify --model {model} --file {path}")

@@ -31,7 +31,10 @@ def verify(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="onnxruntime session option, e.g. session.disable_quant_qdq=1."),
+        typer.Option(
+            help="onnxruntime session option, e.g. session.disable_quant_qdq=1; TFLite: "
+            "kernels=xnnpack, builtin or reference."
+        ),
     ] = None,
     lut: Annotated[
         str | None,
@@ -104,10 +107,15 @@ def _table(path: Path, result: object, priced_ms: float | None) -> None:
     out.print(table)
     out.print(
         f"{r.images:,} test images: same class on {r.agreement:.2%}, largest logit difference "
-        f"{r.max_difference:.2g}, more than 1e-4 on {r.differing:.2%}"
+        f"{r.max_difference:.2g}, more than {r.tolerance:.2g} on {r.differing:.2%}"
     )
     if r.kernels is not None:
         out.print(f"kernels: {r.kernels}")
+    if r.differing and path.suffix in (".tflite", ".c"):
+        out.print(
+            "LiteRT's built-in kernels round twice; XNNPACK, which runs no 4-bit convolution, is "
+            "exact: apq export --format tflite --whole-bytes"
+        )
     if r.differing and path.suffix == ".onnx":
         out.print(
             "this runtime does not fuse or rounds differently: apq export --format onnx-integer "

@@ -28,6 +28,8 @@ FORMATS = {
     "onnx-integer": ".integer.onnx",
     "qonnx": ".qonnx.onnx",
     "torch": ".plain.safetensors",
+    "tflite": ".tflite",
+    "c": ".tflite.c",
 }
 """Name of each format and the suffix its files get."""
 
@@ -52,6 +54,24 @@ class Export:
     promised_bytes: int
     weight_bytes: int
     opset: int | None
+    micro: Micro | None = None
+
+
+@dataclass(frozen=True)
+class Micro:
+    """What a TFLite file asks of its runtime, and where it rounds.
+
+    Attributes:
+        operators: What a TFLite Micro resolver must register.
+        arena_bytes: Tensors alive at once at most: what TFLite Micro's arena holds beside the
+            interpreter's own structures.
+        coarse_bias: Largest rounding of a bias, in steps of its layer's output; 0: biases are those
+            of evaluation.
+    """
+
+    operators: tuple[str, ...]
+    arena_bytes: int
+    coarse_bias: float
 
 
 def export(
@@ -61,13 +81,16 @@ def export(
     int2: bool = False,
     batch: int | None = 1,
     opset: int | None = None,
+    whole_bytes: bool = False,
 ) -> Export:
     """Write ``model`` to ``path``, whole or not at all.
 
     ``onnx``: QuantizeLinear/DequantizeLinear pairs, which runtimes fuse into integer kernels;
     ``onnx-integer``: integer sums spelled out, the same bits on every runtime, slow; ``qonnx``:
     Quant nodes for FINN and hls4ml; ``torch``: packed weights and, beside them, a Python file that
-    loads them with torch alone. See :mod:`apq.runtime.onnx_graph`.
+    loads them with torch alone; ``tflite``: integers for LiteRT and TFLite Micro, weights of four
+    bits or fewer in halves of bytes; ``c``: the same as a C array. See
+    :mod:`apq.runtime.onnx_graph` and :mod:`apq.runtime.tflite_graph`.
 
     Args:
         model: From :func:`apq.deploy.finetune.finetune_candidate`, or
@@ -78,6 +101,7 @@ def export(
         batch: ONNX: fixed batch size. None: any number of images, the dimension is named "batch".
         opset: ONNX: version of the operators, from the smallest that has what the file uses to
             the newest the onnx package knows. None: the smallest, which most runtimes read.
+        whole_bytes: TFLite: weights of four bits or fewer in bytes, for kernels that are exact.
 
     Raises:
         ApqError: unknown format, a package is missing, the format cannot express a layer, or the
@@ -95,15 +119,20 @@ def export(
     """
     path = Path(path)
     choose(form, FORMATS, "format")
-    if form == "torch" and opset is not None:
-        raise ModelError("--opset is for ONNX files: a torch file has no operators")
-    steps = fold(model.network)
-    if form == "torch":
+    if opset is not None and form in ("torch", "tflite", "c"):
+        raise ModelError(f"--opset is for ONNX files: a {form} file has no operators of that kind")
+    steps, micro = fold(model.network), None
+    if form in ("tflite", "c"):
+        weight_bytes, micro, used = (
+            *_write_tflite(steps, path, model, form, batch, whole_bytes),
+            None,
+        )
+    elif form == "torch":
         weight_bytes, used = _write_torch(steps, path, about(model)), None
     else:
         weight_bytes, used = _write_onnx(steps, path, model, form, int2, batch, opset)
     promised = size_bytes(model.network)
-    return Export(path, form, path.stat().st_size, promised, weight_bytes, used)
+    return Export(path, form, path.stat().st_size, promised, weight_bytes, used, micro)
 
 
 def about(model: Model) -> dict[str, Any]:
@@ -144,6 +173,27 @@ def _write_onnx(
         raise ModelError(f"cannot write {path}: {error}") from error
     weights = (t for t in built.graph.initializer if not t.name.startswith("zeros"))
     return sum(len(t.raw_data) for t in weights), built.opset_import[0].version
+
+
+def _write_tflite(
+    steps: Steps, path: Path, model: Model, form: str, batch: int | None, whole_bytes: bool
+) -> tuple[int, Micro]:
+    """Write the flatbuffer, or the C source of its bytes; bytes of its weights, and its needs."""
+    from apq.deploy.micro import c_source
+    from apq.runtime.tflite_graph import tflite_model
+
+    if batch is None:
+        raise ModelError("a TFLite file has a fixed batch; leave out --dynamic-batch, give --batch")
+    side = number(model.space.graph_of(model.candidate).side)
+    shape = (batch, model.space.in_channels, side, side)
+    made = tflite_model(steps, shape, about(model), whole_bytes=whole_bytes)
+    text = form == "c"
+    try:
+        with whole(path) as partial:
+            partial.write_bytes(c_source(made).encode() if text else made.data)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error}") from error
+    return made.weight_bytes, Micro(made.operators, made.arena_bytes, made.coarse_bias)
 
 
 def _write_torch(steps: Steps, path: Path, told: dict[str, Any]) -> int:

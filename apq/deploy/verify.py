@@ -97,7 +97,7 @@ class Verification:
     Attributes:
         images: How many test images were run.
         max_difference: Largest difference of any logit.
-        differing: Share of images with a logit more than 1e-4 off.
+        differing: Share of images with a logit more than ``tolerance`` off.
         agreement: Share of images with the same predicted class.
         accuracy, model_accuracy: On those images: the file's, and the torch model's.
         latency_ms: 10th percentile and median of one inference at the file's batch size, one
@@ -105,6 +105,8 @@ class Verification:
         file_bytes, promised_bytes: Size of the file, and of the weights at their bits.
         predicted: What the search said: accuracy, spread, costs by metric.
         kernels: What the file ran with. None: it did not run on onnxruntime alone.
+        tolerance: What logits may be off before an image counts as differing: 1e-4, or the step of
+            a file's logits where these are integers.
     """
 
     images: int
@@ -118,6 +120,7 @@ class Verification:
     promised_bytes: int
     predicted: dict[str, float]
     kernels: Kernels | None
+    tolerance: float = 1e-4
 
 
 def verify(
@@ -135,7 +138,8 @@ def verify(
         file: Result of :func:`apq.deploy.export.export`, any format.
         images: Image set; its test split is used.
         limit: Use the first so many test images (default: all).
-        options: Session options for onnxruntime, e.g. ``{"session.disable_quant_qdq": "1"}``.
+        options: Session options for onnxruntime, e.g. ``{"session.disable_quant_qdq": "1"}``; for a
+            TFLite file ``kernels``, one of :data:`apq.runtime.litert.KERNELS`.
         on_progress: Called per batch with images done and the largest difference so far.
 
     Raises:
@@ -155,6 +159,7 @@ def verify(
     pixels, labels = pixels[:limit], labels[:limit]
     count, side = len(labels), number(model.space.graph_of(model.candidate).side)
     model.network.eval()
+    tolerance = max(1e-4, getattr(runner, "step", 0.0))
     worst, off, same, right, model_right = 0.0, 0, 0, 0, 0
     for part in batches(count, 250):
         x = normalise(to_tensor(pixels[part]), model.mean, model.std)
@@ -165,7 +170,7 @@ def verify(
         difference = (got - want).abs().amax(dim=1)
         y = torch.from_numpy(labels[part])
         worst = max(worst, float(difference.max()))
-        off += int((difference > 1e-4).sum())
+        off += int((difference > tolerance).sum())
         same += int((got.argmax(1) == want.argmax(1)).sum())
         right += int((got.argmax(1) == y).sum())
         model_right += int((want.argmax(1) == y).sum())
@@ -184,7 +189,10 @@ def verify(
     return Verification(
         count, worst, off / count, same / count, right / count, model_right / count,
         _latency(runner, shape) if shape else None, file.stat().st_size, size_bytes(model.network),
-        predicted, kernels_here(options or {}, model.scheme != FP32) if shape else None,
+        predicted,
+        kernels_here(options or {}, model.scheme != FP32)
+        if shape and file.suffix == ".onnx" else None,
+        tolerance,
     )  # fmt: skip
 
 
@@ -202,7 +210,22 @@ def open_file(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[int
         return _plain(file), None
     if file.name.endswith(".qonnx.onnx"):
         return _qonnx(file), None
+    if file.suffix in (".tflite", ".c"):
+        return _tflite(file, options)
     return open_session(file, options)
+
+
+def _tflite(file: Path, options: Mapping[str, str]) -> tuple[Runner, tuple[int, ...]]:
+    from apq.deploy.micro import bytes_of
+    from apq.runtime.litert import open_litert
+
+    others = sorted(set(options) - {"kernels"})
+    if others:
+        raise ModelError(f"--option {others[0]}: a TFLite file has only kernels=xnnpack|builtin")
+    held: Path | bytes = file
+    if file.suffix == ".c":
+        held = bytes_of(file.read_text(encoding="utf-8", errors="replace"), str(file))
+    return open_litert(held, options.get("kernels", "xnnpack"))
 
 
 def _plain(file: Path) -> Runner:
