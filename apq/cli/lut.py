@@ -78,6 +78,32 @@ def _require_same_table(path: Path, table: LookupTable) -> None:
         raise TableError(f"{path} is the table of another space or device:\n{both}\n{mend}")
 
 
+def _require_own_table(path: Path, device: str, space: str) -> None:
+    """Refuse to measure into a file that is no table of this device and space.
+
+    Raises:
+        TableError: it is not; says whose it is.
+    """
+    from apq.errors import TableError
+    from apq.hardware import LookupTable
+
+    if not path.exists():
+        return
+    try:
+        older = LookupTable.read(path)
+    except TableError as error:
+        raise TableError(
+            f"{path} exists and is no table as apq writes it: {error}\n"
+            "Give another --out, or --force to overwrite it."
+        ) from None
+    there = older.header.get("space", "(not stated)")
+    if (older.name, " ".join(there.split())) != (device, space):
+        raise TableError(
+            f"{path} is the table of device {older.name!r}, space {there!r}, not of {device!r}, "
+            f"{space!r}. Give another --out, or --force to overwrite it."
+        )
+
+
 @app.command(
     epilog="Examples:\n\n"
     "  apq lut build --model bitfusion-apq --space cifar10 --out lut/bitfusion-apq-cifar10.csv\n\n"
@@ -151,6 +177,9 @@ def import_table(
         float, typer.Option(help="Clock, for latency in cycles.", show_default=False)
     ] = 0.0,
     encoding: Annotated[str, typer.Option(help="Of a CSV.")] = "utf-8",
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a table of another device or source.")
+    ] = False,
 ) -> None:
     """Turn somebody else's table into one apq can search with; refuse what is not clear.
 
@@ -182,6 +211,8 @@ def import_table(
         source=source or table.source,
         header={**table.header, "command": _command()},
     )
+    if not force:
+        _require_same_table(to, table)
     table.write(to)
     out.print(f"imported {len(table.layers):,} rows of {table.name} ({', '.join(table.prices)})")
     out.print(f"wrote {to}")
@@ -388,7 +419,9 @@ def calibrate(
     space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
     fit_on: Annotated[int, typer.Option(min=2, help="Networks used for the fit.")] = 10,
     limit: Annotated[float, typer.Option(min=0, help="Largest held-out error allowed.")] = 0.10,
-    force: Annotated[bool, typer.Option("--force", help="Write it whatever the error.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write it whatever the error, over any table.")
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Decides which networks are used for the fit.")
     ] = 0,
@@ -405,6 +438,8 @@ def calibrate(
     chosen = load_space(space)
     genes, measured = read_networks(networks, chosen)
     result = fit(read_lut(lut), chosen, genes, measured, fit_on, seed, limit, force)
+    if not force:
+        _require_same_table(to, result.table)
     result.table.write(to)
     if json:
         print_json(
@@ -429,6 +464,7 @@ def calibrate(
     epilog="Examples:\n\n"
     "  apq lut measure --precision int8 --space cifar10\n\n"
     "  apq lut measure --runtime openvino --precision fp32 --rounds 10\n\n"
+    "  apq lut measure --runtime vela --accelerator ethos-u55-128\n\n"
     "  apq lut measure --prepare --precision fp32 --folder phone   then, on the device: "
     "python phone/measure.py\n\n"
     "  apq lut measure --import --folder phone --device phone --out lut/phone-cifar10.csv",
@@ -443,7 +479,12 @@ def measure(
     ] = None,
     space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
     precision: Annotated[str, typer.Option(help="fp32 or int8, as the runtime runs it.")] = "int8",
-    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option(help="onnxruntime, openvino, litert or vela.")] = (
+        "onnxruntime"
+    ),
+    accelerator: Annotated[
+        str, typer.Option(help="vela: ethos-u55-32 to -256, ethos-u65-256 or -512.")
+    ] = "ethos-u55-128",
     granularity: Annotated[
         str, typer.Option(help="block, or layer (wrong where fused).")
     ] = "block",
@@ -451,7 +492,9 @@ def measure(
     fit_on: Annotated[int, typer.Option(min=2, help="Networks used for the correction.")] = 10,
     rounds: Annotated[int, typer.Option(min=2, help="How often every model is timed.")] = 6,
     limit: Annotated[float, typer.Option(min=0, help="Largest held-out error allowed.")] = 0.10,
-    force: Annotated[bool, typer.Option("--force", help="Write it whatever the error.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write it whatever the error, over any table.")
+    ] = False,
     only_prepare: Annotated[
         bool, typer.Option("--prepare", help="Only write the folder, for another device.")
     ] = False,
@@ -479,6 +522,7 @@ def measure(
     from apq.deploy.graphs import BITS
     from apq.deploy.kernels import read_kernels
     from apq.deploy.timing import RUNTIMES, time_folder
+    from apq.deploy.vela import compile_folder
     from apq.errors import choose
     from apq.files import to_json
     from apq.hardware.calibration import calibrate as fit
@@ -488,14 +532,19 @@ def measure(
     if only_prepare and only_import:
         raise typer.BadParameter("--prepare and --import are two ends of one way; give one")
     watch = Stopwatch()
-    choose(runtime, RUNTIMES, "runtime")
+    choose(runtime, (*RUNTIMES, "vela"), "runtime")
     choose(precision, BITS, "precision")
     choose(granularity, ("block", "layer"), "granularity")
-    name = device or f"host-{runtime}-{precision}"
+    made_for = accelerator if runtime == "vela" else f"host-{runtime}-{precision}"
+    name = device or made_for
     chosen = load_space(space)
     folder = folder or Path("runs") / f"{name}-{chosen.name}"
+    path = to or Path("lut") / f"{name}-{chosen.name}.csv"
+    if not force:
+        _require_own_table(path, name, f"{chosen.name} {chosen.fingerprint}")
     if not only_import:
-        require_onnx()
+        if runtime not in measuring.OF_TFLITE:
+            require_onnx()
         kind: Any = precision
         if not only_prepare:
             measuring.require_runtime(runtime)
@@ -510,8 +559,13 @@ def measure(
             return
         err.print(f"{folder}: {total:,} models, {rounds} rounds each on {runtime}, {precision}")
         with live_line("timing") as report:
-            time_folder(folder, rounds, on_progress=report)
+            if runtime == "vela":
+                compile_folder(folder, accelerator, report)
+            else:
+                time_folder(folder, rounds, on_progress=report)
         source = source or f"{measuring.describe_host(runtime)}, {precision}"
+        if runtime == "vela":
+            source = f"{source.partition(' on ')[0]}: estimated by Arm's compiler for {accelerator}"
     found = measuring.finish(folder, name, source)
     about = {"command": _command(), "cost": to_json(watch.cost())}
     found = replace(found, table=replace(found.table, header={**found.table.header, **about}))
@@ -523,7 +577,10 @@ def measure(
     result = fit(
         found.table, found.space, found.genes, found.latency_ms, fit_on, seed, limit, force
     )
-    path = to or Path("lut") / f"{name}-{found.space.name}.csv"
+    if to is None and found.space != chosen:
+        path = Path("lut") / f"{name}-{found.space.name}.csv"
+    if not force:
+        _require_own_table(path, name, found.table.header["space"])
     result.table.write(path)
     if json:
         print_json(

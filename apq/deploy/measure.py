@@ -39,6 +39,9 @@ from apq.space.layer import LAYER_DTYPE, LayerArray, to_layer
 from apq.space.schema import SpaceField
 from apq.version import __version__
 
+OF_TFLITE = {"litert": "ai_edge_litert", "vela": "ethosu.vela"}
+"""Runtimes that take TFLite files, and the Python packages they are."""
+
 
 def what_to_measure(space: Space, precision: Precision, granularity: str) -> LayerArray:
     """Distinct blocks (or layers) of a space at the width the runtime really uses, shape (n,).
@@ -101,6 +104,8 @@ def prepare(
         "seed": seed,
         "apq": __version__,
     }
+    if runtime in OF_TFLITE and precision != "int8":
+        raise TableError(f"{runtime} is measured with TFLite files of integers: --precision int8")
     layers = what_to_measure(space, precision, granularity)
     genes = random_networks(space, networks, seed)
     total = len(layers) + len(genes) + 1
@@ -112,19 +117,15 @@ def prepare(
                 + side_by_side(held, told, ("in the folder", "asked for"))
                 + "\nAsk for the same, give another --folder, or remove this one."
             )
-        _add_probe(folder, precision)  # which folders of earlier versions lack
+        _add_probe(folder, precision, runtime)  # which folders of earlier versions lack
         return total
-    files: dict[str, Callable[[], bytes]] = {"empty": empty_model}
-    for i, row in enumerate(layers):
-        files[f"layer{i:05d}"] = partial(layer_model, to_layer(row), precision, i)
-    for i, row in enumerate(genes):
-        files[f"network{i:04d}"] = partial(network_model, space, space.build(row), precision, i)
+    files = _models(space, layers, genes, precision, runtime)
     try:
         (folder / "models").mkdir(parents=True, exist_ok=True)
         for name, make in files.items():
-            (folder / "models" / f"{name}.onnx").write_bytes(make())
+            (folder / "models" / name).write_bytes(make())
         shutil.copyfile(timing.__file__, folder / "measure.py")
-        _add_probe(folder, precision)
+        _add_probe(folder, precision, runtime)
         with whole(folder / "folder.json") as part:
             part.write_text(json.dumps(told, indent=1), encoding="utf-8")
     except OSError as error:
@@ -132,10 +133,32 @@ def prepare(
     return total
 
 
-def _add_probe(folder: Path, precision: Precision) -> None:
+def _models(
+    space: Space, layers: LayerArray, genes: Genes, precision: Precision, runtime: str
+) -> dict[str, Callable[[], bytes]]:
+    """What makes each file of a folder, by its name."""
+    if runtime not in OF_TFLITE:
+        found: dict[str, Callable[[], bytes]] = {"empty.onnx": empty_model}
+        for i, row in enumerate(layers):
+            found[f"layer{i:05d}.onnx"] = partial(layer_model, to_layer(row), precision, i)
+        for i, row in enumerate(genes):
+            made = partial(network_model, space, space.build(row), precision, i)
+            found[f"network{i:04d}.onnx"] = made
+        return found
+    from apq.deploy.tflite_graphs import empty_tflite, layer_tflite, network_tflite
+
+    found = {"empty.tflite": empty_tflite}
+    for i, row in enumerate(layers):
+        found[f"layer{i:05d}.tflite"] = partial(layer_tflite, to_layer(row), i)
+    for i, row in enumerate(genes):
+        found[f"network{i:04d}.tflite"] = partial(network_tflite, space, space.build(row), i)
+    return found
+
+
+def _add_probe(folder: Path, precision: Precision, runtime: str) -> None:
     """Write ``kernels.onnx`` for 8-bit models, beside their folder: those in it are all timed."""
     path = folder / "kernels.onnx"
-    if precision != "int8" or path.exists():
+    if precision != "int8" or runtime in OF_TFLITE or path.exists():
         return
     try:
         path.write_bytes(probe_model())
@@ -152,7 +175,7 @@ class FolderTable(Document):
 
     space: SpaceField
     precision: Precision
-    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    runtime: Literal["onnxruntime", "openvino", "litert", "vela"] = "onnxruntime"
     granularity: Literal["layer", "block"]
     networks: Annotated[int, Field(ge=0, le=MOST_ROWS)]
     seed: Count
@@ -274,7 +297,8 @@ def require_runtime(runtime: str) -> None:
     Raises:
         ModelError: it is not installed; says how to install it.
     """
-    if importlib.util.find_spec(runtime) is None:
+    package = OF_TFLITE.get(runtime, runtime)
+    if importlib.util.find_spec(package.split(".")[0]) is None:
         extra = "onnx" if runtime == "onnxruntime" else runtime
         raise ModelError(f"this needs {runtime}: pip install 'apq-nas[{extra}]'")
 
@@ -288,4 +312,5 @@ def describe_host(runtime: str = "onnxruntime") -> str:
             if line.startswith("model name"):
                 cpu = line.partition(":")[2].strip()
                 break
-    return f"{runtime} {importlib.metadata.version(runtime)} on {cpu}, 1 thread"
+    named = {"litert": "ai-edge-litert", "vela": "ethos-u-vela"}.get(runtime, runtime)
+    return f"{runtime} {importlib.metadata.version(named)} on {cpu}, 1 thread"

@@ -1,4 +1,4 @@
-"""Time the ONNX models of a folder on this device. Needs only numpy and the runtime.
+"""Time the ONNX or TFLite models of a folder on this device. Needs only numpy and the runtime.
 
     python measure.py [FOLDER] [--rounds 6] [--runs 25] [--threads 1]
 
@@ -77,9 +77,22 @@ def open_openvino(path: Path, threads: int) -> Inference:
     return lambda: request.infer(feed, share_inputs=True)
 
 
+def open_litert(path: Path, threads: int) -> Inference:
+    """A TFLite model on LiteRT, its default kernels (XNNPACK where it has them)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    for entry in interpreter.get_input_details():
+        codes = random_input(entry["shape"], real=False).astype(entry["dtype"])
+        interpreter.set_tensor(entry["index"], codes)
+    return lambda: interpreter.invoke()
+
+
 RUNTIMES: dict[str, Callable[[Path, int], Inference]] = {
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
+    "litert": open_litert,
 }
 """What can run the models: opens a file with a number of threads."""
 
@@ -110,7 +123,8 @@ def processor_features(told: str) -> dict[str, bool]:
 def describe_kernels(runtime: str, threads: int, products: str | None) -> dict[str, Any]:
     """An entry of kernels.json: runtime and version, threads, how products were added ("exact",
     "saturating", None: not asked), and features of the processor."""
-    version = getattr(sys.modules.get(runtime), "__version__", "")
+    module = sys.modules.get("ai_edge_litert" if runtime == "litert" else runtime)
+    version = getattr(module, "__version__", "")
     info = Path("/proc/cpuinfo")
     return {
         "runtime": f"{runtime} {version}".strip(),
@@ -179,9 +193,10 @@ def time_folder(
     threads: int = 1,
     on_progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> None:
-    """Time every ``models/*.onnx`` that timings.csv lacks, on the folder's runtime, and note in
+    """Time every model of ``models/`` that timings.csv lacks, on the folder's runtime, and note in
     kernels.json what they were timed with."""
-    models = sorted((folder / "models").glob("*.onnx"))
+    found = (folder / "models").glob("*")
+    models = sorted(path for path in found if path.suffix in (".onnx", ".tflite"))
     if not models:
         raise FileNotFoundError(f"no models in {folder / 'models'}")
     done, runtime = read_timings(folder), folder_runtime(folder)

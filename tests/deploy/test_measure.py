@@ -296,7 +296,7 @@ def test_a_folder_is_timed_on_its_own_runtime(tmp_path, tiny_space, monkeypatch)
 def test_a_runtime_that_is_not_installed_says_how(monkeypatch, tiny_space, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for runtime, extra in (("openvino", "openvino"), ("onnxruntime", "onnx")):
-        with pytest.raises(ModelError, match=rf"pip install 'apq\[{extra}\]'"):
+        with pytest.raises(ModelError, match=rf"pip install 'apq-nas\[{extra}\]'"):
             require_runtime(runtime)
     (tmp_path / "file").write_text("")
     with pytest.raises(TableError, match="cannot write"):
