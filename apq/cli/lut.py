@@ -156,11 +156,20 @@ def build(
     "--space cifar10 --out lut/mine-cifar10.csv",
 )
 def import_table(
-    file: Annotated[Path, typer.Argument(help="The table to import.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="The table to import; of profiles, one file or several runs."),
+    ],
     to: Annotated[Path, typer.Option("--out", help="Where to write (.csv or .parquet).")],
     kind: Annotated[
-        str, typer.Option("--format", help="columns (CSV or Parquet), apq-json or haq-npy.")
-    ] = "columns",
+        str,
+        typer.Option(
+            "--format",
+            help="columns (CSV or Parquet), apq-json, haq-npy, or a device tool's profile: litert, "
+            "onnxruntime, vela, trtexec, openvino, executorch, st, aihub. Default: by content.",
+            show_default=False,
+        ),
+    ] = "",
     column: Annotated[
         list[str] | None, typer.Option(help="OURS=THEIRS: what a column is called in the file.")
     ] = None,
@@ -191,14 +200,21 @@ def import_table(
     """
     from dataclasses import replace
 
-    from apq.errors import choose
+    from apq.errors import TableError, choose
     from apq.hardware import importing
+    from apq.hardware.profiles import PROFILES, import_profiles, kind_of
     from apq.space import load_space
 
     columns, units = _pairs(column, "--column"), _pairs(unit, "--unit")
     constants = _pairs(constant, "--set")
-    choose(kind, ("columns", "apq-json", "haq-npy"), "format")
-    if kind == "apq-json":
+    file = files[0]
+    kind = kind or kind_of(file) or "columns"
+    choose(kind, ("columns", "apq-json", "haq-npy", *PROFILES), "format")
+    if len(files) > 1 and kind not in PROFILES:
+        raise TableError(f"several files are runs of a profile; {kind} takes one")
+    if kind in PROFILES:
+        table = import_profiles(files, kind, frequency_mhz)
+    elif kind == "apq-json":
         table = importing.import_apq_json(file)
     elif kind == "haq-npy":
         table = importing.import_haq_npy(file, frequency_mhz)
@@ -214,9 +230,41 @@ def import_table(
     if not force:
         _require_same_table(to, table)
     table.write(to)
+    for told in ("profile", "noise", "unmatched"):
+        if kind in PROFILES and told in table.header:
+            out.print(f"{told}  {table.header[told]}", markup=False)
     out.print(f"imported {len(table.layers):,} rows of {table.name} ({', '.join(table.prices)})")
     out.print(f"wrote {to}")
     next_step(f"apq lut show {to}" + (f" --space {space}" if space else ""))
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  apq lut probe --space cifar10 --out phone\n\n"
+    "  apq lut import phone-profiles/*.csv --out lut/phone-cifar10.csv",
+)
+def probe(
+    to: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    granularity: Annotated[str, typer.Option(help="block, or layer.")] = "block",
+    form: Annotated[
+        str, typer.Option("--format", help="tflite, onnx or both; all of 8 bits.")
+    ] = "both",
+) -> None:
+    """Write one small model per distinct block or layer of a space, for a device's own profiler.
+
+    Models, their nodes and tensors are named by their table key, so that what any tool writes can
+    be joined: apq lut import. A page in the folder says what to run.
+    """
+    from apq.deploy.probe import write_probes
+    from apq.errors import choose
+    from apq.space import load_space
+
+    choose(granularity, ("block", "layer"), "granularity")
+    choose(form, ("tflite", "onnx", "both"), "format")
+    count = write_probes(to, load_space(space), granularity, form)
+    out.print(f"wrote {to}: {count:,} {granularity}s of space {space}, manifest.csv, README.md")
+    next_step(f"apq lut import PROFILES --space {space} --out lut/DEVICE-{space}.csv")
 
 
 @app.command(
