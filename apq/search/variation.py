@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.search.problem import Floats, Problem
-from apq.space import Genes
+from apq.space import Genes, Space
 
 Ints = NDArray[np.int64]
 REVERT = 0.3
@@ -93,25 +93,32 @@ def children(
     space = problem.space
     n, axes = first.shape
     # genes or, for every other child, whole blocks come from the second parent
-    by_gene = rng.random((n, axes), dtype=np.float32)
-    by_block = rng.random((n, space.part_count), dtype=np.float32).take(space.parts, axis=1)
-    whole = rng.random((n, 1)) < 0.5
-    share = rng.random((n, 1), dtype=np.float32) * 0.5
+    chance = rng.random((n, axes), dtype=np.float32)
+    whole = np.arange(n) % 2 == rng.integers(2)
+    parts = rng.random((int(whole.sum()), space.part_count), dtype=np.float32)
+    chance[whole] = parts.take(space.parts, axis=1)
     mixes = rng.random((n, 1)) < crossover
-    swap = (np.where(whole, by_block, by_gene) < share) & mixes
-    child = np.where(swap, second, first)
+    share = rng.random((n, 1), dtype=np.float32) * 0.5 * mixes
+    child = np.where(chance < share, second, first)
 
     ran_first, ran_second = space.decides(first), space.decides(second)
     child = np.where(ran_first & ~ran_second, first, child)
     child = np.where(ran_second & ~ran_first, second, child)
 
-    fresh = space.snap(space.draw(n, rng), canonical=False)
     rate = rng.exponential(mutations, (n, 1)) / max(1, space.free_count)
-    hit = rng.random((n, axes), dtype=np.float32) < rate
-    step = child + np.where(rng.random((n, axes), dtype=np.float32) < 0.5, 1, -1).astype(np.int16)
-    step = np.clip(step, 0, space.cardinalities - 1)
-    near = rng.random((n, axes), dtype=np.float32) < 0.5
-    mutated = np.where(hit, np.where(near, step, fresh), child)
-    grown = space.decides(mutated) & ~(ran_first | ran_second)
-    mutated = np.where(grown, fresh, mutated)
-    return problem.cheapen(space.snap(mutated), first, rng, revert=REVERT)
+    hit = np.nonzero(rng.random((n, axes), dtype=np.float32) < rate)
+    child[hit] = _mutated(space, child[hit], hit[1], rng)
+    grown = space.decides(child) & ~(ran_first | ran_second)
+    new = np.flatnonzero(grown.any(axis=1))
+    if len(new):
+        fresh = space.snap(space.draw(len(new), rng), canonical=False)
+        child[new] = np.where(grown[new], fresh, child[new])
+    return problem.cheapen(space.snap(child), first, rng, revert=REVERT)
+
+
+def _mutated(space: Space, genes: Genes, axes: Ints, rng: np.random.Generator) -> Genes:
+    """Single genes redrawn or moved to a neighbouring choice; they and their axes are ``(k,)``."""
+    moved = genes + 2 * rng.integers(2, size=len(genes), dtype=np.int16) - 1
+    moved = np.clip(moved, 0, space.cardinalities[axes] - 1)
+    near = rng.random(len(genes)) < 0.5
+    return np.where(near, moved, space.redraw(axes, rng)).astype(np.int16)

@@ -343,6 +343,12 @@ class Space:
         genes = (rng.random((count, len(self.allowed))) * self._counts).astype(np.int16)
         return np.take_along_axis(self._choices, genes.T, axis=1).T
 
+    def redraw(self, axes: NDArray[np.int64], rng: np.random.Generator) -> Genes:
+        """A permitted choice for each of these axes, uniform; shape as ``axes``."""
+        places = (rng.random(len(axes)) * self._counts[axes]).astype(np.int64)
+        genes: Genes = self._choices[axes, places]
+        return genes
+
     def sample(self, count: int, rng: np.random.Generator) -> Genes:
         """Draw ``count`` candidates, every gene uniform and independent, blocks only from the
         permitted combinations; canonical rows, shape ``(count, len(axes))``. Repeats may occur."""
