@@ -15,10 +15,10 @@ import numpy as np
 from apq.cost import Stopwatch
 from apq.errors import ApqError, BudgetError
 from apq.search.effort import Effort
-from apq.search.front import nondominated
 from apq.search.options import Options
 from apq.search.problem import GAINS, Floats, Problem, Scored, join
 from apq.search.record import CHUNK, OnProgress
+from apq.search.rows import nondominated
 from apq.search.search import Result, result_of, search
 from apq.search.sequential import largest, open_steps, sequential
 from apq.space import Choice, Genes, Space
