@@ -36,6 +36,13 @@ from apq.version import __version__
 class Commands(TyperGroup):
     """The commands, with what every one of them does about errors and Ctrl-C."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take ``--quiet`` wherever it stands, before or after the command's name."""
+        end = args.index("--") if "--" in args else len(args)
+        err.quiet = "--quiet" in args[:end]
+        kept = [arg for arg in args[:end] if arg != "--quiet"]
+        return super().parse_args(ctx, [*kept, *args[end:]])
+
     def invoke(self, ctx: Any) -> Any:
         """Show an ApqError or a refusal of the system in words (exit code 1), Ctrl-C as 130."""
         try:
@@ -53,7 +60,8 @@ class Commands(TyperGroup):
 
 
 def show_error(text: str) -> None:
-    """Print what went wrong."""
+    """Print what went wrong, also with ``--quiet``."""
+    err.quiet = False
     err.print("error: ", style="bold red", end="")
     err.print(text)
 
@@ -63,7 +71,6 @@ app = typer.Typer(
     name="apq",
     help="Search efficient neural networks: architecture, pruning and quantization at once.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -79,6 +86,9 @@ def _version(value: bool) -> None:
 def _root(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
+    ),
+    quiet: bool = typer.Option(
+        False, "--quiet", help="Print results and errors alone; also after a command's name."
     ),
 ) -> None:
     pass
