@@ -173,8 +173,8 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         choices = {axis.name: axis.choices for axis in space.axes}
-        self._most = {name: max(values) for name, values in choices.items()}
-        attach(self, build_modules(space.graph.filled(self._most)))
+        self.most = {name: max(values) for name, values in choices.items()}
+        attach(self, build_modules(space.graph.filled(self.most)))
         self._kernels = {
             node.name: choices[node.kernel]
             for node in space.graph.layers
@@ -232,7 +232,7 @@ class Supernet(nn.Module):
             kept = [sum(kept) // number(node.groups)]
         if len(kept) == 1:
             return weight[:, : kept[0]]
-        starts = itertools.accumulate([int(resolve(g, self._most)) for g in groups], initial=0)
+        starts = itertools.accumulate([int(resolve(g, self.most)) for g in groups], initial=0)
         return torch.cat([weight[:, a : a + n] for a, n in zip(starts, kept, strict=False)], dim=1)
 
     def slices(self, candidate: Candidate) -> dict[str, Tensor]:
@@ -270,7 +270,7 @@ class Supernet(nn.Module):
     def widths(self) -> dict[str, int]:
         """Genes that choose channels of layers, and how many there are at most."""
         genes = dict.fromkeys(n.channels for n in self.space.graph.layers)
-        return {gene: self._most[gene] for gene in genes if isinstance(gene, str)}
+        return {gene: self.most[gene] for gene in genes if isinstance(gene, str)}
 
     def importance(self) -> dict[str, Tensor]:
         """L1 norm of what reads a channel, ``(channels,)`` by gene (OFA; APQ section 3.1)."""
@@ -315,7 +315,7 @@ class Supernet(nn.Module):
         for node in graph.layers:
             start = 0
             for group in () if is_depthwise(node) else graph.segments(node.inputs[0]):
-                stop = start + int(resolve(group, self._most))
+                stop = start + int(resolve(group, self.most))
                 if group == gene:
                     found.append((node.name, start, self.stored(node)[:, start:stop]))
                 start = stop
