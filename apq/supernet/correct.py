@@ -1,8 +1,8 @@
 """Subnets of a trained network without training: what reads a cut tensor is fitted anew.
 
 After channels are cut or blocks skipped, every layer behind is refitted by least squares to give
-what it gives in the whole network (AMC, arXiv:1802.03494, section 3; channel pruning, He et al.,
-ICCV 2017, eq. 3), one after the other in the order they run, each on what it really gets. Batch
+what it gives in the whole network (AMC, He et al., ECCV 2018; channel pruning, He et al., ICCV
+2017), one after the other in the order they run, each on what it really gets. Batch
 norm is set to what the refitted layers give.
 """
 
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from apq.space import Candidate
 from apq.space.graph import LAYERS, Graph, Node, depthwise, number
 from apq.supernet.elastic import ConvBN
-
 from apq.supernet.network import Network, Subnet, Supernet, largest, run_nodes
 from apq.supernet.statistics import Moments
 
@@ -176,4 +175,5 @@ def _fit(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     scale = square.diagonal().mean() * RIDGE + 1e-12
     square = square + scale * torch.eye(len(square), dtype=torch.float64, device=x.device)
     step = torch.linalg.solve(square, x.t() @ (y - x @ start.t()))
-    return (start + step.t()).to(weight.dtype)
+    out: Tensor = (start + step.t()).to(weight.dtype)
+    return out

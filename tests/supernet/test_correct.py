@@ -1,4 +1,4 @@
-"""Weights refitted after cutting: closer to the whole network, and untouched where nothing is cut."""
+"""Weights refitted after cutting: closer to the whole network, untouched where nothing is cut."""
 
 from __future__ import annotations
 
