@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from apq.cost import Stopwatch
 from apq.errors import SamplesError, side_by_side
 from apq.images import ImageSet
+from apq.images.streamed import Pictures
 from apq.plan import VERSION, architectures, covered, plan, planned
 from apq.quantize import finetune, quantize_subnet
 from apq.quantize.integer import run as run_integers
@@ -84,7 +85,7 @@ class _Job:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     known: NDArray[np.float64] | None  # what reference subnets answer on each image; None: use all
-    train: tuple[NDArray[np.uint8], NDArray[np.int64]] | None
+    train: tuple[Pictures, NDArray[np.int64]] | None
     flip: bool
     metadata: dict[str, Any]
     device: torch.device
@@ -154,6 +155,7 @@ def collect(
         raise SamplesError(f"--count {count} must be at least 1")
     genes = planned(folder, space, count, seed, quantization is not None)
     pixels, labels = images.splits["validation"]
+    pixels = pixels[:]
     used = min(validation_images or len(labels), len(labels))
     calibration = images.splits["calibration"][0][:calibration_images]
     train = images.splits["train"] if quantization else None
@@ -388,7 +390,7 @@ FIRST_IMAGES = 250
 def measure_quantized(
     subnet: Subnet,
     data: EvalImages,
-    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    train: tuple[Pictures, NDArray[np.int64]],
     flip: bool,
     normalisation: tuple[tuple[float, ...], tuple[float, ...]],
     how: Quantization,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, TypeVar
+
+from apq.errors import ApqError
 
 Result = TypeVar("Result")
 
@@ -29,6 +32,54 @@ def spread(
 
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes="1M")
     yield from parallel(delayed(_call)(os.getpid(), function, args) for args in arguments)
+
+
+def default_workers() -> int:
+    """Worker processes that leave a core to whom they work for, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) - 1)
+
+
+def ahead(
+    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], workers: int, depth: int
+) -> Iterator[Result]:
+    """What ``function`` returns for all these arguments, in their order, worked out ahead.
+
+    Arguments are drawn, and results held, for ``depth`` calls at most, however slowly they are
+    taken. Worker processes stay for the next call of this function, and end with this process.
+
+    Args:
+        function: What worker processes can import.
+        arguments: Of each call.
+        workers: Worker processes.
+        depth: Calls that are under way or done and not taken.
+    """
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    waiting: deque[Any] = deque()
+    executor = _executor(workers)
+    try:
+        for args in arguments:
+            waiting.append(executor.submit(_call, os.getpid(), function, args))
+            if len(waiting) >= depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except TerminatedWorkerError as error:
+        _executor.cache_clear()
+        raise ApqError(
+            "a worker process was ended by the system, most likely for want of memory"
+        ) from error
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@cache
+def _executor(workers: int) -> Any:
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(max_workers=workers, timeout=60)
 
 
 def _call(parent: int, function: Callable[..., Result], args: tuple[Any, ...]) -> Result:

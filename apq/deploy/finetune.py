@@ -23,6 +23,7 @@ from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, 
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.memory import keep_memory
 from apq.training import OnProgress, Training, find_device, sgd
+from apq.training.feed import Feed
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _split(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     pixels, labels = images.splits[name]
-    x = normalise(to_tensor(pixels).to(device), mean, std)
+    x = normalise(to_tensor(pixels[:]).to(device), mean, std)
     return x, torch.from_numpy(labels).to(device)
 
 
@@ -260,12 +261,10 @@ class _Epochs:
         self.training, self.recipe, self.data, self.teacher = training, recipe, data, teacher
         self.normalisation, self.flip, self.on_progress = normalisation, images.flip, on_progress
         pixels, numbers = images.splits["train"]
-        self.images = to_tensor(pixels).to(training.device)
-        self.labels = torch.from_numpy(numbers).to(training.device)
+        self.feed = Feed((pixels, numbers), min(recipe.batch, len(numbers)), training.device)
         self.batch = min(recipe.batch, len(numbers))
         self.per_epoch = len(numbers) // self.batch
         self.total = recipe.epochs * self.per_epoch
-        self.order = torch.empty(0)
         self.binary = BinaryInputs(training.model) if recipe.distribution else None
         if not training.scores:
             self._measure()
@@ -282,18 +281,16 @@ class _Epochs:
     def step(self, step: int) -> float:
         """Gradients of a step; returns its loss."""
         epoch, position = divmod(step, self.per_epoch)
-        if position == 0 or not len(self.order):
-            rng = np.random.default_rng((self.recipe.seed, 1, epoch))
-            order = torch.from_numpy(rng.permutation(len(self.labels)))
-            self.order = order.to(self.images.device)
+        if position == 0 or not self.feed.begun:
+            self.feed.begin(np.random.default_rng((self.recipe.seed, 1, epoch)))
         if position == 0:
             refit_weights(self.training.model)
-        index = self.order[position * self.batch : (position + 1) * self.batch]
+        images, labels = self.feed.take(position)
         rng = np.random.default_rng((self.recipe.seed, 2, step))  # a resumed step draws the same
-        x = normalise(augment(self.images[index], self.flip, rng), *self.normalisation)
+        x = normalise(augment(images, self.flip, rng), *self.normalisation)
         self.training.model.train()
         extra = self._distribution if self.binary is not None else None
-        return quantized_step(self.training, x, self.labels[index], self.teacher, extra)
+        return quantized_step(self.training, x, labels, self.teacher, extra)
 
     def after(self, done: int) -> bool:
         """Measure at an epoch's end; whether one has ended."""

@@ -156,7 +156,7 @@ def verify(
     file = Path(file)
     runner, shape = open_file(file, options or {})
     pixels, labels = images.splits["test"]
-    pixels, labels = pixels[:limit], labels[:limit]
+    labels = labels[:limit]
     count, side = len(labels), number(model.space.graph_of(model.candidate).side)
     model.network.eval()
     tolerance = max(1e-4, getattr(runner, "step", 0.0))

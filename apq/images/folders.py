@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from apq.errors import ImagesError
-from apq.images.decode import Pixels, decode_all
 from apq.images.labels import Named
 from apq.images.parts import clutter, composed, in_any_system, part_of
 
@@ -62,12 +61,12 @@ def _names(folders: list[Path]) -> str:
     return ", ".join(sorted(d.name for d in folders))
 
 
-def read_part(root: Path, side: int, channels: int) -> tuple[Pixels, Named, Counter[str]]:
-    """Images ``(n, side, side, channels)`` and labels below ``root``, and how many files were
-    skipped, by the ending of their names.
+def find_pictures(root: Path) -> tuple[list[Path], Named, Counter[str]]:
+    """Pictures and labels below ``root``, and how many files were skipped, by the ending of their
+    names.
 
     Raises:
-        ImagesError: a class folder holds no picture, or a picture cannot be decoded.
+        ImagesError: a class folder holds no picture.
     """
     names: list[str] = []
     files: list[Path] = []
@@ -92,9 +91,8 @@ def read_part(root: Path, side: int, channels: int) -> tuple[Pixels, Named, Coun
     skipped += Counter(
         f.suffix.lower() or f.name for f in root.iterdir() if f.is_file() and not clutter(f.name)
     )
-    pixels = decode_all(files, (str(f) for f in files), side, channels)
     named = Named(str(root), np.array(labels, dtype=np.int64), tuple(names), True)
-    return pixels, named, skipped
+    return files, named, skipped
 
 
 def _pictures(folder: Path) -> tuple[list[Path], Counter[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,51 +60,103 @@ def file_part(file: Path, path: Path) -> str:
     return next(filter(None, map(part_of, names)), "train")
 
 
-def read_file(
-    file: Path, side: int, channels: int, columns: Mapping[str, str], source: str
-) -> tuple[Pixels, Named]:
-    """Images and labels of one file.
+@dataclass(frozen=True)
+class Table:
+    """A Parquet file of pictures, which are not read.
+
+    Attributes:
+        path: The file.
+        image: Its column of pictures.
+        labels: Of its rows.
+        rows: Per row group.
+        bytes: Encoded bytes of the pictures per row group.
+    """
+
+    path: Path
+    image: str
+    labels: Named
+    rows: tuple[int, ...]
+    bytes: tuple[int, ...]
+
+
+def read_table(file: Path, columns: Mapping[str, str], source: str) -> Table:
+    """Labels of one file, and where its pictures are.
 
     Args:
         file: The file.
-        side: Height and width to give the images, in pixels.
-        channels: 1 (grey) or 3 (RGB).
         columns: The names of its columns ``image`` and ``label``, for those that were chosen.
         source: What the user named the set by, for messages.
 
-    Returns:
-        Images ``(n, side, side, channels)`` and labels.
-
     Raises:
         ImagesError: unreadable, no such columns or several that could be meant, or a row without a
-            picture or a label.
+            label.
     """
     try:
-        opened = pq.ParquetFile(file, page_checksum_verification=True)
-        schema = opened.schema_arrow
-        declared = _declared(schema.metadata)
-        image = _chosen(schema, file, columns, "image") or _image_column(schema, file, source)
-        label = _chosen(schema, file, columns, "label") or _label_column(
-            schema, declared, file, source
-        )
-        for name in (image, label):
-            if schema.names.count(name) > 1:
-                raise ImagesError(f"{file} has column {name!r} {schema.names.count(name)} times")
-        if image == label:
-            raise ImagesError(
-                f"{file}: column {image!r} cannot hold both the images and the labels"
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            schema = opened.schema_arrow
+            declared = _declared(schema.metadata)
+            image = _chosen(schema, file, columns, "image") or _image_column(schema, file, source)
+            label = _chosen(schema, file, columns, "label") or _label_column(
+                schema, declared, file, source
             )
-        table = opened.read(columns=[image, label])
+            for name in (image, label):
+                if schema.names.count(name) > 1:
+                    times = schema.names.count(name)
+                    raise ImagesError(f"{file} has column {name!r} {times} times")
+            if image == label:
+                raise ImagesError(
+                    f"{file}: column {image!r} cannot hold both the images and the labels"
+                )
+            about = opened.metadata
+            groups = [about.row_group(i) for i in range(about.num_row_groups)]
+            if about.num_rows == 0:
+                raise ImagesError(f"{file} has no rows")
+            column = opened.read(columns=[label])[label]
     except (pa.ArrowException, OSError) as error:
         raise ImagesError(f"{file} is not a readable Parquet file: {error}") from error
-    if table.num_rows == 0:
-        raise ImagesError(f"{file} has no rows")
-    named = read_labels(table[label], declared.get(label, ()), str(file))
-    pictures = [
-        _picture(value, file, image, row) for row, value in enumerate(table[image].to_pylist())
+    named = read_labels(column, declared.get(label, ()), str(file))
+    held = [
+        sum(
+            c.total_uncompressed_size
+            for c in columns_of(g)
+            if c.path_in_schema.split(".")[0] == image
+        )
+        for g in groups
     ]
+    return Table(file, image, named, tuple(g.num_rows for g in groups), tuple(held))
+
+
+def columns_of(group: Any) -> list[Any]:
+    """What a row group's metadata says of its columns."""
+    return [group.column(i) for i in range(group.num_columns)]
+
+
+def read_group(file: Path, column: str, number: int, first: int = 0) -> list[bytes | Path]:
+    """The encoded pictures of a row group; ``first`` is its first row's number in the file.
+
+    Raises:
+        ImagesError: unreadable, or a row without a picture.
+    """
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            values = opened.read_row_group(number, columns=[column])[column].to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ImagesError(f"{file} is not a readable Parquet file: {error}") from error
+    return [_picture(value, file, column, first + row) for row, value in enumerate(values)]
+
+
+def read_file(
+    file: Path, side: int, channels: int, columns: Mapping[str, str], source: str,
+    fit: str = "squash",
+) -> tuple[Pixels, Named]:  # fmt: skip
+    """Images ``(n, side, side, channels)`` and labels of one file; arguments and errors as
+    :func:`read_table` and :func:`apq.images.decode.decode_all`."""
+    table = read_table(file, columns, source)
+    pictures: list[bytes | Path] = []
+    for number in range(len(table.rows)):
+        pictures += read_group(file, table.image, number, len(pictures))
     where = (f"{file} row {row}" for row in range(len(pictures)))
-    return decode_all(pictures, where, side, channels), named
+    return decode_all(pictures, where, side, channels, fit), table.labels
 
 
 def _picture(value: Any, file: Path, column: str, row: int) -> bytes | Path:

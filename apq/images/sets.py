@@ -1,30 +1,40 @@
 """Image sets and their fixed splits.
 
-Three sources: scikit-learn's digits (embedded), Parquet in the Hugging Face image layout, and
-directories with one folder per class. Images are decoded once to uint8 and kept in memory.
+Four sources: scikit-learn's digits (embedded), Parquet in the Hugging Face image layout, tar files
+as WebDataset writes them, and directories with one folder per class. Images of up to
+:data:`MEMORY` bytes are decoded once and kept in memory; larger sets are decoded as they are needed
+(:class:`apq.images.streamed.Streamed`), behind the same interface.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.errors import ImagesError, ModelError
-from apq.images import folders, parquet
-from apq.images.decode import Pixels
-from apq.images.labels import Labels, Named, one_list, renumbered
+from apq.errors import ImagesError, ModelError, choose
+from apq.images.decode import FITS, Pixels, decode_all
+from apq.images.gather import Gathered, gather
+from apq.images.inspect import encoded
+from apq.images.labels import Labels, one_list, renumbered
+from apq.images.streamed import Pictures, Streamed
 
 SPLITS = ("train", "calibration", "validation", "test")
 _SPLIT_SEED = 20200615  # fixed: a split never depends on a command's --seed
 
-Part = tuple[Pixels, Labels]
+Part = tuple[Pictures, Labels]
+
+MEMORY = int(float(os.environ.get("APQ_IMAGES_GIB", 1)) * 2**30)
+"""Decoded images that are kept in memory, in bytes; sets that take more are streamed. The
+environment variable ``APQ_IMAGES_GIB`` sets it."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,12 @@ class ImageSet:
 
     Attributes:
         name: What was read, for metadata.
-        splits: Per split uint8 images ``(n, side, side, channels)`` and labels ``(n,)``.
+        splits: Per split uint8 images ``(n, side, side, channels)``, an array or a ``Streamed``,
+            and labels ``(n,)``.
         classes: Class names by label.
         flip: Whether a mirrored image is still a valid example of its class.
         notes: What a user should know of how the source was read, a line each.
+        content: Hash of a set that is not in memory.
     """
 
     name: str
@@ -48,21 +60,31 @@ class ImageSet:
     classes: tuple[str, ...]
     flip: bool = True
     notes: tuple[str, ...] = ()
+    content: str | None = None
 
-    @property
+    @cached_property
     def mean(self) -> tuple[float, ...]:
         """Mean of the calibration images per channel, on the 0..1 scale."""
         images = self.splits["calibration"][0]
-        return tuple(float(v) for v in (images.mean(axis=(0, 1, 2)) / 255).round(4))
+        if isinstance(images, Streamed):
+            return tuple(float(v) for v in (_moments(images)[0] / 255).round(4))
+        return tuple(float(v) for v in (images[:].mean(axis=(0, 1, 2)) / 255).round(4))
 
-    @property
+    @cached_property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of the calibration images per channel, on the 0..1 scale."""
         images = self.splits["calibration"][0]
-        return tuple(float(v) for v in np.maximum(images.std(axis=(0, 1, 2)) / 255, 1e-3).round(4))
+        if isinstance(images, Streamed):
+            return tuple(float(v) for v in np.maximum(_moments(images)[1] / 255, 1e-3).round(4))
+        return tuple(
+            float(v) for v in np.maximum(images[:].std(axis=(0, 1, 2)) / 255, 1e-3).round(4)
+        )
 
     def digest(self) -> str:
-        """Hash of all pixels and labels, 16 hex digits: equal sets have equal digests."""
+        """Hash of all pixels and labels, 16 hex digits: equal sets have equal digests. Of a set
+        that is streamed, of the encoded pictures of each split, whatever their order."""
+        if self.content is not None:
+            return self.content
         h = hashlib.sha256()
         for split in SPLITS:
             for array in self.splits[split]:
@@ -75,18 +97,24 @@ class ImageSet:
         return "\n".join([f"{self.name}: {len(self.classes)} classes, {sizes}", *self.notes])
 
 
-def load_images(source: str, side: int, channels: int, classes: int | None = None) -> ImageSet:
+def load_images(
+    source: str, side: int, channels: int, classes: int | None = None, memory: int = MEMORY
+) -> ImageSet:
     """Read an image set.
 
     Args:
         source: ``digits``; a Parquet file, a folder of them or of folders with them (a column of
             pictures and one of labels; ``test`` and ``validation`` as words in a name say what is
-            no training part), where ``SOURCE::image=COLUMN,label=COLUMN`` chooses one or both of
-            the columns; or a directory with one folder per class (optionally below ``train/``,
-            ``val/`` and ``test/``).
+            no training part); tar files likewise, a picture and a label of each name; or a
+            directory with one folder per class (optionally below ``train/``, ``val/`` and
+            ``test/``). What follows ``::`` chooses: ``SOURCE::image=COLUMN,label=COLUMN`` columns
+            of Parquet files, ``fit=crop`` the middle of each picture instead of all of it squashed
+            into a square.
         side: Height and width to give the images, in pixels; others are resized (bilinear).
         channels: 1 (grey) or 3 (RGB).
         classes: How many classes the network tells apart; checked if given.
+        memory: Bytes that decoded images may take in memory; larger sets are streamed. In memory,
+            a picture that cannot be decoded is an error; streamed sets leave it out and say so.
 
     Raises:
         ImagesError: nothing usable there; the message says what was looked for, and names the file
@@ -104,22 +132,24 @@ def load_images(source: str, side: int, channels: int, classes: int | None = Non
     if source == "digits":
         found = _digits(side, channels)
     else:
-        place, columns = chosen_columns(source)
+        place, chosen = chosen_columns(source)
         path = Path(place)
-        if columns and place == "digits":
+        fit = choose(chosen.pop("fit", "squash"), FITS, "fit")
+        if chosen and place == "digits":
             raise ImagesError("'digits' has no columns to choose; give --images digits")
         if not path.is_file() and not path.is_dir():
             raise ImagesError(
                 f"no images at {place!r}. Give 'digits', a Parquet file or folder "
-                "(columns image.bytes and label), or a directory with one folder per class."
+                "(columns image.bytes and label), tar files, or a directory with one folder per "
+                "class."
             )
-        files = parquet.find_files(path)
-        if files:
-            found = _parquet(files, path, side, channels, columns)
-        elif columns:
-            raise ImagesError(f"{place} holds no Parquet files, so it has no columns to choose")
-        else:
-            found = _folders(path, side, channels)
+        parts, notes = gather(path, chosen)
+        told = {**chosen, **({"fit": fit} if fit != "squash" else {})}
+        words = ",".join(f"{role}={name}" for role, name in sorted(told.items()))
+        name = f"{path.name}::{words}" if words else path.name
+        count = sum(part.count for part in parts.values())
+        build = _in_memory if count * side * side * channels <= memory else _streamed
+        found = build(name, parts, (side, channels, fit), notes)
     if classes is not None and len(found.classes) != classes:
         raise ImagesError(
             f"{found.name} has {len(found.classes)} classes, the space has {classes}. "
@@ -128,8 +158,8 @@ def load_images(source: str, side: int, channels: int, classes: int | None = Non
     return found
 
 
-COLUMNS = ("image", "label")
-"""What columns of a Parquet file can be chosen for."""
+COLUMNS = ("image", "label", "fit")
+"""What can be chosen behind ``::``: columns of a Parquet file, and how pictures become squares."""
 
 
 def chosen_columns(source: str) -> tuple[str, dict[str, str]]:
@@ -149,7 +179,7 @@ def chosen_columns(source: str) -> tuple[str, dict[str, str]]:
         if role not in COLUMNS or not equals or not name or role in columns:
             raise ImagesError(
                 f"{source!r} chooses columns by {pair!r}; write them as "
-                f"{place}::image=COLUMN,label=COLUMN, or one of the two"
+                f"{place}::image=COLUMN,label=COLUMN, or one of them (or fit=crop)"
             )
         columns[role] = name
     return place, columns
@@ -178,33 +208,152 @@ def require_same_images(made_of: Mapping[str, Any], images: ImageSet, what: str)
         )
 
 
-def _assemble(
-    name: str,
-    parts: dict[str, list[tuple[Pixels, Named]]],
-    flip: bool = True,
-    notes: tuple[str, ...] = (),
-) -> ImageSet:
-    """One image set of what was read of each part, classes matched by name."""
-    classes = one_list([named for _, named in parts["train"]])
+def _moments(images: Streamed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation per channel, 0..255, a few images at a time."""
+    total, squares = np.zeros(images.channels), np.zeros(images.channels)
+    for start in range(0, len(images), 64):
+        pixels = images[start : start + 64].astype(np.float64)
+        total += pixels.sum(axis=(0, 1, 2))
+        squares += (pixels**2).sum(axis=(0, 1, 2))
+    count = len(images) * images.side**2
+    mean = total / count
+    return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+
+
+How = tuple[int, int, str]
+"""Side, channels and fit of images."""
+
+
+def _labels(
+    name: str, parts: Mapping[str, Gathered]
+) -> tuple[tuple[str, ...], dict[str, Labels], tuple[str, ...]]:
+    """Classes, labels per part matched by name, and notes of what is absent."""
+    classes = one_list(parts["train"].named)
     if len(classes) < 2:
         raise ImagesError(
             f"{name} has one class, {', '.join(classes)}; there is nothing to tell apart"
         )
-    joined: dict[str, Part] = {}
+    joined, notes = {}, []
     for part, found in parts.items():
-        labels = [renumbered(named, classes, part) for _, named in found]
-        joined[part] = np.concatenate([pixels for pixels, _ in found]), np.concatenate(labels)
-        absent = sorted(set(range(len(classes))) - set(np.unique(joined[part][1]).tolist()))
+        labels = [renumbered(named, classes, part) for named in found.named]
+        joined[part] = np.concatenate(labels)
+        absent = sorted(set(range(len(classes))) - set(np.unique(joined[part]).tolist()))
         if absent:
             missing = ", ".join(classes[i] for i in absent[:5])
             more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            notes = (*notes, f"note: the {part} part has no image of {missing}{more}")
-    return _split(name, joined, classes, flip, notes)
+            notes.append(f"note: the {part} part has no image of {missing}{more}")
+    return classes, joined, tuple(notes)
+
+
+def _in_memory(
+    name: str, parts: Mapping[str, Gathered], how: How, notes: tuple[str, ...]
+) -> ImageSet:
+    """Everything decoded."""
+    side, channels, fit = how
+    pixels = {}
+    for part, found in parts.items():
+        items = found.source.read(np.arange(found.count))
+        data = [encoded(item) if isinstance(item, tuple) else item for item in items]
+        pixels[part] = decode_all(data, map(found.where, range(found.count)), side, channels, fit)
+    classes, labels, more = _labels(name, parts)
+    whole = {part: (pixels[part], labels[part]) for part in parts}
+    return _split(name, whole, classes, True, (*notes, *more))
+
+
+def _streamed(
+    name: str, parts: Mapping[str, Gathered], how: How, notes: tuple[str, ...]
+) -> ImageSet:
+    """Everything left where it is, but for pictures that cannot be used."""
+    classes, labels, more = _labels(name, parts)
+    wrong: Counter[str] = Counter()
+    unusual: Counter[str] = Counter()
+    whole: dict[str, Part] = {}
+    hashes: dict[str, NDArray[np.uint64]] = {}
+    for part, found in parts.items():
+        seen, bad, traits = found.inspected()
+        good = np.array([not problem for problem in bad])
+        wrong.update(filter(None, bad))
+        unusual.update(trait for own in traits for trait in own)
+        whole[part] = Streamed(found.source, np.flatnonzero(good), *how), labels[part][good]
+        hashes[part] = seen[good]
+    count, left = sum(part.count for part in parts.values()), wrong.total()
+    if left > count / 2:
+        told = ", ".join(f"{problem} {n:,}" for problem, n in wrong.most_common())
+        raise ImagesError(f"{name}: of {count:,} pictures {left:,} cannot be used ({told})")
+    told = ", ".join(f"{what} {n:,}" for what, n in [*unusual.most_common(), *wrong.most_common()])
+    size = f"{count * how[0] ** 2 * how[1] / 2**30:.1f} GiB decoded, so they are streamed"
+    more = (*more, f"note: {count - left:,} pictures, {size}; left out {left:,}", "note: " + told)
+    cut = by_content(hashes, {part: own for part, (_, own) in whole.items()})
+    splits: dict[str, Part] = {}
+    for split, (part, index) in cut.items():
+        pictures, own = whole[part]
+        assert isinstance(pictures, Streamed)
+        splits[split] = pictures.part(index, split in ("calibration", "validation")), own[index]
+    digest = _content(cut, hashes, {p: own for p, (_, own) in whole.items()}, classes, how)
+    ordered = {split: splits[split] for split in SPLITS}
+    return ImageSet(name, ordered, classes, True, (*notes, *more), digest)
+
+
+def by_content(
+    hashes: Mapping[str, NDArray[np.uint64]], labels: Mapping[str, Labels]
+) -> dict[str, tuple[str, NDArray[np.intp]]]:
+    """The four splits of a set by the hashes of its pictures: file names and order do not matter,
+    and equal pictures are never in two of train, validation and test.
+
+    Args:
+        hashes: Per part that the source has.
+        labels: Likewise.
+
+    Returns:
+        Per split its part and the places in it, in their order.
+
+    Raises:
+        ImagesError: there are too few images.
+    """
+    own = hashes["train"]
+    if len(own) < 10:
+        raise ImagesError(f"there are only {len(own)} training images; at least 10 are needed")
+    order = np.argsort(own, kind="stable")
+    counts = {"test": len(order) // 5}
+    rest = len(order) - (counts["test"] if "test" not in hashes else 0)
+    counts["validation"] = min(5000, max(rest // 10, min(rest // 4, 1000), 1))
+    cut = {part: (part, np.arange(len(found))) for part, found in hashes.items()}
+    taken: dict[str, NDArray[np.intp]] = {}
+    for split in ("test", "validation"):
+        if split not in hashes:
+            stop = counts[split]
+            while 0 < stop < len(order) and own[order[stop]] == own[order[stop - 1]]:
+                stop += 1  # equal pictures stay together
+            taken[split], order = order[:stop], order[stop:]
+    taken["train"] = order
+    _share_rare_classes(taken, labels["train"])
+    inner = taken["train"]
+    last = inner[np.argsort(own[inner], kind="stable")]
+    taken["calibration"] = last[-min(2000, max(1, len(last) // 4)) :]
+    return cut | {split: ("train", np.sort(index)) for split, index in taken.items()}
+
+
+def _content(
+    cut: Mapping[str, tuple[str, NDArray[np.intp]]],
+    hashes: Mapping[str, NDArray[np.uint64]],
+    labels: Mapping[str, Labels],
+    classes: tuple[str, ...],
+    how: How,
+) -> str:
+    """Hash of the pictures and classes of each split, whatever their order, and of what is made of
+    them."""
+    h = hashlib.sha256(repr((how, classes)).encode())
+    for split in SPLITS:
+        part, index = cut[split]
+        order = np.lexsort((labels[part][index], hashes[part][index]))
+        for array in (hashes[part], labels[part]):
+            h.update(np.ascontiguousarray(array[index][order]).tobytes())
+    return h.hexdigest()[:16]
 
 
 def _split(
     name: str,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, tuple[Pixels, Labels]],
     classes: tuple[str, ...],
     flip: bool,
     notes: tuple[str, ...] = (),
@@ -230,7 +379,8 @@ def _split(
     if "validation" in cut:
         cut["validation"] = np.sort(cut["validation"])
     cut["calibration"] = np.sort(rng.permutation(rest)[: min(2000, max(1, len(rest) // 4))])
-    splits = dict(parts) | {key: (images[index], labels[index]) for key, index in cut.items()}
+    own = {key: (images[index], labels[index]) for key, index in cut.items()}
+    splits: dict[str, Part] = {**parts, **own}
     if len(rest) < 2 or any(len(splits[split][1]) < 1 for split in SPLITS):
         raise ImagesError(f"{name} has only {len(labels)} training images; at least 10 are needed")
     return ImageSet(name, {split: splits[split] for split in SPLITS}, classes, flip, notes)
@@ -266,34 +416,3 @@ def _digits(side: int, channels: int) -> ImageSet:
     images = np.repeat(grey[..., None], channels, axis=3)
     names = tuple(str(n) for n in data.target_names)
     return _split("digits", {"train": (images, data.target.astype(np.int64))}, names, flip=False)
-
-
-def _parquet(
-    files: list[Path], path: Path, side: int, channels: int, columns: Mapping[str, str]
-) -> ImageSet:
-    where = {file: parquet.file_part(file, path) for file in files}
-    if "train" not in where.values():
-        others = " and ".join(sorted(set(where.values())))
-        raise ImagesError(
-            f"{path} has only {others} files; a file without such a word in its name is needed"
-        )
-    parts: dict[str, list[tuple[Pixels, Named]]] = {}
-    for file, part in where.items():
-        read = parquet.read_file(file, side, channels, columns, str(path))
-        parts.setdefault(part, []).append(read)
-    chosen = ",".join(f"{role}={name}" for role, name in sorted(columns.items()))
-    return _assemble(f"{path.name}::{chosen}" if chosen else path.name, parts)
-
-
-def _folders(path: Path, side: int, channels: int) -> ImageSet:
-    parts: dict[str, list[tuple[Pixels, Named]]] = {}
-    skipped: Counter[str] = Counter()
-    for part, root in folders.find_parts(path).items():
-        pixels, named, left = folders.read_part(root, side, channels)
-        parts[part] = [(pixels, named)]
-        skipped += left
-    notes: tuple[str, ...] = ()
-    if skipped:
-        told = ", ".join(f"{suffix} {n}" for suffix, n in skipped.most_common(8))
-        notes = (f"note: skipped {skipped.total()} files that are no pictures ({told})",)
-    return _assemble(path.name, parts, notes=notes)

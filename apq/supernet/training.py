@@ -39,6 +39,7 @@ from apq.supernet.network import (
 from apq.supernet.orders import ORDERS, Measured, sort_channels
 from apq.supernet.statistics import absorb_statistics
 from apq.training import OnProgress, Training, autocast, find_device, sgd
+from apq.training.feed import Feed
 
 PHASES: tuple[tuple[str, float], ...] = (
     ("largest", 0.40), ("kernel", 0.15), ("depth", 0.15), ("width", 0.30),
@@ -256,14 +257,11 @@ class _Steps:
         self.sorted_already, self.on_progress = sorted_already, on_progress
         assert isinstance(training.model, Supernet)
         self.network = training.model
-        pixels, numbers = images.splits["train"]
-        self.data = to_tensor(pixels).to(training.device)
-        self.labels = torch.from_numpy(numbers).to(training.device)
-        self.per_epoch = max(1, len(self.labels) // recipe.batch)
+        self.feed = Feed(images.splits["train"], recipe.batch, training.device)
+        self.per_epoch = max(1, len(self.feed.labels) // recipe.batch)
         first = training.identity["start_from"]
         self.total = max(0 if first else 1, round(recipe.epochs * self.per_epoch))
         self.loss_mean, self.hit_mean = float("nan"), float("nan")
-        self.order = np.empty(0, dtype=np.int64)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -303,7 +301,7 @@ class _Steps:
     def sort_channels(self) -> None:
         """Put the channels that matter most first."""
         data = _measured(self.images, self.normalisation)
-        where = self.data.device
+        where = self.training.device
         on_device = replace(data, images=data.images.to(where), labels=data.labels.to(where))
         sort_channels(self.network, self.recipe.order, on_device)
 
@@ -325,12 +323,10 @@ class _Steps:
         """Augmented, normalised images of a step, and their labels or class probabilities."""
         recipe, images = self.recipe, self.images
         epoch, position = divmod(step, self.per_epoch)
-        if position == 0 or not len(self.order):
-            shuffle = np.random.default_rng([recipe.seed, 1, epoch])
-            self.order = shuffle.permutation(len(self.labels))
-        pick = torch.from_numpy(self.order[position * recipe.batch :][: recipe.batch])
-        pick = pick.to(self.data.device)
-        x, y = augment(self.data[pick], images.flip, rng), self.labels[pick]
+        if position == 0 or not self.feed.begun:
+            self.feed.begin(np.random.default_rng([recipe.seed, 1, epoch]))
+        x, y = self.feed.take(position)
+        x = augment(x, images.flip, rng)
         if recipe.cutmix and rng.random() < recipe.cutmix:
             x, y = cutmix(x, y, self.network.space.classes, rng)
         return normalise(x, *self.normalisation), y

@@ -344,7 +344,7 @@ def test_downloaded_repositories_are_read(tmp_path):
 def test_more_images_than_memory_holds_are_refused_before_decoding(tmp_path):
     path = write(tmp_path / "a.parquet", [i % 2 for i in range(24)])
     with pytest.raises(ImagesError, match="GiB in memory, the limit is 32"):
-        load_images(str(path), 30_000, 3)
+        load_images(str(path), 30_000, 3, memory=2**50)
 
 
 def test_other_images_than_an_artefact_was_made_with_are_refused():

@@ -1,0 +1,259 @@
+"""Pictures that stay encoded where they are, and are decoded when they are asked for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq.errors import ImagesError
+from apq.images.decode import Pixels, decode
+from apq.images.inspect import Item, encoded
+from apq.workers import ahead, default_workers
+
+Index = NDArray[np.integer[Any]]
+WINDOW = 128 * 2**20
+"""Encoded bytes of Parquet row groups that are held at once, and shuffled together."""
+CHUNK = 32
+"""Pictures that a worker process decodes at a time."""
+
+
+class Pictures(Protocol):
+    """uint8 images ``(n, side, side, channels)``: an array in memory, or a :class:`Streamed`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, side, side, channels)``."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+class Source(Protocol):
+    """Where encoded pictures lie."""
+
+    def read(self, index: Index) -> list[Item]:
+        """The pictures at these places."""
+        ...
+
+    def shards(self) -> NDArray[np.int64] | None:
+        """Which shard each picture is in, ``(n,)``; None: any order is as fast as another."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """A file per picture, or several in each at known places (tar).
+
+    Attributes:
+        paths: The files.
+        which: Which of them each picture is in, ``(n,)``.
+        offset, size: Where in it; size -1: all of it.
+    """
+
+    paths: tuple[str, ...]
+    which: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    def read(self, index: Index) -> list[Item]:
+        """Where they lie; a worker process reads them."""
+        paths = [Path(self.paths[file]) for file in self.which[index]]
+        places = zip(self.offset[index].tolist(), self.size[index].tolist(), strict=True)
+        return [
+            path if size < 0 else (path, offset, size)
+            for path, (offset, size) in zip(paths, places, strict=True)
+        ]
+
+    def shards(self) -> None:
+        """Any order is as fast as another."""
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Rows of Parquet files.
+
+    Attributes:
+        paths: The files.
+        columns: The column of pictures in each.
+        groups: Per row group its file and its number in it, ``(g, 2)``.
+        first: Number of each row group's first row in its file, ``(g,)``.
+        group, row: Row group and place in it of each picture, ``(n,)``.
+        weight: Encoded bytes per row group, ``(g,)``.
+    """
+
+    paths: tuple[Path, ...]
+    columns: tuple[str, ...]
+    groups: NDArray[np.int64]
+    first: NDArray[np.int64]
+    group: NDArray[np.int64]
+    row: NDArray[np.int64]
+    weight: NDArray[np.int64]
+    _held: OrderedDict[int, list[bytes | Path]] = field(
+        default_factory=OrderedDict, repr=False, compare=False
+    )
+
+    def read(self, index: Index) -> list[Item]:
+        """Their bytes (or paths); row groups that were read last are kept, up to ``WINDOW``."""
+        return [self._rows(int(self.group[i]))[self.row[i]] for i in index.tolist()]
+
+    def shards(self) -> NDArray[np.int64]:
+        """The row groups, several together up to ``WINDOW``."""
+        return self.group
+
+    def _rows(self, group: int) -> list[bytes | Path]:
+        if group not in self._held:
+            from apq.images.parquet import read_group
+
+            file, number = (int(v) for v in self.groups[group])
+            while self._held and self._size() + self.weight[group] > WINDOW:
+                self._held.popitem(last=False)
+            self._held[group] = read_group(
+                self.paths[file], self.columns[file], number, int(self.first[group])
+            )
+        self._held.move_to_end(group)
+        return self._held[group]
+
+    def _size(self) -> int:
+        return int(sum(self.weight[group] for group in self._held))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": OrderedDict()}
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Images that are decoded when they are asked for.
+
+    What cannot be decoded after all (:func:`apq.images.inspect.inspect` has left out what can be
+    told from a file's beginning and end) is a grey square.
+
+    Attributes:
+        source: Where the encoded pictures lie.
+        index: Which of them these are, ``(n,)``.
+        side, channels: Of the images.
+        fit: Key of :data:`apq.images.decode.FITS`.
+        kept: Whether decoded images are kept in a temporary file when all are read again and again.
+    """
+
+    source: Source = field(repr=False)
+    index: Index = field(repr=False)
+    side: int
+    channels: int
+    fit: str = "squash"
+    kept: bool = False
+    _file: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, side, side, channels)``."""
+        return (len(self.index), self.side, self.side, self.channels)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Any, /) -> Pixels:
+        """Decoded images at a slice or an array of places, ``(k, side, side, channels)``."""
+        where = np.arange(len(self))[index]
+        if self.kept:
+            return self._stored(where)
+        found = [*self.batches(np.array_split(where, max(1, -(-len(where) // 256))))]
+        return np.concatenate(found) if found else np.empty((0, *self.shape[1:]), np.uint8)
+
+    def part(self, index: Index, kept: bool = False) -> Streamed:
+        """These of the images."""
+        return replace(self, index=self.index[index], kept=kept, _file=[])
+
+    def order(self, rng: np.random.Generator) -> Index:
+        """All places in a random order. Where pictures lie in shards that are read whole, shards
+        are shuffled, and the pictures of as many as ``WINDOW`` holds."""
+        shards = self.source.shards()
+        if shards is None:
+            return rng.permutation(len(self))
+        assert isinstance(self.source, RowGroups)
+        own, weight = shards[self.index], self.source.weight
+        mixed = rng.permutation(np.unique(own))
+        window = np.zeros(len(weight), dtype=np.int64)
+        held = number = 0
+        for shard in mixed.tolist():
+            if held and held + weight[shard] > WINDOW:
+                held, number = 0, number + 1
+            held += int(weight[shard])
+            window[shard] = number
+        places = rng.permutation(len(self))
+        return places[np.argsort(window[own[places]], kind="stable")]
+
+    def batches(self, places: Sequence[Index]) -> Iterator[Pixels]:
+        """Batches of decoded images, made ahead by worker processes, a few batches at most.
+
+        Args:
+            places: Of each batch.
+        """
+        how = (self.side, self.channels, self.fit)
+        pieces = [-(-len(batch) // CHUNK) for batch in places]
+
+        def jobs() -> Iterator[tuple[Any, ...]]:
+            for batch in places:
+                for start in range(0, len(batch), CHUNK):
+                    rows = self.index[batch[start : start + CHUNK]]
+                    yield self.source.read(rows), how
+
+        workers = default_workers()
+        made = ahead(decode_chunk, jobs(), workers, depth=workers + max(2, *pieces, 2))
+        for count in pieces:
+            yield np.concatenate([*itertools.islice(made, count)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.kept:
+            self._stored(np.arange(0))  # other processes read what this one has decoded
+        return dict(self.__dict__)
+
+    def _stored(self, where: Index) -> Pixels:
+        """Images out of the temporary file, which is made the first time."""
+        if not self._file:
+            handle, name = tempfile.mkstemp(prefix="apq-images-", suffix=".u8")
+            with os.fdopen(handle, "wb") as file:
+                every = np.arange(len(self))
+                for pixels in self.batches(np.array_split(every, max(1, len(every) // 256))):
+                    file.write(pixels.tobytes())
+            weakref.finalize(self.source, _remove, name, os.getpid())
+            self._file.append(name)
+        size = int(np.prod(self.shape[1:]))
+        out = np.empty((len(where), *self.shape[1:]), dtype=np.uint8)
+        with open(self._file[0], "rb") as file:
+            for row, place in enumerate(where.tolist()):
+                file.seek(place * size)
+                file.readinto(out[row].data)
+        return out
+
+
+def _remove(name: str, owner: int) -> None:
+    if os.getpid() == owner:
+        Path(name).unlink(missing_ok=True)
+
+
+def decode_chunk(items: Sequence[Item], how: tuple[int, int, str]) -> Pixels:
+    """Decode some pictures; what a worker process does."""
+    side, channels, fit = how
+    out = np.full((len(items), side, side, channels), 128, dtype=np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for row, item in enumerate(items):
+            try:
+                data = item if isinstance(item, Path) else encoded(item)
+                out[row] = decode(data, "a picture", side, channels, fit)
+            except (ImagesError, OSError):
+                continue
+    return out

@@ -1,0 +1,69 @@
+"""Batches of training images, out of memory or decoded ahead by worker processes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apq.images.sets import Part
+from apq.images.streamed import Streamed
+
+
+class Feed:
+    """Training images in the order of an epoch.
+
+    Args:
+        part: Images and labels.
+        batch: Images per step.
+        device: Where batches go. Images in memory lie there all the time.
+    """
+
+    def __init__(self, part: Part, batch: int, device: torch.device) -> None:
+        pixels, numbers = part
+        self._streamed = pixels if isinstance(pixels, Streamed) else None
+        self._data = None if self._streamed else as_tensor(pixels[:]).to(device)
+        self._batch, self._device = batch, device
+        self._order: NDArray[np.integer[Any]] = np.empty(0, dtype=np.int64)
+        self._next: tuple[int, Iterator[NDArray[np.uint8]]] = -1, iter(())
+        self.labels = torch.from_numpy(numbers).to(device)
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Draw the order of a new epoch; any permutation in memory, see ``Streamed.order``."""
+        if self._streamed is None:
+            self._order = rng.permutation(len(self.labels))
+        else:
+            self._order = self._streamed.order(rng)
+        self._next = -1, iter(())
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is an order."""
+        return len(self._order) > 0
+
+    def take(self, position: int) -> tuple[Tensor, Tensor]:
+        """Batch ``position`` of the epoch: uint8 images ``(n, c, h, w)`` and labels ``(n,)``."""
+        places = self._order[position * self._batch :][: self._batch]
+        pick = torch.from_numpy(places).to(self._device)
+        if self._data is not None:
+            return self._data[pick], self.labels[pick]
+        assert self._streamed is not None
+        if self._next[0] != position:
+            rest = range(position * self._batch, len(self._order), self._batch)
+            coming = [self._order[start : start + self._batch] for start in rest]
+            self._next = position, self._streamed.batches(coming)
+        pixels = next(self._next[1])
+        self._next = position + 1, self._next[1]
+        return as_tensor(pixels).to(self._device), self.labels[pick]
+
+
+def as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Images ``(n, h, w, c)`` as a uint8 tensor ``(n, c, h, w)`` in channels-last memory."""
+    with warnings.catch_warnings():  # worker processes map arrays read-only, and nothing writes
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
