@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from apq.cli.budgets import BudgetCommand
 from apq.cli.collect import collect
 from apq.cli.common import err
+from apq.cli.compare import compare
 from apq.cli.cost import cost
 from apq.cli.export import export
 from apq.cli.finetune import finetune
@@ -105,6 +106,7 @@ app.command("export")(export)
 app.command("verify")(verify)
 app.command("search", cls=BudgetCommand)(search)
 app.command("sweep", cls=BudgetCommand)(sweep)
+app.command("compare", cls=BudgetCommand)(compare)
 app.command("report")(report)
 app.command("cost")(cost)
 app.add_typer(space, name="space")

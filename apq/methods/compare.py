@@ -1,0 +1,174 @@
+"""Every method on one problem, at several budgets and seeds, in one table and one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from apq.cost import Stopwatch
+from apq.errors import ApqError, choose
+from apq.files import whole
+from apq.methods import METHODS, run_method
+from apq.search import ALGORITHMS
+from apq.search.problem import Problem
+from apq.search.record import OnProgress
+from apq.search.search import search
+
+OWN = ("nsga2", "paper", "random")
+"""apq's own search, APQ's as published, and random search: compared by default too."""
+
+STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "td,th{padding:.2rem .8rem .2rem 0;text-align:right;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}p.note{color:#666}"
+)
+
+
+def known() -> tuple[str, ...]:
+    """Names that can be compared: methods, then search algorithms."""
+    return (*METHODS, *ALGORITHMS)
+
+
+def compare(
+    problems: Sequence[Problem],
+    names: Sequence[str],
+    calls: int,
+    seeds: Sequence[int],
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
+    """Let every method answer every problem with every seed.
+
+    Args:
+        problems: One space, one predictor and one table, different limits.
+        names: Of :func:`known`.
+        calls: How many candidates the predictor may score per answer.
+        seeds: Each decides everything random of one answer.
+        on_progress: Called after every answer.
+
+    Returns:
+        A row per answer: ``method``, ``limit_METRIC`` per limit, ``seed``, ``accuracy``,
+        ``accuracy_spread`` (predicted, fractions), every cost, ``predictor_calls``,
+        ``training_steps``, ``supernet_passes``, ``wall_s``, ``cpu_s``, every gene's value, and
+        ``error``, which says why a method has no answer.
+
+    Raises:
+        ApqError: there is no such method.
+    """
+    for name in names:
+        choose(name, known(), "method")
+    rows: list[dict[str, Any]] = []
+    total = len(problems) * len(names) * len(seeds)
+    for problem in problems:
+        for name in names:
+            for seed in seeds:
+                about = {"method": name, "seed": seed}
+                about |= {f"limit_{m}": v for m, v in problem.limits.items()}
+                rows.append(about | _answer(name, problem, calls, seed))
+                if on_progress is not None:
+                    best = max((r.get("accuracy", 0.0) for r in rows), default=0.0)
+                    on_progress(len(rows), total, {"best": best})
+    return pd.DataFrame(rows)
+
+
+def _answer(name: str, problem: Problem, calls: int, seed: int) -> dict[str, Any]:
+    """One method's answer as columns; ``error`` alone where it has none."""
+    watch, space = Stopwatch(), problem.priced.space
+    try:
+        if name in METHODS:
+            found = run_method(name, problem, calls, seed)
+            genes, accuracy, spread, costs = found.genes, found.accuracy, found.spread, found.costs
+            counts = (found.predictor_calls, found.training_steps, found.supernet_passes)
+        else:
+            result = search(problem, name, calls, seed)
+            genes = result.front.genes[[result.chosen]]
+            accuracy, spread, costs = result.accuracy, result.spread, result.costs
+            counts = (result.candidates, 0, 0)
+    except ApqError as error:
+        return {"error": str(error), **_spent(watch)}
+    values = {gene: column[0] for gene, column in space.values(genes).items()}
+    return {
+        "accuracy": accuracy, "accuracy_spread": spread, **costs,
+        "predictor_calls": counts[0], "training_steps": counts[1], "supernet_passes": counts[2],
+        **_spent(watch), **values, "error": None,
+    }  # fmt: skip
+
+
+def _spent(watch: Stopwatch) -> dict[str, float]:
+    cost = watch.cost()
+    return {"wall_s": cost["wall_s"], "cpu_s": cost["cpu_s"]}
+
+
+def summary(answers: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table that people read: per method the mean predicted accuracy and, in
+    brackets, the smallest and largest over seeds at every budget; then what one answer took."""
+    limits = [c for c in answers if c.startswith("limit_")]
+    budgets = answers[limits].drop_duplicates().to_dict("records")
+    head = ["method", *(_told(b) for b in budgets), "calls", "training steps", "CPU s"]
+    rows = []
+    for name, mine in answers.groupby("method", sort=False):
+        cells = [str(name)]
+        for budget in budgets:
+            here = mine[(mine[[*budget]] == pd.Series(budget)).all(axis=1)] if budget else mine
+            found = here["accuracy"].dropna() if "accuracy" in here else here["seed"][:0]
+            cells.append(
+                f"{found.mean():.2%} ({found.min():.2%} … {found.max():.2%})"
+                + (f", {len(found)} of {len(here)} seeds" if len(found) < len(here) else "")
+                if len(found)
+                else "none"
+            )
+        counts = [mine[c].mean() if c in mine else 0 for c in ("predictor_calls", "training_steps")]
+        cells += ["" if pd.isna(c) else f"{c:,.0f}" for c in counts]
+        rows.append([*cells, f"{mine['cpu_s'].mean():.1f}"])
+    return head, rows
+
+
+def _told(budget: Mapping[Any, float]) -> str:
+    words = (f"{str(m).removeprefix('limit_')} ≤ {v:g}" for m, v in budget.items())
+    return ", ".join(words) or "no limit"
+
+
+def _remarks(answers: pd.DataFrame) -> Iterable[tuple[str, str]]:
+    """Per method what it is, and why it has no answer where it has none."""
+    for name in answers["method"].drop_duplicates():
+        about = METHODS[name].about + f" ({METHODS[name].source})" if name in METHODS else (
+            f"apq search --algorithm {name}"
+        )  # fmt: skip
+        failed = answers[(answers["method"] == name) & answers["error"].notna()]["error"]
+        yield name, about + "".join(f" No answer: {e}." for e in failed.drop_duplicates()[:1])
+
+
+def write_comparison(folder: Path, answers: pd.DataFrame, made_from: Mapping[str, str]) -> None:
+    """Write ``compare.parquet`` (all rows), ``compare.md`` and ``compare.html`` (one page)."""
+    head, rows = summary(answers)
+    seeds = answers["seed"].nunique()
+    note = (
+        f"Best predicted accuracy within the budget: mean over {seeds} seeds (smallest … largest). "
+        "Calls: candidates that the predictor scored for one answer."
+    )
+    text = [f"# Methods compared\n\n{note}\n", "| " + " | ".join(head) + " |"]
+    text += ["|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
+    text += [f"- **{name}**: {about}" for name, about in _remarks(answers)]
+    text += ["", *(f"- {k}: `{v}`" for k, v in made_from.items())]
+    table = "".join(
+        "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
+        for tag, row in (("th", head), *(("td", row) for row in rows))
+    )
+    listed = "".join(f"<li><b>{escape(n)}</b>: {escape(a)}</li>" for n, a in _remarks(answers))
+    sources = "".join(f"<li>{escape(f'{k}: {v}')}</li>" for k, v in made_from.items())
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Methods compared</title>'
+        f"<style>{STYLE}</style></head><body><h1>Methods compared</h1><p class=note>{escape(note)}"
+        f"</p><table>{table}</table><ul>{listed}</ul><h2>Made from</h2><ul>{sources}</ul>"
+        "</body></html>\n"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / "compare.parquet") as partial:
+        answers.to_parquet(partial, index=False)
+    for name, content in (("compare.md", "\n".join(text) + "\n"), ("compare.html", page)):
+        with whole(folder / name) as partial:
+            partial.write_text(content, encoding="utf-8")
