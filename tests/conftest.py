@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# tests run in as many processes as there are cores (pyproject.toml); threads would only wait
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
 import pytest
 
 from apq.space import BitChoices, MobileNetV2, Space, Stage
