@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -151,3 +153,19 @@ def test_samples_of_a_diverged_network_and_damaged_pages_are_refused(tmp_path, t
     write_part(path, tiny_space, genes, measured, "fp32", {})
     with pytest.raises(SamplesError, match="row 7 has loss nan"):
         read_samples(path)
+
+
+def test_in_the_shipped_samples_with_2_and_3_bits_bits_matter():
+    folder = Path(__file__).parents[1] / "data"
+    space = load_space(str(folder / "cifar10-low-bits" / "space.toml"))
+    samples = read_samples(folder / "cifar10-low-bits" / "quantized", space)
+    cheap = read_samples(folder / "cifar10" / "fp32", space)  # of the same architectures
+    assert cheap.space == space
+    assert cheap.supernet == samples.supernet
+    formats = np.array([axis.is_format for axis in space.axes])
+    _, of = np.unique(samples.genes[:, ~formats], axis=0, return_inverse=True)
+    groups = [samples.accuracy[of == i] for i in np.unique(of) if (of == i).sum() > 5]
+    assert len(groups) >= 10
+    over_policies = np.mean([group.std(ddof=1) for group in groups])
+    over_architectures = np.std([group.mean() for group in groups], ddof=1)
+    assert over_policies > 0.5 * over_architectures

@@ -68,17 +68,23 @@ LOG_SECONDS = 30.0
 
 
 def _log_lines(what: str) -> OnProgress:
-    """A report that prints a line at the end, and before that every LOG_SECONDS."""
+    """A report that prints a line at the end, and before that every LOG_SECONDS.
+
+    Counts that begin again (the next of several searches) are told every LOG_SECONDS only.
+    """
     began = printed = time.monotonic()
     first: int | None = None
+    last, ended = 0, False
 
     def report(done: int, total: int, figures: Mapping[str, float] = {}) -> None:
-        nonlocal printed, first
+        nonlocal began, printed, first, last, ended
         now = time.monotonic()
-        first = done if first is None else first
-        if done < total and now - printed < LOG_SECONDS:
+        if first is None or done < last:
+            first, began = done, now
+        last = done
+        if (done < total or ended) and now - printed < LOG_SECONDS:
             return
-        printed = now
+        printed, ended = now, done >= total
         rate = (done - first) / max(now - began, 1e-9)
         left = f", {(total - done) / rate / 60:,.1f} min left" if rate and done < total else ""
         err.print(f"{what}: {done:,}/{total:,}  {rate:,.1f}/s{left}  {_figures(figures)}".rstrip())
