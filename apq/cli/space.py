@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from apq.cli.common import next_step, out, print_json
 
 if TYPE_CHECKING:
     from apq.space import Space
+    from apq.supernet.trace import TracedNetwork
 
 app = typer.Typer(
     no_args_is_help=True, help="What can be searched: show a space, or make one of a network."
@@ -20,7 +21,9 @@ app = typer.Typer(
 @app.command("from-model")
 def from_model(
     model: Annotated[str, typer.Argument(help="MODULE:FUNCTION; called, it gives the network.")],
-    size: Annotated[str, typer.Option("--input", help="Of an image, as in 3x32x32.")] = "3x32x32",
+    size: Annotated[
+        str, typer.Option("--input", help="Of an image, as in 3x32x32; of a signal, as in 2x400.")
+    ] = "3x32x32",
     out_path: Annotated[Path, typer.Option("--out", help="Space file to write (TOML).")] = Path(
         "mine.toml"
     ),
@@ -32,45 +35,67 @@ def from_model(
     smallest: Annotated[
         float, typer.Option(min=0.05, max=1.0, help="Share of channels that is always kept.")
     ] = 0.25,
-    leave: Annotated[list[str] | None, typer.Option(help="A layer not to cut; repeatable.")] = None,
+    leave: Annotated[
+        list[str] | None,
+        typer.Option("--keep", "--leave", help="Layers not to cut, as in 'layer4.*'; repeatable."),
+    ] = None,
+    least: Annotated[
+        int, typer.Option("--min-width", min=1, help="Fewest channels of any group.")
+    ] = 1,
+    multiple: Annotated[
+        int, typer.Option("--round-to", min=0, help="Channels are multiples of it; 0: mostly of 8.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Make a space and a supernet of your own trained network: its widths, residual branches and
     bits can be chosen, and its largest subnet is the network itself.
 
-    Read are convolutions with or without batch norm, ReLU, ReLU6 and hard swish, squeeze-and-
-    excitation, additions, concatenations, max-pooling, the mean over all pixels and linear layers
-    behind it; what is not understood is named with the line of its source. The function is imported and called, so run only what you trust.
+    What cannot be cut safely keeps its full width, and is named with the reason and the line of its
+    source. The function is imported and called, so run only what you trust.
 
     Examples:
 
       apq space from-model models.mine:build --input 3x32x32 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
 
-      apq space from-model models.mine:build --leave layer4.2.conv3 --smallest 0.5 --out small.toml
+      apq space from-model models.mine:build --keep 'layer4.*' --smallest 0.5 --out small.toml
     """
+    import torch
+
+    from apq.supernet.trace import load_function, normalisation, read_size, trace
+
+    shape = read_size(size)
+    about = normalisation(mean, std, shape[0])
+    traced = trace(
+        load_function(model)(), torch.rand(2, *shape), out_path.stem, None, smallest, leave or (),
+        least=least, multiple=multiple,
+    )  # fmt: skip
+    _write(traced, out_path, weights, {**about, "traced": model}, json)
+
+
+def _write(
+    traced: TracedNetwork, out_path: Path, weights: Path | None, about: dict[str, Any], json: bool
+) -> None:
+    """The space and the supernet of a traced network, and words about what stays as it is."""
     from apq.files import whole
     from apq.space.describe import to_toml
     from apq.supernet.network import save_supernet
-    from apq.supernet.trace import load_function, normalisation, read_size, trace
 
-    c, side = read_size(size)
-    about = normalisation(mean, std, c)
-    import torch
-
-    traced = trace(
-        load_function(model)(), torch.rand(2, c, side, side), out_path.stem, None, smallest,
-        leave or (),
-    )  # fmt: skip
+    said = [f"stays as it is: {layer} ({why})" for layer, why in traced.kept]
+    said += [f"{layer}: {what}" for layer, what in traced.notes]
+    said += [f"no table prices {m:.4g} M multiplications: {at}" for at, m in traced.unpriced]
     with whole(out_path) as path:
-        path.write_text(to_toml(traced.space.to_dict()), encoding="utf-8")
+        text = "".join(f"# {line}\n" for line in said) + to_toml(traced.space.to_dict())
+        path.write_text(text, encoding="utf-8")
     kept = weights or out_path.with_suffix(".safetensors")
-    save_supernet(kept, traced.supernet, {**about, "traced": model, "channels_sorted": False})
+    save_supernet(kept, traced.supernet, {**about, "channels_sorted": False})
     if json:
-        print_json({"space": str(out_path), "supernet": str(kept), "fixed": dict(traced.kept)})
+        told: dict[str, Any] = {"fixed": dict(traced.kept), "notes": dict(traced.notes)}
+        told |= {"unpriced_macs_m": dict(traced.unpriced)}
+        print_json({"space": str(out_path), "supernet": str(kept), **told})
         return
     _tell(traced.space)
-    for layer, reason in traced.kept:
-        out.print(f"  stays as it is: {layer} ({reason})")
+    for line in said:
+        out.print(f"  {line}", soft_wrap=True)
     out.print(f"wrote {out_path} and {kept}")
     next_step(
         f"apq train-supernet --space {out_path} --start {kept} --images photos/ --order taylor "

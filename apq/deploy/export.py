@@ -121,6 +121,7 @@ def export(
     choose(form, FORMATS, "format")
     if opset is not None and form in ("torch", "tflite", "c"):
         raise ModelError(f"--opset is for ONNX files: a {form} file has no operators of that kind")
+    _expressible(model, form)
     steps, micro = fold(model.network), None
     if form in ("tflite", "c"):
         weight_bytes, micro, used = (
@@ -147,6 +148,23 @@ def about(model: Model) -> dict[str, Any]:
         "classes": model.classes,
         "test_accuracy": (model.metadata.get("accuracy") or {}).get("test"),
     }
+
+
+def _expressible(model: Model, form: str) -> None:
+    """Refuse what no file of a form can hold yet.
+
+    Raises:
+        ModelError: the network was traced, and has an operation that only torch runs, or an input
+            that is not square.
+    """
+    for node in model.space.graph_of(model.candidate).nodes:
+        odd = bool(node.size) and (node.op == "image" or form not in ("onnx", "qonnx"))
+        if node.op == "torch" or odd:
+            what = f"the operation {node.call}" if node.call else "a size of its own"
+            raise ModelError(
+                f"a {form} file cannot hold node {node.name}: it has {what}, which only torch runs. "
+                "The model file itself runs in torch: apq.load_model(FILE).network"
+            )
 
 
 def _write_onnx(

@@ -19,10 +19,11 @@ from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from apq.quantize.base import Packed
 from apq.space.graph import Node, number, walk
+from apq.supernet.calls import TorchCall, run_call
 from apq.supernet.elastic import ACTIVATIONS
 from apq.supernet.network import max_pool
 
@@ -214,6 +215,7 @@ class Step(Generic[Layer]):
         grid: Whose integers the output holds; None: real numbers.
         act: As of the node; grids end where it does.
         window: Kernel and stride of a ``maxpool``.
+        operation: What a ``torch`` node runs.
     """
 
     name: str
@@ -223,6 +225,30 @@ class Step(Generic[Layer]):
     grid: Rounding | None = None
     act: str = ""
     window: tuple[int, int] = (1, 1)
+    operation: Operation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """What a node of kind ``torch`` runs, in real numbers.
+
+    Attributes:
+        call, args: As of the node.
+        held: The tensors it owns.
+    """
+
+    call: str
+    args: str
+    held: tuple[Tensor, ...]
+
+
+def operation_of(network: nn.Module, node: Node) -> Operation | None:
+    """What a node of kind ``torch`` runs; None for all others."""
+    if node.op != "torch":
+        return None
+    module = network.get_submodule(node.name) if node.held else None
+    held = module.tensors() if isinstance(module, TorchCall) else []
+    return Operation(node.call, node.args, tuple(tensor.detach() for tensor in held))
 
 
 def window(node: Node) -> tuple[int, int]:
@@ -234,8 +260,29 @@ def window(node: Node) -> tuple[int, int]:
 def run(steps: Sequence[Step[IntegerLayer]], images: Tensor) -> Tensor:
     """Logits ``(n, classes)`` of normalised images ``(n, c, h, w)``."""
     grids = {step.name: step.grid for step in steps}
+    flat: set[str] = set()  # what torch has without pixels, and integers with one
 
     def apply(step: Step[IntegerLayer], *inputs: Tensor) -> Tensor:
+        out = compute(step, *inputs)
+        if step.op in ("pool", "linear") or (step.op != "torch" and flat & {*step.inputs[:1]}):
+            flat.add(step.name)
+        return out
+
+    def compute(step: Step[IntegerLayer], *inputs: Tensor) -> Tensor:
+        if step.operation is not None:
+            given = []
+            for name, x in zip(step.inputs, inputs, strict=True):
+                grid = grids[name]
+                assert grid is not None
+                real = x * torch.tensor(grid.scale, dtype=torch.float32)
+                given.append(real.flatten(1) if name in flat else real)
+            out = run_call(step.operation.call, step.operation.args, given, step.operation.held)
+            if step.grid is None:
+                return out
+            if out.dim() == 2:
+                flat.add(step.name)
+                out = out[:, :, None, None]
+            return step.grid.codes(out)
         if step.layer is not None:
             grid = grids[step.inputs[0]]
             assert grid is not None
@@ -262,7 +309,7 @@ def run(steps: Sequence[Step[IntegerLayer]], images: Tensor) -> Tensor:
     grid = steps[0].grid
     assert grid is not None
     out: Tensor = walk(steps, grid.codes(images), apply)
-    return out.flatten(1)
+    return out.flatten(1) if out.shape[2:].numel() == 1 else out
 
 
 def mean(codes: Tensor, grid: Rounding, to: Rounding) -> Tensor:

@@ -19,13 +19,14 @@ from apq.quantize.integer import (
     Step,
     fold_gain,
     integer_layer,
+    operation_of,
     run,
     window,
     within,
 )
 from apq.quantize.schemes import find_scheme
 from apq.quantize.uniform import Uniform, UniformActivations
-from apq.space.graph import LAYERS, Graph, Node, number
+from apq.space.graph import LAYERS, Graph, Node, number, owns
 from apq.supernet.depthwise import depthwise
 from apq.supernet.elastic import ACTIVATIONS, convolve, resized
 from apq.supernet.network import Network, activated, attach, combine, run_nodes
@@ -176,7 +177,7 @@ class QuantizedSubnet(nn.Module):
     def _simulate(self, node: Node, *inputs: Tensor) -> Tensor:
         if node.op == "pool" and node.inputs[0] not in self.graph.streams:
             return combine(node, self.pooled(inputs[0]))
-        if node.op in LAYERS:
+        if owns(node):
             out: Tensor = self.subnet.get_submodule(node.name)(*inputs)
             out = activated(node, out) if node.op == "linear" else out
         else:
@@ -200,13 +201,18 @@ class QuantizedSubnet(nn.Module):
                 grid = layer.output
             if grid is not None:
                 grids[node.name] = grid
-            steps.append(Step(node.name, node.op, node.inputs, layer, grid, node.act, window(node)))
+            held = operation_of(self.subnet, node)
+            steps.append(
+                Step(node.name, node.op, node.inputs, layer, grid, node.act, window(node), held)
+            )
         return steps
 
     def _output_grid(self, node: Node) -> Rounding | None:
         """Whose integers a node's output holds: its stream's, or those its reader wants."""
         if node.op == "image":
             return self.image.rounding()
+        if node.act == "hsigmoid" and node.op == "act":
+            return FACTORS
         if node.name in self.graph.streams:
             stream: Any = self.streams[self.graph.streams[node.name]]
             return within(stream.rounding(), node.act)
@@ -295,14 +301,16 @@ def quantize_subnet(
             attach(net, {layer.name: QuantizedLinear(part, weights, inputs, act)})
         else:
             attach(net, {layer.name: QuantizedConv(part, weights, inputs)})
-    first = next(node for node in graph.layers if graph.by_name[node.inputs[0]].op == "image")
+    first = next(n for n in graph.nodes if n.name in samples and n.inputs[0] == "image")
     streams: list[nn.Module] = [
         UniformActivations(torch.cat(parts), 8, signed=True, narrow=False)
         for parts in _stream_samples(graph, samples)
     ]
-    pool = [node for node in graph.nodes if node.op == "pool"][-1]
-    signed = not graph.positive(pool.inputs[0])
-    pooled = UniformActivations(samples[pool.name], 8, signed=signed)
+    pools = [node for node in graph.nodes if node.op == "pool"][-1:]
+    signed = not all(graph.positive(pool.inputs[0]) for pool in pools)
+    pooled = UniformActivations(
+        samples[pools[0].name] if pools else torch.ones(1), 8, signed=signed
+    )
     return QuantizedSubnet(net, graph, chosen, ImageGrid(samples[first.name]), streams, pooled)
 
 
@@ -310,9 +318,10 @@ def _stream_samples(graph: Graph, samples: dict[str, Tensor]) -> list[list[Tenso
     """Samples of every stream: what other nodes than joins read of it."""
     found: list[list[Tensor]] = [[] for _ in set(graph.streams.values())]
     for node in graph.nodes:
-        stream = graph.streams.get(node.inputs[0]) if node.name in samples else None
-        if stream is not None:
-            found[stream].append(samples[node.name])
+        for i, name in enumerate(node.inputs):
+            key = f"{node.name}#{i}" if i else node.name
+            if key in samples and name in graph.streams:
+                found[graph.streams[name]].append(samples[key])
     return found
 
 
@@ -323,14 +332,22 @@ def _scheme(scheme: str | Scheme) -> Scheme:
 @torch.no_grad()
 def _samples(net: Network, graph: Graph, images: Tensor | None) -> dict[str, Tensor]:
     """A sample of what every node but joins reads first, by name, with the extremes kept."""
-    reads = [node.name for node in graph.nodes if node.op in (*LAYERS, "pool", "act", "scale")]
+    reads = [
+        node.name
+        for node in graph.nodes
+        if node.op in (*LAYERS, "pool", "maxpool", "act", "scale", "torch")
+    ]
     if images is None:
-        return {name: torch.ones(1) for name in reads}
+        several = [f"{node.name}#{i}" for node in graph.nodes if node.op == "torch"
+                   for i in range(1, len(node.inputs))]  # fmt: skip
+        return {name: torch.ones(1) for name in [*reads, *several]}
     samples: dict[str, Tensor] = {}
 
     def run(node: Node, *inputs: Tensor) -> Tensor:
         if node.name in reads:
             samples[node.name] = _drawn(inputs[0])
+        for i, x in enumerate(inputs[1:] if node.op == "torch" else ()):
+            samples[f"{node.name}#{i + 1}"] = _drawn(x)
         return net.run(node, *inputs)
 
     run_nodes(graph.nodes, images, run)

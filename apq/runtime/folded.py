@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from apq.quantize import QuantizedSubnet
-from apq.quantize.integer import IntegerLayer, Step, window
+from apq.quantize.integer import IntegerLayer, Step, operation_of, window
 from apq.space.graph import LAYERS, Node
 from apq.supernet.network import Network
 
@@ -43,6 +43,7 @@ def fold(network: nn.Module) -> Steps:
             _layer(network, node) if node.op in LAYERS else None,
             act=node.act,
             window=window(node),
+            operation=operation_of(network, node),
         )
         for node in network.graph.nodes
     ]

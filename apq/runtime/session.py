@@ -79,6 +79,8 @@ def fast(steps: Steps, otherwise: Callable[[Tensor], Tensor]) -> Callable[[Tenso
         import onnxruntime  # noqa: F401
     except ImportError:
         return otherwise
+    if any(step.op == "torch" for step in steps):  # only torch has those
+        return otherwise
     runners: dict[tuple[int, ...], Runner] = {}
 
     def run(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from apq.runtime.folded import fold as fold_steps
 from apq.runtime.session import fast
-from apq.space.graph import LAYERS, Graph, number
+from apq.space.graph import Graph, number, owns
 from apq.supernet.evaluate import EvalImages, answers, batches, estimate, fold, recalibrate
 from apq.supernet.network import Subnet
 
@@ -27,7 +27,7 @@ def choices(graph: Graph) -> Choices:
     """What decides each piece of a candidate's float network: its layers, their channels and
     kernels."""
     return tuple(
-        tuple((n.name, number(n.channels), number(n.kernel)) for n in piece if n.op in LAYERS)
+        tuple((n.name, number(n.channels), number(n.kernel)) for n in piece if owns(n))
         for piece in graph.pieces
     )
 

@@ -22,7 +22,7 @@ from apq.space.families import DEFAULT_FAMILY, FAMILIES, Family
 from apq.space.families.base import plain
 from apq.space.families.builder import Builder
 from apq.space.formats import FORMATS, Choice, choice_of, code_of, ordered
-from apq.space.graph import LAYERS, Graph, Node, number
+from apq.space.graph import LATER, Graph, Node, is_priced, number
 from apq.space.layer import Layer, LayerArray, to_layer
 from apq.space.restrictions import parse as parse_restriction
 from apq.space.tables import read_family
@@ -245,8 +245,8 @@ class Space:
         """Hash of all but names and number formats, 16 hex digits. Spaces that share it share
         supernets and fp32 samples: those have no formats."""
         genes = [[axis.name, axis.choices] for axis in self.axes if not axis.is_format]
-        nodes = [replace(node, weight=0, activation=0) for node in self.graph.nodes]
-        text = json.dumps([genes, [asdict(node) for node in nodes]], separators=(",", ":"))
+        nodes = [_shape_of(replace(node, weight=0, activation=0)) for node in self.graph.nodes]
+        text = json.dumps([genes, nodes], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def count(self) -> int:
@@ -764,7 +764,7 @@ class Space:
         return [
             (node, self.graph.row(node, sides[node.inputs[0]], values))
             for node in nodes
-            if node.op in LAYERS
+            if is_priced(node)
         ]
 
     def sides(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -782,7 +782,7 @@ class Space:
     @cached_property
     def fixed_layers(self) -> dict[str, Layer]:
         """Layers every candidate has as they are, by name."""
-        fixed = [n for n in self.graph.layers if not n.block and not self.graph.genes(n)]
+        fixed = [n for n in self.graph.priced if not n.block and not self.graph.genes(n)]
         return {node.name: to_layer(row) for node, row in self.rows(fixed)} if fixed else {}
 
     def block(self, slot: Slot) -> tuple[Node, ...]:
@@ -800,7 +800,7 @@ class Space:
         """Layers of one candidate in the order they run."""
         graph = self.graph_of(candidate)
         sides = graph.sides()
-        return tuple(to_layer(graph.row(node, sides[node.inputs[0]])) for node in graph.layers)
+        return tuple(to_layer(graph.row(node, sides[node.inputs[0]])) for node in graph.priced)
 
     # ---- data ------------------------------------------------------------------------------
 
@@ -920,6 +920,15 @@ def _flat(data: Mapping[str, Any]) -> dict[str, object]:
         else:
             flat[name] = value
     return flat
+
+
+def _shape_of(node: Node) -> dict[str, Any]:
+    """A node's fields, without those that say nothing here and came later than the first files."""
+    said = asdict(node)
+    return {k: v for k, v in said.items() if k not in LATER or v != getattr(_PLAIN, k)}
+
+
+_PLAIN = Node("", "")
 
 
 def _check_rules(space: Space) -> None:

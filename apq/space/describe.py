@@ -10,7 +10,7 @@ import numpy as np
 
 from apq.space.axes import is_format
 from apq.space.base import Space
-from apq.space.graph import Value, parts
+from apq.space.graph import Follows, Value, parts
 from apq.space.layer import macs, to_array, weight_count
 
 
@@ -49,13 +49,14 @@ def nodes_in_words(space: Space) -> list[tuple[str, str, str, str]]:
             words += ["depthwise"] if groups != 1 and groups == node.channels else []
             words += [f"stride {node.stride}"] if node.stride > 1 else []
         words += [node.act] if node.act else []
+        words += [node.call] if node.call else []
         when = ", ".join(f"{gene} in {list(allowed)}" for gene, allowed in node.when)
         rows.append((node.name, " ".join(words), ", ".join(node.inputs), when))
     return rows
 
 
 def _value(value: Value) -> str:
-    return "+".join(map(str, parts(value)))
+    return "+".join(p.gene if isinstance(p, Follows) else str(p) for p in parts(value))
 
 
 def ends(space: Space) -> dict[str, dict[str, float]]:

@@ -50,6 +50,23 @@ JOINS = ("add", "select", "concat")
 CHOSEN = ("channels", "kernel", "groups", "weight", "activation", "side")
 """Fields of a node that may name a gene."""
 
+LATER = ("padding", "size", "call", "args", "held", "fan_in", "places")
+"""Fields that only traced networks use; a space without them has the hash it always had."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor that a node of kind ``torch`` owns.
+
+    Attributes:
+        shape: A number, gene or what follows from genes, per dimension.
+        kind: ``"float"`` (trained), ``"fixed"`` (real numbers that are not trained), ``"int"`` or
+            ``"bool"``.
+    """
+
+    shape: tuple[Value, ...]
+    kind: str = "float"
+
 
 @dataclass(frozen=True)
 class Node:
@@ -62,7 +79,9 @@ class Node:
             channels), ``"select"`` (the last of its inputs that runs; it computes nothing),
             ``"pool"`` (mean over all pixels), ``"maxpool"`` (largest of ``kernel`` x ``kernel``
             pixels, odd ones padded by half), ``"scale"`` (its first input, every channel times the
-            second's value) or ``"act"`` (an activation that has a grid of its own).
+            second's value), ``"act"`` (an activation that has a grid of its own) or ``"torch"``
+            (an operation of a traced network that has no kind of its own: ``call`` with ``args``,
+            in real numbers).
         inputs: Names of the nodes whose outputs it reads.
         channels: Channels of its output.
         kernel, stride, groups: Of a convolution, padded by ``kernel // 2``. A depthwise one has as
@@ -75,6 +94,14 @@ class Node:
         side: Height and width of an image in pixels.
         when: Genes and the choices with which the node runs; all must hold.
         block: The searched block it belongs to, e.g. ``b00``; empty for a fixed layer.
+        padding: Of a convolution, in pixels on every side; -1: half the kernel.
+        size: Height and width of the output where they do not follow from stride and input.
+        call, args: Of ``torch``: name of the operation, and its arguments as JSON
+            (:mod:`apq.supernet.calls`).
+        held: Of ``torch``: the tensors it owns.
+        fan_in, places: Of ``torch`` with weights: products summed up per number it gives, and
+            pixels or tokens it does so for. Hardware prices it as a 1x1 convolution of that many
+            channels and pixels, which has the same weights and multiplications.
     """
 
     name: str
@@ -92,6 +119,13 @@ class Node:
     side: Value = 0
     when: tuple[tuple[str, tuple[int, ...]], ...] = ()
     block: str = ""
+    padding: int = -1
+    size: tuple[int, ...] = ()
+    call: str = ""
+    args: str = ""
+    held: tuple[Held, ...] = ()
+    fan_in: Value = 0
+    places: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +148,11 @@ class Graph:
     def layers(self) -> tuple[Node, ...]:
         """The nodes that have weights."""
         return tuple(node for node in self.nodes if node.op in LAYERS)
+
+    @property
+    def priced(self) -> tuple[Node, ...]:
+        """The nodes that hardware prices."""
+        return tuple(node for node in self.nodes if is_priced(node))
 
     @cached_property
     def readers(self) -> dict[str, tuple[Node, ...]]:
@@ -151,6 +190,9 @@ class Graph:
                 first = next(name for name in leader.values() if name in joined)
                 leader[node.name] = node.name
                 leader |= {n: first for n, old in leader.items() if old in joined | {node.name}}
+            elif node.op == "torch":  # in real numbers: what it reads and gives has 8 bits
+                for name in (*node.inputs, *((node.name,) if self.readers[node.name] else ())):
+                    leader.setdefault(name, name)
         numbers = {name: i for i, name in enumerate(dict.fromkeys(leader.values()))}
         return {name: numbers[first] for name, first in leader.items()}
 
@@ -181,6 +223,7 @@ class Graph:
         """Genes that decide what a node costs: its own, and those of its input's shape."""
         read = [getattr(node, field) for field in CHOSEN] + [gene for gene, _ in node.when]
         read += [self.by_name[name].channels for name in node.inputs]
+        read += [node.fan_in, *(size for held in node.held for size in held.shape)]
         read += [self.nodes[0].side] if node.op != "linear" else []
         named = (p.gene if isinstance(p, Follows) else p for value in read for p in parts(value))
         return {gene for gene in named if isinstance(gene, str)}
@@ -211,17 +254,24 @@ class Graph:
         return tuple(self.nodes[a:b] for a, b in itertools.pairwise(bounds) if a < b)
 
     def sides(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Height and width in pixels of every node's output, by its name.
+        """Height and width in pixels of every node's output, by its name: one number where they are
+        the same, or a pair.
 
         Args:
             values: Value of the gene that chooses the image's side, a number or an array.
         """
         found: dict[str, Any] = {}
         for node in self.nodes:
-            if node.op == "image":
+            if node.size:
+                found[node.name] = node.size
+            elif node.op == "image":
                 found[node.name] = resolve(node.side, values or {})
             elif node.op in ("pool", "linear"):
                 found[node.name] = 1
+            elif isinstance(found[node.inputs[0]], tuple):
+                found[node.name] = tuple(
+                    int(out_side(s, node.stride)) for s in found[node.inputs[0]]
+                )
             else:
                 side = out_side(found[node.inputs[0]], node.stride)
                 found[node.name] = side if side.ndim else int(side)
@@ -232,20 +282,32 @@ class Graph:
 
         Args:
             node: One of ``layers``.
-            side: Height and width of its input, a number or an array.
+            side: Height and width of its input, a number, an array, or a pair.
             values: Values of the genes it reads: numbers, or arrays that broadcast together.
 
         Returns:
             Array of :data:`apq.space.layer.LAYER_DTYPE` in the broadcast shape.
         """
         known = values or {}
+        if node.op == "torch":
+            return layer_array(
+                op="conv", in_channels=resolve(node.fan_in, known),
+                out_channels=resolve(node.channels, known), height=node.places, width=1,
+                weight_bits=32, activation_bits=32,
+            )  # fmt: skip
+        height, width = side if isinstance(side, tuple) else (side, side)
+        if node.size and node.op == "conv":  # what gives as many pixels with half the kernel
+            height, width = (
+                s if out_side(s, node.stride) == out else out * node.stride
+                for s, out in zip((height, width), node.size, strict=True)
+            )
         weight, activation = (AS_PRICED[resolve(v, known)] for v in (node.weight, node.activation))
         return layer_array(
             op=node.op,
             in_channels=resolve(self.in_channels(node), known),
             out_channels=resolve(node.channels, known),
-            height=side,
-            width=side,
+            height=height,
+            width=width,
             kernel=resolve(node.kernel, known),
             stride=node.stride,
             groups=resolve(node.groups, known),
@@ -278,7 +340,9 @@ class Graph:
         def bits(name: str) -> Any:
             readers = [n for n in self.readers[name] if n.name in inside and n.op in LAYERS]
             width = BITS[resolve(readers[0].activation, values)] if readers else handed_on
-            return resolve(self.by_name[name].channels, values) * sides[name] ** 2 * width
+            side = sides[name]
+            pixels = side[0] * side[1] if isinstance(side, tuple) else side**2
+            return resolve(self.by_name[name].channels, values) * pixels * width
 
         peak: Any = 0
         for i, node in enumerate(nodes):
@@ -328,7 +392,24 @@ def there(node: Node, values: Mapping[str, Any]) -> Any:
 
 
 def _resolved(node: Node, values: Mapping[str, int]) -> Node:
-    return replace(node, **{field: resolve(getattr(node, field), values) for field in CHOSEN})
+    found = {field: resolve(getattr(node, field), values) for field in CHOSEN}
+    if node.op == "torch":
+        shapes = [tuple(resolve(size, values) for size in held.shape) for held in node.held]
+        found["held"] = tuple(
+            replace(h, shape=shape) for h, shape in zip(node.held, shapes, strict=True)
+        )
+        found["fan_in"] = resolve(node.fan_in, values)
+    return replace(node, **found)
+
+
+def owns(node: Node) -> bool:
+    """Whether a node has tensors of its own."""
+    return node.op in LAYERS or bool(node.held)
+
+
+def is_priced(node: Node) -> bool:
+    """Whether hardware prices a node: it has weights to multiply by."""
+    return node.op in LAYERS or node.places > 0
 
 
 def depthwise(node: Node) -> bool:

@@ -48,16 +48,19 @@ class ConvBN(nn.Module):
         groups: int = 1,
         act: str = "relu6",
         epsilon: float = 1e-5,
+        padding: int = -1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
+        padding = kernel // 2 if padding < 0 else padding
+        self.conv = nn.Conv2d(cin, cout, kernel, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(cout, eps=epsilon)
         self.act: nn.Module = ACTIVATIONS[act]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes ``(n, cin, h, w) -> (n, cout, ceil(h / stride), ceil(w / stride))``."""
         c = self.conv
-        if c.kernel_size == (1, 1) and c.stride != (1, 1) and torch.is_grad_enabled():
+        single = c.kernel_size == (1, 1) and c.padding == (0, 0)
+        if single and c.stride != (1, 1) and torch.is_grad_enabled():
             x = convolve(x, c.weight, c.bias, int(c.stride[0]), c.groups)
         else:
             x = c(x)
@@ -66,33 +69,55 @@ class ConvBN(nn.Module):
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    groups: int = 1,
+    padding: int = -1,
 ) -> Tensor:
-    """A convolution padded by half its kernel, ``(n, cin, h, w) -> (n, cout, …)``.
+    """A convolution padded by half its kernel (or as said), ``(n, cin, h, w) -> (n, cout, …)``.
 
     One of single pixels first drops those that its stride skips. The numbers are the same; the
     backward pass of such convolutions of four channels, channels last, writes outside its memory in
     oneDNN as PyTorch 2.13 has it.
     """
     kernel = weight.shape[-1]
-    if kernel == 1 and stride > 1:
+    if kernel == 1 and stride > 1 and padding <= 0:
         x, stride = x[:, :, ::stride, ::stride], 1
-    return F.conv2d(x, weight, bias, stride, kernel // 2, 1, groups)
+    return F.conv2d(x, weight, bias, stride, kernel // 2 if padding < 0 else padding, 1, groups)
 
 
-def resized(images: Tensor, side: int) -> Tensor:
-    """Square images with ``side`` pixels: ``(n, c, h, h) -> (n, c, side, side)``, any type.
+def resized(images: Tensor, side: int | tuple[int, ...]) -> Tensor:
+    """Square images with ``side`` pixels: ``(n, c, h, h) -> (n, c, side, side)``, any type; a pair
+    is height and width.
 
     Linear interpolation over as many pixels as one of the result covers, as Pillow resizes; images
     of that size already are returned as they are.
     """
-    if images.shape[-2:] == (side, side):
+    size = (side, side) if isinstance(side, int) else (side[0], side[1])
+    if images.shape[-2:] == size:
         return images
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def slice_norm(x: Tensor, bn: nn.BatchNorm2d, channels: int) -> Tensor:
-    """Batch norm by the first ``channels`` entries of a wider one.
+def taken(tensor: Tensor, dim: int, kept: Sequence[tuple[int, int]]) -> Tensor:
+    """The leading entries of every part of a dimension.
+
+    Args:
+        tensor: Any.
+        dim: The dimension.
+        kept: Per part how many entries it has and how many are taken.
+    """
+    if len(kept) == 1:
+        return tensor.narrow(dim, 0, kept[0][1])
+    starts = itertools.accumulate((full for full, _ in kept), initial=0)
+    found = [tensor.narrow(dim, a, n) for a, (_, n) in zip(starts, kept, strict=False)]
+    return torch.cat(found, dim=dim)
+
+
+def slice_norm(x: Tensor, bn: nn.BatchNorm2d, kept: Sequence[tuple[int, int]]) -> Tensor:
+    """Batch norm by the first entries of a wider one, or of each of its parts (:func:`taken`).
 
     In training mode it normalises by the batch and leaves the running statistics alone: they would
     mix those of many subnets, so every extracted subnet gets its own (OFA recalibrates too).
@@ -100,10 +125,11 @@ def slice_norm(x: Tensor, bn: nn.BatchNorm2d, channels: int) -> Tensor:
     mean, var = bn.running_mean, bn.running_var
     assert mean is not None
     assert var is not None
-    weight, bias = bn.weight[:channels], bn.bias[:channels]
+    weight, bias = taken(bn.weight, 0, kept), taken(bn.bias, 0, kept)
     if bn.training:
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, bn.eps)
-    return F.batch_norm(x, mean[:channels], var[:channels], weight, bias, False, 0.0, bn.eps)
+    mean, var = taken(mean, 0, kept), taken(var, 0, kept)
+    return F.batch_norm(x, mean, var, weight, bias, False, 0.0, bn.eps)
 
 
 def transforms(kernels: Sequence[int]) -> nn.ParameterDict:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
 from pathlib import Path
@@ -20,9 +19,10 @@ from apq.files.headers import Header
 from apq.files.reading import CostTable, Items, Text
 from apq.files.tensors import load_tensors, require_tensors, save_tensors, weights_hash
 from apq.space import Candidate, Space
-from apq.space.graph import LAYERS, Graph, Node, number, resolve, walk
+from apq.space.graph import Follows, Graph, Node, Value, number, owns, parts, resolve, walk
 from apq.space.graph import depthwise as is_depthwise
 from apq.space.schema import SpaceField
+from apq.supernet.calls import TorchCall, run_call
 from apq.supernet.depthwise import depthwise
 from apq.supernet.elastic import (
     ACTIVATIONS,
@@ -31,6 +31,7 @@ from apq.supernet.elastic import (
     resized,
     shrink,
     slice_norm,
+    taken,
     transforms,
 )
 from apq.version import __version__
@@ -55,7 +56,7 @@ class Network(nn.Module):
 
     def run(self, node: Node, *inputs: Tensor) -> Tensor:
         """Run one node."""
-        if node.op in LAYERS:
+        if owns(node):
             out: Tensor = self.get_submodule(node.name)(*inputs)
             return activated(node, out) if node.op == "linear" else out
         return combine(node, *inputs)
@@ -66,7 +67,7 @@ class Network(nn.Module):
         return [self._part(nodes) for nodes in self.graph.pieces]
 
     def _part(self, nodes: Sequence[Node]) -> Network:
-        names = [node.name for node in nodes if node.op in LAYERS]
+        names = [node.name for node in nodes if owns(node)]
         return Network(Graph(tuple(nodes)), {name: self.get_submodule(name) for name in names})
 
 
@@ -87,8 +88,8 @@ def run_nodes(nodes: Sequence[Node], x: Tensor, run: Callable[..., Tensor]) -> T
         x: Images, or what the first node reads.
         run: From a node and the values of its inputs to the value of its output.
     """
-    if nodes[0].op == "image":
-        x = resized(x, number(nodes[0].side))
+    if nodes[0].op == "image" and x.dim() == 4:
+        x = resized(x, nodes[0].size or number(nodes[0].side))
     out: Tensor = walk(nodes, x, run)
     return out
 
@@ -96,14 +97,17 @@ def run_nodes(nodes: Sequence[Node], x: Tensor, run: Callable[..., Tensor]) -> T
 def build_modules(graph: Graph) -> dict[str, nn.Module]:
     """A module with new weights for every layer of a graph of plain numbers, fixed layers first."""
     found: dict[str, nn.Module] = {}
-    for node in sorted(graph.layers, key=lambda node: bool(node.block)):
+    for node in sorted(filter(owns, graph.nodes), key=lambda node: bool(node.block)):
+        if node.op == "torch":
+            found[node.name] = TorchCall(node)
+            continue
         cin, cout = number(graph.in_channels(node)), number(node.channels)
         if node.op == "linear":
             found[node.name] = nn.Linear(cin, cout, bias=node.bias)
         else:
             found[node.name] = ConvBN(
                 cin, cout, number(node.kernel), node.stride, number(node.groups), node.act,
-                node.epsilon,
+                node.epsilon, node.padding,
             )  # fmt: skip
     return found
 
@@ -125,6 +129,7 @@ def attach(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
 
 
 def _add(at: nn.Module, name: str, module: nn.Module, path: str) -> None:
+    before = at._modules.get(name)
     try:
         at.add_module(name, module)
     except KeyError as error:
@@ -132,6 +137,9 @@ def _add(at: nn.Module, name: str, module: nn.Module, path: str) -> None:
             f"no node can be called {path!r}: every torch module has something else named "
             f"{name!r}; give it another name in its family"
         ) from error
+    if type(before) is nn.Module:  # stood for the path alone
+        for child, inside in before.named_children():
+            module.add_module(child, inside)
 
 
 def combine(node: Node, *inputs: Tensor) -> Tensor:
@@ -146,6 +154,8 @@ def combine(node: Node, *inputs: Tensor) -> Tensor:
         return activated(node, inputs[0])
     if node.op == "maxpool":
         return max_pool(inputs[0], number(node.kernel), node.stride)
+    if node.op == "torch":
+        return run_call(node.call, node.args, inputs, ())
     assert node.op == "pool", node.op
     return inputs[0].mean(dim=(2, 3))
 
@@ -191,20 +201,40 @@ class Supernet(nn.Module):
         return run_nodes(self.space.graph.at(chosen).nodes, x, partial(self._run, chosen))
 
     def _run(self, chosen: Mapping[str, int], node: Node, *inputs: Tensor) -> Tensor:
-        if node.op not in LAYERS:
+        if not owns(node):
             return combine(node, *inputs)
+        if node.op == "torch":
+            return run_call(node.call, node.args, inputs, [*self._held(node, chosen).values()])
         (x,) = inputs
         module, weight = self.get_submodule(node.name), self.weight(node, chosen)
+        kept = self._kept(self.space.graph.by_name[node.name].channels, chosen)
         if isinstance(module, nn.Linear):
-            bias = None if module.bias is None else module.bias[: len(weight)]
+            bias = None if module.bias is None else taken(module.bias, 0, kept)
             return activated(node, F.linear(x, weight, bias))
         assert isinstance(module, ConvBN)
-        if is_depthwise(node):
+        if is_depthwise(node) and node.padding < 0:
             y = depthwise(x, weight, node.stride)
         else:
-            y = convolve(x, weight, None, node.stride, number(node.groups))
-        out: Tensor = module.act(slice_norm(y, module.bn, len(weight)))
+            y = convolve(x, weight, None, node.stride, number(node.groups), node.padding)
+        out: Tensor = module.act(slice_norm(y, module.bn, kept))
         return out
+
+    def _kept(self, value: Value, chosen: Mapping[str, int]) -> list[tuple[int, int]]:
+        """Per part of a dimension, how many entries it has and how many a candidate keeps."""
+        return [(int(resolve(p, self.most)), int(resolve(p, chosen))) for p in parts(value)]
+
+    def _held(self, node: Node, chosen: Mapping[str, int]) -> dict[str, Tensor]:
+        """What a candidate keeps of the tensors of a node of kind ``torch``, by their names."""
+        module = self.get_submodule(node.name)
+        assert isinstance(module, TorchCall)
+        found: dict[str, Tensor] = {}
+        shapes = self.space.graph.by_name[node.name].held
+        for i, (tensor, held) in enumerate(zip(module.tensors(), shapes, strict=True)):
+            for dim, size in enumerate(held.shape):
+                if not isinstance(size, int):
+                    tensor = taken(tensor, dim, self._kept(size, chosen))
+            found[f"held_{i}"] = tensor
+        return found
 
     def weight(self, node: Node, chosen: Mapping[str, int]) -> Tensor:
         """The weights of one layer of a candidate: a slice, through which gradients reach the
@@ -215,7 +245,8 @@ class Supernet(nn.Module):
             chosen: Values of the genes by name.
         """
         module = self.get_submodule(node.name)
-        stored = self.stored(node)[: number(node.channels)]
+        kept = self._kept(self.space.graph.by_name[node.name].channels, chosen)
+        stored = taken(self.stored(node), 0, kept)
         weight = stored if is_depthwise(node) else self._inputs(node, stored, chosen)
         if isinstance(module, nn.Linear) or node.name not in self._kernels:
             return weight
@@ -226,14 +257,11 @@ class Supernet(nn.Module):
     def _inputs(self, node: Node, weight: Tensor, chosen: Mapping[str, int]) -> Tensor:
         """The columns for the input channels that a candidate keeps: the first of every group."""
         graph = self.space.graph
-        groups = graph.segments(graph.by_name[node.name].inputs[0])
-        kept = [int(resolve(group, chosen)) for group in groups]
+        read = graph.segments(graph.by_name[node.name].inputs[0])
+        kept = self._kept(read, chosen)
         if number(node.groups) > 1:
-            kept = [sum(kept) // number(node.groups)]
-        if len(kept) == 1:
-            return weight[:, : kept[0]]
-        starts = itertools.accumulate([int(resolve(g, self.most)) for g in groups], initial=0)
-        return torch.cat([weight[:, a : a + n] for a, n in zip(starts, kept, strict=False)], dim=1)
+            return weight[:, : sum(n for _, n in kept) // number(node.groups)]
+        return taken(weight, 1, kept)
 
     def slices(self, candidate: Candidate) -> dict[str, Tensor]:
         """The supernet's own weights and statistics by their names in :class:`Subnet`.
@@ -242,17 +270,21 @@ class Supernet(nn.Module):
         """
         chosen = self.space.chosen(candidate)
         found: dict[str, Tensor] = {}
-        for node in self.space.graph.at(chosen).layers:
+        for node in filter(owns, self.space.graph.at(chosen).nodes):
+            if node.op == "torch":
+                found |= {f"{node.name}.{k}": v for k, v in self._held(node, chosen).items()}
+                continue
             module = self.get_submodule(node.name)
             weight = self.weight(node, chosen)
+            kept = self._kept(self.space.graph.by_name[node.name].channels, chosen)
             if isinstance(module, nn.Linear):
                 found[f"{node.name}.weight"] = weight
                 if module.bias is not None:
-                    found[f"{node.name}.bias"] = module.bias[: len(weight)]
+                    found[f"{node.name}.bias"] = taken(module.bias, 0, kept)
                 continue
             found[f"{node.name}.conv.weight"] = weight
             norm = module.get_submodule("bn").state_dict(prefix=f"{node.name}.bn.", keep_vars=True)
-            found |= {k: v[: number(node.channels)] if v.dim() else v for k, v in norm.items()}
+            found |= {k: taken(v, 0, kept) if v.dim() else v for k, v in norm.items()}
         return found
 
     @torch.no_grad()
@@ -266,60 +298,90 @@ class Supernet(nn.Module):
         net.train(self.training)
         return net
 
+    @property
+    def _by_gene(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries():
+            found.setdefault(entry.gene, []).append(entry)
+        return found
+
     @cached_property
     def widths(self) -> dict[str, int]:
-        """Genes that choose channels of layers, and how many there are at most."""
-        genes = dict.fromkeys(n.channels for n in self.space.graph.layers)
-        return {gene: self.most[gene] for gene in genes if isinstance(gene, str)}
+        """Genes that choose channels, and how many there are at most."""
+        return {gene: self.most[gene] for gene in self._by_gene}
 
     def importance(self) -> dict[str, Tensor]:
-        """L1 norm of what reads a channel, ``(channels,)`` by gene (OFA; APQ section 3.1)."""
+        """L1 norm of what reads a channel, ``(channels,)`` by gene (OFA; APQ section 3.1); of those
+        that something reads."""
         return {
-            gene: reduce(
-                torch.add, [w.detach().abs().transpose(0, 1).flatten(1).sum(1) for w in views]
-            )
-            for gene, views in self._views().items()
+            gene: reduce(torch.add, [entry.norms() for entry in found if entry.reads])
+            for gene, found in self._by_gene.items()
+            if any(entry.reads for entry in found)
         }
-
-    def _views(self) -> dict[str, list[Tensor]]:
-        """Weights that read the channels of each gene; of those that something reads."""
-        found = {gene: [w for _, _, w in self.readers(gene)] for gene in self.widths}
-        return {gene: views for gene, views in found.items() if views}
 
     @torch.no_grad()
     def sort_channels(self, importance: Mapping[str, Tensor] | None = None) -> None:
         """Reorder the channels that a gene chooses from by falling importance.
 
         The largest network computes the same function afterwards; prefixes now hold what matters
-        most.
+        most. Channels of a grouped convolution move with their group.
 
         Args:
             importance: ``(channels,)`` by gene, as :mod:`apq.supernet.orders` measures it; None:
                 :meth:`importance`. Genes that are missing stay as they are.
         """
         for gene, own in (self.importance() if importance is None else importance).items():
-            order = torch.argsort(own, descending=True, stable=True)
-            for _, _, view in self.readers(gene):
-                view.copy_(view[:, order])
-            for node in self.space.graph.layers:
-                if node.channels == gene:
-                    state = self.get_submodule(node.name).state_dict()
-                    for tensor in state.values():
-                        if tensor.dim():
-                            tensor.copy_(tensor[order])
+            order = _order(own, self._together(gene))
+            for entry in self._by_gene.get(gene, []):
+                entry.reorder(order)
 
     def readers(self, gene: str) -> list[tuple[str, int, Tensor]]:
-        """Who reads the channels that a gene chooses: a layer's name, the first of its input
-        channels that are meant, and a view of the columns of its weights that read them."""
+        """Which layers read the channels that a gene chooses: a layer's name, the first of its
+        input channels that are meant, and a view of the columns of its weights that read them."""
         graph, found = self.space.graph, []
         for node in graph.layers:
             start = 0
-            for group in () if is_depthwise(node) else graph.segments(node.inputs[0]):
+            for group in graph.segments(node.inputs[0]) if node.groups == 1 else ():
                 stop = start + int(resolve(group, self.most))
                 if group == gene:
                     found.append((node.name, start, self.stored(node)[:, start:stop]))
                 start = stop
         return found
+
+    def _together(self, gene: str) -> int:
+        """How many channels in a row a gene keeps or leaves out together: those of a group of a
+        grouped convolution."""
+        steps = [
+            self.most[gene] // int(resolve(node.groups, self.most))
+            for node in self.space.graph.layers
+            if node.channels == gene and isinstance(node.groups, Follows)
+        ]
+        return max(steps, default=1)
+
+    def entries(self) -> Iterator[Entry]:
+        """Where the channels that genes choose from lie in the supernet's tensors."""
+        graph = self.space.graph
+        for node in filter(owns, graph.nodes):
+            module = self.get_submodule(node.name)
+            if isinstance(module, TorchCall):
+                for tensor, held in zip(module.tensors(), node.held, strict=True):
+                    for dim, size in enumerate(held.shape):
+                        yield from self._along(tensor, dim, size, dim == 1 and node.places > 0)
+                continue
+            for tensor in module.state_dict(keep_vars=True).values():
+                if tensor.dim():
+                    yield from self._along(tensor, 0, node.channels)
+            if node.groups == 1:
+                yield from self._along(self.stored(node), 1, graph.segments(node.inputs[0]), True)
+
+    def _along(self, tensor: Tensor, dim: int, size: Value, reads: bool = False) -> Iterator[Entry]:
+        start = 0
+        for part in parts(size):
+            count = int(resolve(part, self.most))
+            gene = part.gene if isinstance(part, Follows) else part
+            if isinstance(gene, str):
+                yield Entry(gene, tensor, dim, start, self.most[gene], count, reads)
+            start += count
 
     def stored(self, node: Node) -> Tensor:
         """All weights of a layer, at the largest width and kernel."""
@@ -328,6 +390,47 @@ class Supernet(nn.Module):
             module.weight if isinstance(module, nn.Linear) else module.get_parameter("conv.weight")
         )
         return weight
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A run of entries of a tensor's dimension that belong to the channels a gene chooses from.
+
+    Attributes:
+        gene: Its name.
+        tensor, dim, start: Where it begins.
+        channels: How many there are at full width.
+        count: How many entries: as many per channel for all.
+        reads: Whether these are weights that the channels are multiplied by.
+    """
+
+    gene: str
+    tensor: Tensor
+    dim: int
+    start: int
+    channels: int
+    count: int
+    reads: bool
+
+    def norms(self) -> Tensor:
+        """Sum of magnitudes per channel, ``(channels,)``."""
+        part = self.tensor.detach().narrow(self.dim, self.start, self.count)
+        return part.abs().transpose(0, self.dim).reshape(self.channels, -1).sum(1)
+
+    @torch.no_grad()
+    def reorder(self, order: Tensor) -> None:
+        """Put the channels into another order."""
+        view = self.tensor.detach().narrow(self.dim, self.start, self.count)
+        each = self.count // self.channels
+        index = (order[:, None] * each + torch.arange(each)).flatten()
+        view.copy_(view.index_select(self.dim, index))
+
+
+def _order(importance: Tensor, together: int) -> Tensor:
+    """Channels by falling importance; so many in a row stay together."""
+    runs = importance.reshape(-1, together)
+    first = torch.argsort(runs.sum(1), descending=True, stable=True)
+    return (first[:, None] * together + torch.arange(together)).flatten()
 
 
 def _matrices(name: str) -> str:

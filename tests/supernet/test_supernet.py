@@ -72,7 +72,8 @@ def test_smaller_kernels_go_through_the_chain_of_learned_transforms():
     three = (five[:, 1:4, 1:4].reshape(-1, 9) @ m53.T).reshape(-1, 3, 3)
 
     def cut(kernel: int, width: int) -> torch.Tensor:
-        return network.weight(replace(node, kernel=kernel, channels=width, groups=width), width)
+        resolved = replace(node, kernel=kernel, channels=width, groups=width)
+        return network.weight(resolved, {node.channels: width})
 
     with torch.no_grad():
         torch.testing.assert_close(cut(7, 96), full)

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from apq.files.limits import MOST_CHANNELS, MOST_ITEMS
 from apq.space.families.base import Checks, Name, Rules, Sides, WeightBits
 from apq.space.families.builder import Builder
-from apq.space.graph import Value
+from apq.space.graph import Follows, Held, Value
+
+
+@dataclass(frozen=True)
+class TracedPart:
+    """Channels in a row that are kept or left out from the end.
+
+    Attributes:
+        channels: How many at full width.
+        group: Name of the width that chooses how many; empty: all.
+        each: Entries in a row that belong to each channel, e.g. its pixels.
+    """
+
+    channels: int
+    group: str = ""
+    each: int = 1
+
+
+@dataclass(frozen=True)
+class TracedHeld:
+    """A tensor that an operation without a kind of its own has.
+
+    Attributes:
+        shape: At full width.
+        first, second: How the first and second dimension are made up; nothing: fixed.
+        kind: As of :class:`apq.space.graph.Held`.
+    """
+
+    shape: tuple[int, ...] = ()
+    first: tuple[TracedPart, ...] = ()
+    second: tuple[TracedPart, ...] = ()
+    kind: Literal["float", "fixed", "int", "bool"] = "float"
 
 
 @dataclass(frozen=True)
@@ -24,10 +56,18 @@ class TracedNode:
         depthwise: Whether it convolves every channel by itself.
         act: Activation, or nothing.
         block: Number of the block it belongs to; -1: none, its formats are fixed.
+        parts: How its channels are made up, where that is more than one group.
+        groups: Of a convolution, at full width: 1, or whole groups that are kept or left out.
+        padding, size, call, args, places: As of :class:`apq.space.graph.Node`.
+        epsilon: What the batch norm of a convolution adds to variances.
+        held: Tensors of an operation that has no kind of its own.
+        taps: Of such an operation with weights: products per number it gives, for each of the
+            input channels in ``reads``.
+        reads: The input channels whose products are summed up.
     """
 
     name: str
-    op: Literal["conv", "linear", "add", "concat", "pool", "maxpool", "act", "scale"]
+    op: Literal["conv", "linear", "add", "concat", "pool", "maxpool", "act", "scale", "torch"]
     inputs: tuple[str, ...]
     channels: int = 0
     group: str = ""
@@ -36,6 +76,17 @@ class TracedNode:
     depthwise: bool = False
     act: str = ""
     block: int = -1
+    parts: tuple[TracedPart, ...] = ()
+    groups: int = 1
+    padding: int = -1
+    epsilon: float = 1e-5
+    size: tuple[int, ...] = ()
+    call: str = ""
+    args: str = ""
+    held: tuple[TracedHeld, ...] = ()
+    places: int = 0
+    taps: int = 0
+    reads: tuple[TracedPart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,18 +130,21 @@ class Traced:
         bits: Formats that blocks may use.
         fixed_bits: Bitwidth of everything that is not searched.
         exclude: Combinations no block may have.
+        size: Height and width of inputs that are not square, or the length of a signal; then
+            ``resolution`` is the larger one.
     """
 
     name: Name
     resolution: Sides
     classes: int
     nodes: tuple[TracedNode, ...]
-    stages: tuple[TracedStage, ...]
+    stages: tuple[TracedStage, ...] = ()
     widths: tuple[TracedWidth, ...] = ()
     in_channels: int = 3
     bits: WeightBits = field(default_factory=WeightBits)
     fixed_bits: int = 8
     exclude: Rules = ()
+    size: tuple[int, ...] = ()
 
     def check(self) -> None:
         """Refuse numbers that contradict themselves (SpaceError)."""
@@ -116,23 +170,50 @@ class Traced:
             checks.need(
                 -1 <= node.block < blocks, f"{where}: block", node.block, f"-1..{blocks - 1}"
             )
-            if node.op == "maxpool":
+            if node.op == "maxpool" or node.padding >= 0:
                 checks.need(1 <= node.kernel <= 31, f"{where}: kernel", node.kernel, "1..31")
             else:
                 checks.kernels(f"{where}: kernel", (node.kernel,))
-            checks.need(1 <= node.stride <= 8, f"{where}: stride", node.stride, "1..8")
+            checks.need(1 <= node.stride <= 32, f"{where}: stride", node.stride, "1..32")
+            named = [
+                *node.parts,
+                *node.reads,
+                *(p for h in node.held for p in (*h.first, *h.second)),
+            ]
+            for part in named:
+                cut = not part.group or part.group in groups
+                checks.need(cut, f"{where}: group", part.group, f"one of {sorted(groups)}")
+                checks.need(part.channels > 0 < part.each, f"{where}: channels", part, "positive")
+            small = all(0 <= n <= MOST_ITEMS for n in (*node.size, node.places, node.taps))
+            small &= all(0 < n <= MOST_ITEMS for held in node.held for n in held.shape)
+            checks.need(small, f"{where}: sizes", node.size, f"between 0 and {MOST_ITEMS}")
+            checks.need(len(node.size) in (0, 2), f"{where}: size", node.size, "height and width")
+            checks.need(
+                0 < node.groups <= MOST_CHANNELS, f"{where}: groups", node.groups, "positive"
+            )
+            checks.need(-1 <= node.padding <= 64, f"{where}: padding", node.padding, "-1..64")
+            called = bool(node.call) == (node.op == "torch")
+            checks.need(called, f"{where}: call", node.call, "that of a torch node")
             known.add(node.name)
         for s, stage in enumerate(self.stages):
             fits = 0 < stage.blocks == max(stage.depth, default=0) and min(stage.depth) >= 0
             rule = f"between 0 and the number of blocks, {stage.blocks}, which is the last"
             checks.need(fits, f"stages[{s}].depth", list(stage.depth), rule)
-        ends = self.nodes[-1].op == "linear" and self.nodes[-1].channels == self.classes
-        checks.need(ends, "the last node", self.nodes[-1].name, "a linear layer that gives classes")
+        last = self.nodes[-1]
+        ends = last.op in ("linear", "torch") and last.channels == self.classes and not last.group
+        checks.need(ends, "the last node", last.name, "one that gives the classes")
+        fits = len(self.size) in (0, 1, 2) and all(0 < n <= MOST_CHANNELS for n in self.size)
+        fits &= not self.size or max(self.size) == self.resolution
+        checks.need(fits, "size", self.size, "height and width, the larger of them the resolution")
 
     def write(self) -> Builder:
         """The nodes as they are, with genes for widths, depths and formats."""
         net = Builder(self.fixed_bits, self.fixed_bits)
-        net.image(self.in_channels, self.resolution)
+        if self.size:
+            size = (*self.size, 1)[:2]
+            net.node("image", "image", channels=self.in_channels, side=max(self.size), size=size)
+        else:
+            net.image(self.in_channels, self.resolution)
         stages = [net.stage(stage.depth) for stage in self.stages]
         for width in self.widths:
             net.gene(width.name, width.channels)
@@ -157,11 +238,13 @@ class Traced:
         return net
 
     def _write(self, net: Builder, node: TracedNode, formats: dict[str, Value]) -> None:
-        channels: Value = node.group or node.channels
+        channels: Value = self._value(node.parts) if node.parts else node.group or node.channels
+        where: dict[str, Any] = {"size": node.size} if node.size else {}
         if node.op == "conv":
             net.conv(
                 node.name, node.inputs[0], channels, kernel=node.kernel, stride=node.stride,
-                groups=channels if node.depthwise else 1, act=node.act, **formats,
+                groups=channels if node.depthwise else self._groups(node), act=node.act,
+                padding=node.padding, epsilon=node.epsilon, **formats, **where,
             )  # fmt: skip
         elif node.op == "linear":
             net.linear(node.name, node.inputs[0], channels, act=node.act, **formats)
@@ -175,5 +258,39 @@ class Traced:
             net.scale(node.name, *node.inputs)
         elif node.op == "concat":
             net.concat(node.name, *node.inputs)
+        elif node.op == "torch":
+            held = tuple(Held(self._shape(tensor), tensor.kind) for tensor in node.held)
+            net.node(
+                node.name, "torch", *node.inputs, channels=channels, call=node.call, args=node.args,
+                held=held, places=node.places, fan_in=self._value(node.reads, node.taps), **where,
+            )  # fmt: skip
         else:
             net.add(node.name, *node.inputs, act=node.act)
+
+    def _value(self, made_of: tuple[TracedPart, ...], times: int = 1) -> Value:
+        """A number of entries as the graph has it."""
+        found = tuple(self._part(part, part.each * times) for part in made_of)
+        return found[0] if len(found) == 1 else found or 0
+
+    def _part(self, part: TracedPart, times: int) -> int | str | Follows:
+        if not part.group:
+            return part.channels * times
+        if times == 1:
+            return part.group
+        choices = next(w.channels for w in self.widths if w.name == part.group)
+        return Follows(part.group, tuple((n, n * times) for n in choices))
+
+    def _shape(self, held: TracedHeld) -> tuple[Value, ...]:
+        made = (held.first, held.second)
+        return tuple(
+            self._value(made[dim]) if dim < 2 and made[dim] else size
+            for dim, size in enumerate(held.shape)
+        )
+
+    def _groups(self, node: TracedNode) -> Value:
+        """Groups of a convolution: as many as its channels have room for."""
+        if node.groups == 1 or not node.group:
+            return node.groups
+        choices = next(w.channels for w in self.widths if w.name == node.group)
+        width = node.channels // node.groups
+        return Follows(node.group, tuple((n, n // width) for n in choices))
