@@ -162,7 +162,7 @@ def _expressible(model: Model, form: str) -> None:
         if node.op == "torch" or odd:
             what = f"the operation {node.call}" if node.call else "a size of its own"
             raise ModelError(
-                f"a {form} file cannot hold node {node.name}: it has {what}, which only torch runs. "
+                f"a {form} file cannot hold node {node.name}: it has {what}; only torch runs it. "
                 "The model file itself runs in torch: apq.load_model(FILE).network"
             )
 
