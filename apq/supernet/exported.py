@@ -789,7 +789,7 @@ class Reader:
 
         flat = sizes is not None
         given = [*node.args[: 1 if flat else None]]
-        args = [given[0] if i is None else template(a, op in SIZED and i > 0 and not flat)
+        args = [given[0] if i is None else template(a, op in SIZED and not flat)
                 for i, a in enumerate(given)] if not flat else [template(given[0])]  # fmt: skip
         if sizes:
             args.append([template(size, sized=True) if isinstance(size, int) else size
