@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -154,6 +155,11 @@ def images_for(
     if not other:
         require_same_images(made_of, found, what)
     return found
+
+
+def typed() -> str:
+    """The command as it was typed, for the files it makes."""
+    return shlex.join(["apq", *sys.argv[1:]])
 
 
 def warn(text: str) -> None:

@@ -17,8 +17,8 @@ def report(
 ) -> None:
     """Write a run as one HTML page to look at: front, chosen network, its blocks, measurements.
 
-    The page stands alone: it runs no script and loads nothing. Run it again after apq finetune
-    to see what was measured beside what was predicted.
+    The page stands alone and loads nothing. Run it again after apq finetune to see what was
+    measured beside what was predicted.
 
     Examples:
 

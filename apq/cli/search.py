@@ -25,7 +25,7 @@ from apq.cli.budgets import (
     product,
     space_for,
 )
-from apq.cli.common import err, live_line, next_step, one_thread, out, print_json
+from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, typed
 from apq.files.places import RUN, file_name, home
 from apq.space.axes import is_format
 
@@ -198,8 +198,9 @@ def search(
         folder = out_path if len(budgets) == 1 else out_path / folder_name(budget)
         with live_line(f"{algorithm} {_words(budget)}") as report, one_thread():
             result = run_search(
-                folder, problem, algorithm, candidates, seed, options, results, report, baselines
-            )
+                folder, problem, algorithm, candidates, seed, options, results, report,
+                baselines, typed(),
+            )  # fmt: skip
         results.append(result)
         if picture:
             _draw(folder, result)

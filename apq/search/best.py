@@ -139,12 +139,42 @@ class How(Document):
     cost: CostTable | None = None
 
 
+class Baseline(Document):
+    """What was tried as hard as the result: its best candidate within the limits.
+
+    Attributes:
+        about: What was done, in words.
+        accuracy, accuracy_spread: What the predictor says of it, fractions.
+        costs: By metric.
+        candidates: How many were scored to find it.
+        front: Its search's front in outline: accuracy and costs, lists of one length.
+    """
+
+    what = "a baseline of a search"
+
+    about: Text = ""
+    accuracy: float
+    accuracy_spread: float | None = None
+    costs: Named[Price] = Field(default_factory=dict)
+    candidates: Count | None = None
+    front: Named[Items[float]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _even(self) -> Self:
+        if len({len(column) for column in self.front.values()}) > 1:
+            raise ValueError("the columns of its front have different lengths")
+        return self
+
+
 class Best(CandidateFile):
     """All of ``best.json``.
 
     Attributes:
         apq: Version that wrote it.
+        command: What was typed, if a command made it.
+        versions: Of what its figures depend on, by name.
         limits: Largest cost (smallest accuracy) by name.
+        baselines: By name what was tried as hard; None: nothing of the kind keeps the limits.
         blocks: The candidate's blocks, in network order.
         search: How it was found.
         made_from: Names and hashes of everything that went in.
@@ -154,9 +184,12 @@ class Best(CandidateFile):
     remedy = "Search again, or take another copy."
 
     apq: Text
+    command: Text | None = None
+    versions: Named[Text] = Field(default_factory=dict)
     space: SpaceField
     predicted: Predicted
     limits: Named[float]
+    baselines: Named[Baseline | None] = Field(default_factory=dict)
     blocks: Annotated[Items[Block], Field(min_length=1)]
     search: How
     made_from: Named[Text]

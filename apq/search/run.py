@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +23,7 @@ from apq.files.reading import Text
 from apq.files.tables import read_parquet, table_hash
 from apq.search import ALGORITHMS
 from apq.search.baselines import about, fair_baselines
-from apq.search.explain import explain
+from apq.search.explain import block_costs, explain
 from apq.search.front import Front
 from apq.search.options import Options
 from apq.search.problem import SOURCES, Problem, Scored
@@ -197,6 +199,7 @@ def run_search(
     earlier: Sequence[Result] = (),
     on_progress: OnProgress | None = None,
     baselines: bool = False,
+    command: str | None = None,
 ) -> Result:
     """Search and write a run's folder: ``evaluations.parquet``, ``front.parquet``, ``best.json``.
 
@@ -206,6 +209,7 @@ def run_search(
         earlier: Results for other budgets; their fronts are where this search starts.
         baselines: Whether to try as hard what the result is set beside
             (:func:`apq.search.baselines.fair_baselines`).
+        command: What was typed, for the run's files.
     """
     seeds = np.concatenate([r.front.genes for r in earlier]) if earlier else None
     goes_on = options is not None and options.storage is not None
@@ -218,12 +222,15 @@ def run_search(
         most = candidates or ALGORITHMS[algorithm].candidates
         beside = fair_baselines(result, most, alike, on_progress)
         result = replace(result, baselines=beside)
-    write_run(folder, result)
+    write_run(folder, result, command)
     return result
 
 
-def write_run(folder: Path, result: Result) -> dict[str, Path]:
+def write_run(folder: Path, result: Result, command: str | None = None) -> dict[str, Path]:
     """Write ``front.parquet`` and ``best.json``, each under a temporary name first.
+
+    The front has a row per candidate: what :meth:`apq.search.front.Front.table` says, then what
+    every block costs (:func:`apq.search.explain.block_costs`), null where it is skipped.
 
     Returns:
         Name to path of what was written.
@@ -233,19 +240,25 @@ def write_run(folder: Path, result: Result) -> dict[str, Path]:
     schema = _schema(front.space, tuple(front.costs), metadata)
     paths = {"front": folder / "front.parquet", "best": folder / "best.json"}
     table = _table(front.space, schema, front.table())
+    for name, costs in block_costs(problem.priced, front.genes).items():
+        table = table.append_column(name, pa.array(costs, from_pandas=True))
     table = table.replace_schema_metadata(sealed({**metadata, "table": table_hash(table)}))
     with whole(paths["front"]) as partial:
         pq.write_table(table, partial, write_page_checksum=True)
     with whole(paths["best"]) as partial:
-        partial.write_text(to_json(sealed(describe(result)), indent=2) + "\n", encoding="utf-8")
+        partial.write_text(
+            to_json(sealed(describe(result, command)), indent=2) + "\n", encoding="utf-8"
+        )
     return paths
 
 
-def describe(result: Result) -> dict[str, Any]:
+def describe(result: Result, command: str | None = None) -> dict[str, Any]:
     """A result's chosen candidate and how it was found, as plain data (``best.json``)."""
     problem, front, row = result.problem, result.front, result.chosen
     return {
         "apq": __version__,
+        "command": command,
+        "versions": _versions(),
         "candidate": front.candidate(row).to_dict(),
         "predicted": {
             "accuracy": float(front.accuracy[row]),
@@ -281,14 +294,27 @@ def describe(result: Result) -> dict[str, Any]:
     }
 
 
+def _versions() -> dict[str, str]:
+    """Of what a search's figures depend on."""
+    names = ("numpy", "optuna", "torch")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+BASELINE_ROWS = 100
+"""At most so many rows of a baseline's front are kept."""
+
+
 def _figures(name: str, found: Result | None) -> dict[str, Any] | None:
     """A baseline's chosen candidate in numbers: ``about`` says in words what was done,
     ``candidates`` and ``cost`` what it took; only an original network may be over a limit."""
     if found is None:
         return None
     front, row = found.front, found.chosen
+    rows = front_rows(front, BASELINE_ROWS, row)
+    columns = {"accuracy": front.accuracy, **front.costs}
     return {
         "about": about(name),
+        "front": {name: column[rows].tolist() for name, column in columns.items()},
         "accuracy": float(front.accuracy[row]),
         "accuracy_spread": float(front.spread[row]),
         "costs": {metric: float(cost[row]) for metric, cost in front.costs.items()},

@@ -2,85 +2,206 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from base64 import b64decode, b64encode
+from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from small_families import SMALL
 
 from apq.errors import ApqError
-from apq.report.page import write_report
-from apq.space import PRESETS
+from apq.hardware import price_space
+from apq.report.page import render, write_comparison, write_report
+from apq.report.reading import read_source
+from apq.report.view import as_data
+from apq.search.problem import Problem
+from apq.search.run import run_search
 
-NASTY = "</title><script>alert('x')</script>&"
+NASTY = (
+    "</title></script><script>alert('x')</script><!--&\"\u2028\u202eright to left " + "x" * 10_000
+)
+
+
+def accuracy(genes):
+    """More of everything is better."""
+    mean = 0.5 + 0.4 * (1 - np.exp(-genes.sum(axis=1) / 9))
+    return mean, np.full(len(genes), 0.01)
+
+
+def search(folder, space, limit=0.7, **made_from):
+    priced = price_space(space)
+    low, high = priced.reach("bitops_g")
+    limits = {"bitops_g": low + limit * (high - low)}
+    problem = Problem(priced, accuracy, ("accuracy", "bitops_g"), limits, made_from=made_from)
+    return run_search(folder, problem, candidates=150, baselines=True, command="apq search")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """What a search leaves behind."""
+    folder = tmp_path_factory.mktemp("run")
+    search(folder, SMALL["resolutions"])
+    return folder
 
 
 @pytest.fixture
-def run_folder(tmp_path):
-    """What a search leaves behind, with hostile names wherever a name may stand."""
-    rng = np.random.default_rng(0)
-    space = PRESETS["digits"]().with_(name=NASTY)
-    genes = space.sample(30, rng)
-    latency = np.sort(rng.uniform(0.2, 0.5, 30))
-    front = {
-        "accuracy": pa.array(0.5 + latency / 2),
-        "accuracy_spread": pa.array(np.full(30, 0.01)),
-        "latency_ms": pa.array(latency),
-    }
-    for name, values in space.values(genes).items():
-        front[name] = pa.array(values, pa.int32(), mask=np.isnan(values), safe=False)
-    table = pa.table(front).replace_schema_metadata({"fingerprint": space.fingerprint})
-    pq.write_table(table, tmp_path / "front.parquet")
-    pq.write_table(table, tmp_path / "evaluations.parquet")
-    bits = {f"{layer}_{what}_bits": 4 for layer in ("pw", "dw") for what in "wa"}
-    cost = {"latency_ms": float(latency[-1])}
-    share = {"latency_ms_share": 1.0}
-    best = {
-        "apq": "0.1.0",
-        "candidate": space.build(genes[-1]).to_dict(),
-        "predicted": {"accuracy": 0.5 + float(latency[-1]) / 2, "accuracy_spread": 0.01},
-        "costs": cost,
-        "limits": {"latency_ms": 0.5},
-        "blocks": [{"slot": "b00", "kernel": 3, "width": 8, **bits, **cost, **share}],
-        "search": {
-            "algorithm": NASTY, "seed": 0, "candidates": 30, "curve": [],
-            "objectives": ["accuracy", "latency_ms"],
-        },
-        "space": space.to_dict(),
-        "devices": [NASTY],
-        "made_from": {NASTY: NASTY},
-    }  # fmt: skip
-    (tmp_path / "best.json").write_text(json.dumps(best))
-    return tmp_path
+def nasty_source(run_folder):
+    """A run with hostile names wherever a name may stand."""
+    source = read_source(run_folder)
+    how = replace(
+        source.run, name=NASTY, baselines={NASTY: next(iter(source.run.baselines.values()))}
+    )
+    costs = {NASTY: next(iter(source.run.costs.values())), **source.run.costs}
+    search = source.best.search.model_copy(update={"algorithm": NASTY})
+    best = source.best.model_copy(
+        update={"search": search, "devices": (NASTY,), "made_from": {NASTY: NASTY},
+                "command": NASTY, "apq": NASTY, "versions": {NASTY: NASTY}, "limits": {NASTY: 1.0},
+                "costs": {NASTY: 1.0}}
+    )  # fmt: skip
+    return replace(source, run=replace(how, costs=costs, limits={NASTY: 1.0}), best=best)
 
 
 class Page(HTMLParser):
-    """Tags, and every address an attribute names."""
+    """Tags, every address an attribute names, and what scripts and policy say."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.tags: set[str] = set()
+        self.tags: list[str] = []
         self.addresses: set[str] = set()
+        self.scripts: list[str] = []
+        self.data, self.policy = "", ""
+        self._into = ""
+        self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
+        self.tags.append(tag)
+        named = dict(attrs)
         names = {"src", "href", "xlink:href", "action", "data", "srcset"}
         self.addresses |= {str(value) for name, value in attrs if name in names}
+        assert not [name for name in named if name.startswith("on")]
+        if tag == "script":
+            self._into = "data" if named.get("type") == "application/json" else "script"
+        if named.get("http-equiv") == "Content-Security-Policy":
+            self.policy = named["content"]
+
+    def handle_endtag(self, tag):
+        self._into = ""
+
+    def handle_data(self, text):
+        if self._into == "data":
+            self.data += text
+        elif self._into:
+            self.scripts.append(text)
 
 
-def test_the_page_runs_nothing_and_loads_nothing(run_folder):
-    (run_folder / "front.svg").write_text("<svg><script>alert('x')</script></svg>")
+def test_the_page_loads_nothing_and_runs_what_its_policy_lists(run_folder):
     text = write_report(run_folder).read_text()
-    page = Page()
-    page.feed(text)
-    assert {"svg", "table", "h1"} <= page.tags
-    assert not {"script", "link", "iframe", "object", "embed", "form"} & page.tags
-    assert all(address.startswith(("#", "data:image/")) for address in page.addresses)
-    assert "default-src 'none'" in text.replace("&#x27;", "'")
-    assert "@import" not in text
-    assert "&lt;script&gt;" in text
+    page = Page(text)
+    assert {"table", "h1", "noscript"} <= {*page.tags}
+    assert not {"iframe", "object", "embed", "img", "base"} & {*page.tags}
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    hashes = [b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in page.scripts]
+    assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert all(f"'sha256-{found}'" in page.policy for found in hashes)
+    assert page.policy.count("sha256-") == len(hashes)
+    assert "connect-src" not in page.policy
+    assert "unsafe-eval" not in page.policy
+    assert "sourceMappingURL" not in text
+    assert len(text.encode()) < 3_000_000
+
+
+def test_hostile_names_are_text(nasty_source, run_folder):
+    page = Page(render([nasty_source]))
+    plain = Page(write_report(run_folder).read_text())
+    assert page.tags.count("script") == plain.tags.count("script")
+    assert {*page.tags} <= {*plain.tags}
+    assert page.scripts == plain.scripts
+    run = json.loads(page.data)["runs"][0]
+    assert run["name"] == NASTY
+    assert NASTY in run["front"]["costs"]
+    assert [base["name"] for base in run["baselines"]] == [NASTY]
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_blocks_of_every_family_add_up_to_the_whole(family, tmp_path):
+    result = search(tmp_path, SMALL[family])
+    run = as_data(read_source(tmp_path).run)
+    assert run["front"]["accuracy"] == pytest.approx(result.front.accuracy, rel=1e-5)
+    assert run["chosen"] == result.chosen
+    space = result.front.space
+    for metric in run["fixed"]:
+        total = np.full(len(result.front), run["fixed"][metric])
+        for block in run["blocks"]:
+            which = unpacked(block["which"])
+            there = which < len(block["options"])
+            total[there] += np.array(block["costs"][metric])[which[there]]
+        assert total == pytest.approx(result.front.costs[metric], rel=1e-4)
+    for row in (0, result.chosen):
+        chosen = space.values(result.front.genes[row : row + 1])
+        for block in run["blocks"]:
+            at = unpacked(block["which"])[row]
+            for name, formats, place in zip(
+                block["choices"], block["formats"], range(99), strict=False
+            ):
+                column = chosen.get(f"{block['name']}_{name}", chosen.get(name))
+                if at < len(block["options"]) and column is not None and not formats:
+                    assert block["options"][at][place] == column[0]
+
+
+def unpacked(packed):
+    return np.frombuffer(b64decode(packed["base64"]), dtype=f"<u{packed['bytes']}")
+
+
+def test_what_was_tried_as_hard_is_drawn_with_its_front(run_folder):
+    run = as_data(read_source(run_folder).run)
+    assert run["baselines"]
+    for base in run["baselines"]:
+        assert {"accuracy", "bitops_g"} <= {*base["front"]}
+        assert max(base["front"]["accuracy"]) == pytest.approx(base["accuracy"])
+
+
+@pytest.mark.parametrize("rows", [1, 5_000])
+def test_fronts_of_any_length_fit(run_folder, rows):
+    source = read_source(run_folder)
+    repeat = np.arange(rows) % len(source.run.genes)
+    run = replace(
+        source.run,
+        genes=source.run.genes[repeat],
+        accuracy=source.run.accuracy[repeat],
+        spread=source.run.spread[repeat],
+        costs={name: cost[repeat] for name, cost in source.run.costs.items()},
+        block_costs={name: cost[repeat] for name, cost in source.run.block_costs.items()},
+        chosen=rows - 1,
+    )
+    text = render([replace(source, run=run)])
+    assert len(text.encode()) < 3_000_000
+    found = json.loads(Page(text).data)["runs"][0]
+    assert len(found["front"]["accuracy"]) == rows
+    assert found["chosen"] == rows - 1
+
+
+def test_a_page_that_would_be_too_large_draws_fewer_points(run_folder, monkeypatch):
+    monkeypatch.setattr("apq.report.page.MOST_BYTES", 1)
+    source = read_source(run_folder)
+    found = json.loads(Page(render([source])).data)["runs"][0]
+    assert found["all"] == len(source.run.genes)
+    assert 2 <= len(found["front"]["accuracy"]) <= 20
+    kept = found["front"]["accuracy"][found["chosen"]]
+    assert kept == pytest.approx(source.run.accuracy[source.run.chosen], rel=1e-5)
+
+
+def test_runs_are_laid_over_each_other(run_folder, tmp_path):
+    (tmp_path / run_folder.name).mkdir()
+    other = tmp_path / run_folder.name
+    search(other, SMALL["basic"])
+    page = Page(write_comparison([run_folder, other], tmp_path / "both.html").read_text())
+    first, second = json.loads(page.data)["runs"]
+    assert first["name"] == run_folder.name
+    assert second["name"] == f"{run_folder.name} (2)"
 
 
 def test_equal_runs_give_equal_pages(run_folder):
@@ -94,9 +215,19 @@ def test_a_folder_without_a_run_says_what_makes_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["front.parquet", "evaluations.parquet", "best.json"])
-def test_a_truncated_file_is_named(run_folder, name):
-    path = run_folder / name
+def test_a_truncated_file_is_named(name, tmp_path):
+    search(tmp_path, SMALL["chain"])
+    path = tmp_path / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ApqError, match=name):
-        write_report(run_folder)
-    assert not (run_folder / "report.html").exists()
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_what_draws_is_what_was_published():
+    vendor = files("apq.report") / "vendor"
+    told = (vendor / "README.md").read_text()
+    scripts = [f for f in vendor.iterdir() if f.name.endswith(".js")]
+    assert len(scripts) == 3
+    for script in scripts:
+        assert hashlib.sha256(script.read_bytes()).hexdigest() in told
