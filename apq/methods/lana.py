@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from apq.errors import ApqError
 from apq.methods.book import Book
+from apq.search.integer_program import quiet
 from apq.search.sequential import largest
 from apq.search.variation import rank
 from apq.space import Genes
@@ -85,10 +86,12 @@ def solve(
         for column, cell in cells.items():
             matrix[r, column] = cell
     low, high = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
-    found = milp(
-        np.concatenate(losses), constraints=LinearConstraint(matrix.tocsr(), low, high),
-        integrality=np.ones(int(starts[-1])), bounds=Bounds(0, 1), options={"mip_rel_gap": 1e-3},
-    )  # fmt: skip
+    with quiet():
+        found = milp(
+            np.concatenate(losses), constraints=LinearConstraint(matrix.tocsr(), low, high),
+            integrality=np.ones(int(starts[-1])), bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 1e-3},
+        )  # fmt: skip
     if found.x is None:
         return None
     return [int(found.x[a:b].argmax()) for a, b in itertools.pairwise(starts)]

@@ -191,7 +191,7 @@ def _solve(
     rows, columns, values = (np.concatenate(part) for part in zip(*at, strict=True))
     matrix = coo_array((values, (rows, columns)), shape=(len(low), len(objective))).tocsr()
     size = np.abs(objective).max() or 1.0
-    with _quiet():
+    with quiet():
         solution = milp(
             objective / size,
             constraints=LinearConstraint(matrix, low, high),
@@ -215,7 +215,7 @@ def _solve(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the solver's own messages, written below Python, out of standard output."""
     sys.stdout.flush()
     try:
