@@ -101,8 +101,8 @@ METHODS: dict[str, Method] = {
     ),
     "lana": Method(
         "lana:lana",
-        "A table of what every replacement of a block loses alone, an integer program, and a "
-        "hundred solutions that differ.",
+        "A table of what every replacement of a block loses alone, an integer program, and fifty "
+        "solutions that differ.",
         "Molchanov et al., ECCV 2022",
     ),
 }

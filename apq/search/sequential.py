@@ -31,7 +31,7 @@ BRANCHES = (8, 4)
 """How many results of the first step, and of each second one, are gone on with."""
 FEWEST = 50
 """With fewer candidates than this per search, fewer results are gone on with."""
-LOOKED_AT = 16
+LOOKED_AT = 24
 """Rows of a step's front that are tried whether they can be brought within the limits."""
 
 
