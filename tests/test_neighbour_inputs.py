@@ -538,7 +538,7 @@ SPACES = {
     "text": ("classes = 10", 'classes = "10"', says("classes is '10', must be a whole number")),
     "a day": ("classes = 10", "classes = 1979-05-27", says("classes is datetime.*must be a whole")),
     "none": ("classes = 10", "classes = 0", says("classes = 0 must be between 2 and 65536")),
-    "huge": ("classes = 10", f"classes = {10**20}", says("classes = 1000.* must be between 1 and")),
+    "huge": ("classes = 10", f"classes = {10**20}", says("classes = 1000.* must be between 2 and")),
     "endless": ("classes = 10", f"classes = {'9' * 4000}", says("classes has more than 40 digits")),
     "more than Python reads": ("classes = 10", f"classes = {'9' * 5000}", says("is not valid TOM")),
     "twice": ("classes = 10", "classes = 10\nclasses = 9", says("TOML: Cannot overwrite a value")),

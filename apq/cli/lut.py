@@ -240,8 +240,7 @@ def import_table(
 
 @app.command(
     epilog="Examples:\n\n"
-    "  apq lut probe --space cifar10 --out phone\n\n"
-    "  apq lut import phone-profiles/*.csv --out lut/phone-cifar10.csv",
+    "  apq lut probe --space cifar10 --out phone   # then apq lut import what the device tool wrote",
 )
 def probe(
     to: Annotated[Path, typer.Option("--out", help="Folder to write.")],

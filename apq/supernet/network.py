@@ -379,7 +379,8 @@ class Supernet(nn.Module):
         for part in parts(size):
             count = int(resolve(part, self.most))
             gene = part.gene if isinstance(part, Follows) else part
-            if isinstance(gene, str):
+            # what a gene only sets the number of (a squeeze of a fourth) keeps its order
+            if isinstance(gene, str) and count % self.most[gene] == 0:
                 yield Entry(gene, tensor, dim, start, self.most[gene], count, reads)
             start += count
 
@@ -422,7 +423,7 @@ class Entry:
         """Put the channels into another order."""
         view = self.tensor.detach().narrow(self.dim, self.start, self.count)
         each = self.count // self.channels
-        index = (order[:, None] * each + torch.arange(each)).flatten()
+        index = (order[:, None] * each + torch.arange(each, device=order.device)).flatten()
         view.copy_(view.index_select(self.dim, index))
 
 
@@ -430,7 +431,7 @@ def _order(importance: Tensor, together: int) -> Tensor:
     """Channels by falling importance; so many in a row stay together."""
     runs = importance.reshape(-1, together)
     first = torch.argsort(runs.sum(1), descending=True, stable=True)
-    return (first[:, None] * together + torch.arange(together)).flatten()
+    return (first[:, None] * together + torch.arange(together, device=first.device)).flatten()
 
 
 def _matrices(name: str) -> str:

@@ -11,7 +11,8 @@ from apq.space.formats import stored_bits
 def space(request, tiny_space):
     if request.param == "schemes":
         weights = ("ternary", "po2-4", "codebook-3", 4, 8)
-        return tiny_space.with_(bits=BitChoices(weights, (4, 8), weights, (8, "mantissa-5")))
+        bits = BitChoices(weights, (4, 8), weights, (8, "mantissa-5"))
+        return tiny_space.with_(bits=bits, exclude=())
     return tiny_space if request.param == "tiny" else PRESETS[request.param]()
 
 
