@@ -14,7 +14,10 @@
   const number = (v) => (v == null ? "–" : String(Number(v.toPrecision(4))));
   const percent = (v, digits = 2) => (v == null ? "–" : `${(100 * v).toFixed(digits)}%`);
   const show = (name, v) => (name === GAIN ? percent(v) : number(v));
-  const brief = (text, most = 60) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  // a name that turns the writing direction turns its own alone: it stands in an isolate
+  const TURNS = /[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069]/;
+  const isolated = (text) => (TURNS.test(text) ? `\u2068${text}\u2069` : text);
+  const brief = (text, most = 60) => isolated(text.length > most ? `${text.slice(0, most - 1)}…` : text);
   const metricsOf = () => [...new Set(runs.flatMap((run) => run.metrics))];
   const ofFront = (run, name) => (name === GAIN ? run.front.accuracy : run.front.costs[name]);
   const value = (at, name) => {
@@ -47,7 +50,7 @@
   // ---- drawing
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const colours = () => [0, 1, 2, 3, 4].map((i) => css(`--run${i}`));
+  const colours = () => [0, 1, 2, 3, 4, 5, 6].map((i) => css(`--run${i}`));
   function theme() {
     const ink = css("--ink"), quiet = css("--quiet"), line = css("--line");
     const font = "system-ui, sans-serif";
@@ -177,14 +180,9 @@
       field: "y", type: "quantitative", axis: axisOf(state.y, false),
       scale: { domain: extent(ys, false), nice: false, zero: false },
     };
-    const colour = {
-      field: "s", type: "nominal", legend: { columns: wide(element) < 520 ? 1 : 3 },
-      scale: { domain: kinds.map((k) => k.key), range: kinds.map((k) => k.colour) },
-    };
-    const shape = {
-      field: "s", type: "nominal", legend: { columns: wide(element) < 520 ? 1 : 3 },
-      scale: { domain: kinds.map((k) => k.key), range: kinds.map((k) => k.shape) },
-    };
+    const keys = kinds.map((k) => k.key);
+    const colour = { field: "s", type: "nominal", legend: null, scale: { domain: keys, range: kinds.map((k) => k.colour) } };
+    const shape = { field: "s", type: "nominal", legend: null, scale: { domain: keys, range: kinds.map((k) => k.shape) } };
     const own = { field: "c", type: "nominal", scale: null, legend: null };
     const small = shown.length > 1500 ? 14 : 34;
     const view = await draw(element, {
@@ -234,8 +232,21 @@
     element.setAttribute("aria-label",
       `${shown.filter((p) => p.run != null).length} networks, ${state.y} up against ${state.x} across. ` +
       "The slider below walks along them; the table beside compares two.");
+    drawKey(kinds);
     markPins();
     return view;
+  }
+
+  const GLYPHS = { circle: "●", "triangle-up": "▲", square: "■", diamond: "◆", cross: "✚", "triangle-down": "▼", "triangle-left": "◀" };
+  function drawKey(kinds) {
+    byId("front-key").replaceChildren(...kinds.map((kind) => {
+      const item = document.createElement("li"), glyph = document.createElement("span");
+      glyph.textContent = GLYPHS[kind.shape];
+      glyph.style.color = kind.colour;
+      glyph.setAttribute("aria-hidden", "true");
+      item.append(glyph, ` ${kind.key}`);
+      return item;
+    }));
   }
 
   function pinned(at, text, colour) {
@@ -321,8 +332,8 @@
       const va = value(a, m), vb = b && value(b, m);
       if (va == null && vb == null) continue;
       const line = row(table, b
-        ? [m, number(va), number(vb), va == null || vb == null ? "" : change(va, vb)]
-        : [m, number(va), limits[m] == null ? "" : `≤ ${number(limits[m])}`]);
+        ? [brief(m), number(va), number(vb), va == null || vb == null ? "" : change(va, vb)]
+        : [brief(m), number(va), limits[m] == null ? "" : `≤ ${number(limits[m])}`]);
       [[a, 1, va], [b, 2, vb]].forEach(([at, i, v]) => {
         const limit = at && runs[at.run].limits[m];
         if (limit != null && v > limit * (1 + 1e-5)) line.cells[i].className = "over";
@@ -345,7 +356,7 @@
     box.setAttribute("role", "region");
     box.setAttribute("aria-label", "Baselines");
     const table = document.createElement("table"), costs = metricsOf();
-    row(table, ["", "predicted accuracy", ...costs, "candidates", "what was done"], "th", "col").lastElementChild.className = "words";
+    row(table, ["", "predicted accuracy", ...costs.map((m) => brief(m)), "candidates", "what was done"], "th", "col").lastElementChild.className = "words";
     const several = runs.length > 1;
     for (const run of runs) {
       const at = { run: runs.indexOf(run), row: run.chosen };
@@ -541,7 +552,7 @@
         x: { field: "n", type: "quantitative", axis: { title: "candidates scored", format: "~s", grid: false } },
         y: { field: "v", type: "quantitative", scale: { zero: false }, axis: { title, format } },
         color: {
-          field: "r", type: "nominal", scale: { domain: names, range: runs.map((_, r) => palette[r % 5]) },
+          field: "r", type: "nominal", scale: { domain: names, range: runs.map((_, r) => palette[r % palette.length]) },
           legend: runs.length > 1 ? { columns: 1 } : null,
         },
         strokeDash: runs.length > 1 ? { field: "r", type: "nominal", legend: null } : undefined,
