@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,13 +34,12 @@ from apq.space import Genes
 from apq.space.graph import number
 from apq.supernet.drawn import REFERENCES, draw
 from apq.supernet.elastic import resized
-from apq.supernet.evaluate import EvalImages, estimate, recalibrate, require_converged, to_tensor
+from apq.supernet.evaluate import EvalImages, estimate, recalibrate, require_converged
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet, SupernetFile
-from apq.training import describe, find_device
+from apq.training import OnProgress, describe, find_device
+from apq.training.feed import to_tensor
 from apq.workers import spread
-
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
 
 SAME_IMAGES = 250
 """Samples in a row that share their drawn images; mistakes of a draw average out over others."""
@@ -295,8 +294,7 @@ def _references(
 ) -> NDArray[np.float64]:
     """Share of a few random subnets that get each image right, and their mean loss, ``(2, n)``."""
     space = supernet.network.space
-    data = EvalImages.from_pixels(calibration, pixels, labels, supernet.mean, supernet.std)
-    data = data.to(device)
+    data = EvalImages.from_pixels(calibration, pixels, labels, supernet.mean, supernet.std, device)
     keep_memory()
     total = np.zeros((2, len(labels)))
     rows = plan(space, min(REFERENCES, architectures(space)), 0, quantized=False)
@@ -310,12 +308,13 @@ def _images(job: _Job, group: int) -> EvalImages:
     """What the samples of a group are measured on."""
     mean, std = job.supernet.mean, job.supernet.std
     if job.known is None:
-        whole = EvalImages.from_pixels(job.calibration, job.images, job.labels, mean, std)
-        return whole.to(job.device)
+        return EvalImages.from_pixels(
+            job.calibration, job.images, job.labels, mean, std, job.device
+        )
     count = job.metadata["validation_images"]
     drawn = draw(job.known[0], job.known[1], count, np.random.default_rng([job.seed, group]))
     pixels, labels = job.images[drawn.index], job.labels[drawn.index]
-    part = EvalImages.from_pixels(job.calibration, pixels, labels, mean, std).to(job.device)
+    part = EvalImages.from_pixels(job.calibration, pixels, labels, mean, std, job.device)
     return replace(part, weights=torch.from_numpy(drawn.weights), shift=drawn.shift)
 
 
@@ -425,5 +424,4 @@ def measure_quantized(
         )  # fmt: skip
     recalibrate(model, data.calibration)
     steps = model.integer()
-    on_cpu = data.images.device.type == "cpu"
-    return estimate(fast(steps, model) if on_cpu else partial(run_integers, steps), data)
+    return estimate(fast(steps, partial(run_integers, steps)), data)

@@ -6,11 +6,12 @@ who sells it; they are computed when someone asks, from :class:`Rates` that are 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from apq.workers import available_cores
 
 Cost = Mapping[str, Any]
 """``wall_s``, ``cpu_s``, ``device``, and ``accelerators`` (seconds by kind), absent if none."""
@@ -21,8 +22,7 @@ CORE = "CPU core"
 
 def cores() -> str:
     """The processor as costs name it: by the cores this process may use."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"CPU, {count} cores"
+    return f"CPU, {available_cores()} cores"
 
 
 class Stopwatch:

@@ -22,8 +22,8 @@ from apq.samples import read_samples
 from apq.search.problem import Problem
 from apq.space import Genes
 from apq.supernet import SupernetFile
+from apq.training import OnProgress
 
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
 OnStage = Callable[[str], OnProgress]
 
 

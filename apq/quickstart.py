@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from apq.space import Candidate, Space, load_space
 from apq.supernet import SupernetFile, largest, load_supernet
 from apq.supernet.evaluate import EvalImages, measure
 from apq.supernet.training import Recipe, train_supernet
+from apq.training import OnProgress
 
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
 OnStage = Callable[[str], OnProgress]
 """Called at the beginning of every stage with its name; returns where its progress goes."""
 

@@ -34,10 +34,16 @@ def spread(
     yield from parallel(delayed(_call)(os.getpid(), function, args) for args in arguments)
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """Worker processes that leave a core to whom they work for, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) - 1)
+    return max(1, available_cores() - 1)
 
 
 def ahead(

@@ -39,8 +39,9 @@ from apq.quantize import quantize_subnet
 from apq.space import Candidate
 from apq.supernet import Supernet, SupernetFile, largest, load_supernet
 from apq.supernet.augment import augment
-from apq.supernet.evaluate import EvalImages, normalise, recalibrate, to_tensor
+from apq.supernet.evaluate import EvalImages, normalise, recalibrate
 from apq.supernet.memory import keep_memory
+from apq.training.feed import to_tensor
 
 
 def quantized_logits(network: Supernet, x: Tensor, candidate: Candidate) -> Tensor:

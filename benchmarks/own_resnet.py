@@ -71,7 +71,8 @@ def train(out: Path, images: str, epochs: int, lr: float = 0.2, batch: int = 128
     mirrored images. A checkpoint is written after every epoch."""
     from apq.images import load_images
     from apq.supernet.augment import augment
-    from apq.supernet.evaluate import accuracy, normalise, to_tensor
+    from apq.supernet.evaluate import accuracy, normalise
+    from apq.training.feed import to_tensor
 
     found = load_images(images, 32, 3, 10)
     data, labels = (torch.from_numpy(part) for part in found.splits["train"])

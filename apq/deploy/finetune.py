@@ -19,7 +19,7 @@ from apq.search.search import Result
 from apq.space import Candidate, Space
 from apq.supernet import Subnet, SupernetFile, largest
 from apq.supernet.augment import augment
-from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate, to_tensor
+from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.memory import keep_memory
 from apq.training import OnProgress, Training, find_device, sgd
@@ -154,7 +154,7 @@ def finetune_candidate(
     if recipe.fixed_weight_bits is not None:
         space = space.with_(fixed_weight_bits=recipe.fixed_weight_bits)
     where, mean, std = find_device(device), supernet.mean, supernet.std
-    data = EvalImages.of(images, mean, std).to(where)
+    data = EvalImages.of(images, mean, std, device=where)
     keep_memory()
     teacher = None
     if recipe.distil:
@@ -177,7 +177,8 @@ def finetune_candidate(
 
     model.load_state_dict(training.kept["best"])
     best, scores = epochs.best, training.scores
-    test, _ = accuracy(model, *_split(images, "test", mean, std, where))
+    held = EvalImages.of(images, mean, std, "test", calibration=0, device=where)
+    test, _ = accuracy(model, held.images, held.labels)
     report = FinetuneReport(
         scores[0], tuple(scores[1:]), best, scores[best], test, chosen.accuracy, chosen.spread,
         training.cost(),
@@ -203,15 +204,6 @@ def _chosen(candidate: Candidate | Chosen | Result) -> Chosen:
         own = found.problem.made_from.get("supernet")
         return Chosen(found.candidate, found.accuracy, found.spread, found.costs, devices, own)
     return candidate
-
-
-def _split(
-    images: ImageSet, name: str, mean: tuple[float, ...], std: tuple[float, ...],
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    pixels, labels = images.splits[name]
-    x = normalise(to_tensor(pixels[:]).to(device), mean, std)
-    return x, torch.from_numpy(labels).to(device)
 
 
 def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -> Subnet:
@@ -260,11 +252,8 @@ class _Epochs:
     ) -> None:
         self.training, self.recipe, self.data, self.teacher = training, recipe, data, teacher
         self.normalisation, self.flip, self.on_progress = normalisation, images.flip, on_progress
-        pixels, numbers = images.splits["train"]
-        self.feed = Feed((pixels, numbers), min(recipe.batch, len(numbers)), training.device)
-        self.batch = min(recipe.batch, len(numbers))
-        self.per_epoch = len(numbers) // self.batch
-        self.total = recipe.epochs * self.per_epoch
+        self.feed = Feed(images.splits["train"], recipe.batch, training.device)
+        self.total = recipe.epochs * self.feed.per_epoch
         self.binary = BinaryInputs(training.model) if recipe.distribution else None
         if not training.scores:
             self._measure()
@@ -280,12 +269,9 @@ class _Epochs:
 
     def step(self, step: int) -> float:
         """Gradients of a step; returns its loss."""
-        epoch, position = divmod(step, self.per_epoch)
-        if position == 0 or not self.feed.begun:
-            self.feed.begin(np.random.default_rng((self.recipe.seed, 1, epoch)))
-        if position == 0:
+        if step % self.feed.per_epoch == 0:
             refit_weights(self.training.model)
-        images, labels = self.feed.take(position)
+        images, labels = self.feed.at(step, self.recipe.seed)
         rng = np.random.default_rng((self.recipe.seed, 2, step))  # a resumed step draws the same
         x = normalise(augment(images, self.flip, rng), *self.normalisation)
         self.training.model.train()
@@ -294,7 +280,7 @@ class _Epochs:
 
     def after(self, done: int) -> bool:
         """Measure at an epoch's end; whether one has ended."""
-        ended = done % self.per_epoch == 0
+        ended = done % self.feed.per_epoch == 0
         if ended:
             self._measure()
         return ended
@@ -303,7 +289,7 @@ class _Epochs:
         """Say how far it is."""
         if self.on_progress is not None:
             best = max(self.training.scores)
-            figures = {"epoch": done / self.per_epoch, "loss": loss, "best_val": best}
+            figures = {"epoch": done / self.feed.per_epoch, "loss": loss, "best_val": best}
             self.on_progress(done, self.total, figures)
 
     def _measure(self) -> None:

@@ -32,16 +32,16 @@ SIGNED, POSITIVE = Rounding(1 / 64, -128, 127, 8), Rounding(6 / 255, 0, 255, 8)
 
 def layer_model(layer: Layer, precision: Precision, seed: int = 0) -> bytes:
     """One layer or whole block as a model, with real shapes, batch 1."""
-    graph = block_alone(layer) if layer.op == "mbconv" else _alone(layer)
     shape = (1, layer.in_channels, layer.height, layer.width)
-    return _model(_steps(graph, precision, seed), shape, part=True)
+    return _model(layer_steps(layer, precision, seed), shape, part=True)
 
 
 def network_model(space: Space, candidate: Candidate, precision: Precision, seed: int = 0) -> bytes:
     """A whole network as it would be deployed, with random weights."""
     graph = space.graph_of(candidate)
     side = number(graph.side)
-    return _model(_steps(graph, precision, seed), (1, space.in_channels, side, side), part=False)
+    shape = (1, space.in_channels, side, side)
+    return _model(graph_steps(graph, precision, seed), shape, part=False)
 
 
 def empty_model() -> bytes:
@@ -75,7 +75,13 @@ def _alone(layer: Layer) -> Graph:
     return Graph((image, only))
 
 
-def _steps(graph: Graph, precision: Precision, seed: int) -> Steps:
+def layer_steps(layer: Layer, precision: Precision, seed: int = 0) -> Steps:
+    """One layer or whole block, ready to be written, with random weights."""
+    graph = block_alone(layer) if layer.op == "mbconv" else _alone(layer)
+    return graph_steps(graph, precision, seed)
+
+
+def graph_steps(graph: Graph, precision: Precision, seed: int) -> Steps:
     """A candidate's nodes, ready to be written, with random weights."""
     rng = np.random.default_rng(seed)
     if precision == "fp32":

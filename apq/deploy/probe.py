@@ -6,7 +6,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from apq.deploy.graphs import _alone, _steps
+from apq.deploy.graphs import layer_steps
 from apq.deploy.measure import what_to_measure
 from apq.errors import TableError
 from apq.hardware.profiles import key_of
@@ -14,7 +14,6 @@ from apq.runtime.folded import Steps
 from apq.runtime.onnx_graph import onnx_model
 from apq.runtime.tflite_graph import tflite_model
 from apq.space import Layer, Space
-from apq.space.families.mobilenet_v2 import block_alone
 from apq.space.layer import to_layer
 
 PAGE = """# Probes of space {space}
@@ -42,8 +41,8 @@ too, and correct the table with `apq lut calibrate`.
 
 def named_steps(layer: Layer, seed: int = 0) -> Steps:
     """The steps of one block or layer, every name but the image's behind its key."""
-    graph = block_alone(layer) if layer.op == "mbconv" else _alone(layer)
-    steps, first, key = _steps(graph, "int8", seed), graph.nodes[0].name, key_of(layer)
+    steps, key = layer_steps(layer, "int8", seed), key_of(layer)
+    first = steps[0].name
 
     def name(old: str) -> str:
         return old if old == first else f"{key}/{old}"

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq.deploy.graphs import _alone, _steps
+from apq.deploy.graphs import graph_steps, layer_steps
 from apq.runtime.flatbuffer import FlatBuffer
 from apq.runtime.tflite_graph import tflite_model
 from apq.space import Candidate, Layer, Space
-from apq.space.families.mobilenet_v2 import block_alone
 from apq.space.graph import number
 
 
 def layer_tflite(layer: Layer, seed: int = 0) -> bytes:
     """One layer or whole block with real shapes, 8 bits, batch 1."""
-    graph = block_alone(layer) if layer.op == "mbconv" else _alone(layer)
     shape = (1, layer.in_channels, layer.height, layer.width)
-    return tflite_model(_steps(graph, "int8", seed), shape, {}, part=True).data
+    return tflite_model(layer_steps(layer, "int8", seed), shape, {}, part=True).data
 
 
 def network_tflite(space: Space, candidate: Candidate, seed: int = 0) -> bytes:
@@ -27,7 +25,7 @@ def network_tflite(space: Space, candidate: Candidate, seed: int = 0) -> bytes:
     graph = space.graph_of(candidate)
     side = number(graph.side)
     shape = (1, space.in_channels, side, side)
-    return tflite_model(_steps(graph, "int8", seed), shape, {}).data
+    return tflite_model(graph_steps(graph, "int8", seed), shape, {}).data
 
 
 def empty_tflite() -> bytes:

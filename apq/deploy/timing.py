@@ -195,13 +195,38 @@ def time_folder(
 ) -> None:
     """Time every model of ``models/`` that timings.csv lacks, on the folder's runtime, and note in
     kernels.json what they were timed with."""
+    runtime, noted = folder_runtime(folder), False
+
+    def measure(model: Path) -> float:
+        nonlocal noted
+        took = time_model(model, runtime, runs, threads)
+        if not noted:
+            note_kernels(folder, runtime, threads)
+            noted = True
+        return took
+
+    fill(folder, rounds, measure, on_progress)
+
+
+def fill(
+    folder: Path,
+    rounds: int,
+    measure: Callable[[Path], float],
+    on_progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> None:
+    """Add to timings.csv what it lacks of so many rounds over the models of ``models/``.
+
+    Args:
+        folder: Of the models.
+        rounds: Each measures every model once, in an order of its own.
+        measure: From a model's file to milliseconds.
+        on_progress: Called after every model.
+    """
     found = (folder / "models").glob("*")
     models = sorted(path for path in found if path.suffix in (".onnx", ".tflite"))
     if not models:
         raise FileNotFoundError(f"no models in {folder / 'models'}")
-    done, runtime = read_timings(folder), folder_runtime(folder)
-    path = folder / "timings.csv"
-    noted = False
+    done, path = read_timings(folder), folder / "timings.csv"
     fresh = not path.exists() or not path.read_text().strip()
     with path.open("a", newline="") as file:
         if fresh:
@@ -213,12 +238,8 @@ def time_folder(
             random.Random(number).shuffle(order)
             for i, model in enumerate(order):
                 if (number, model.stem) not in done:
-                    took = time_model(model, runtime, runs, threads)
-                    file.write(f"{number},{model.stem},{took:.6f}\n")
+                    file.write(f"{number},{model.stem},{measure(model):.9f}\n")
                     file.flush()
-                    if not noted:
-                        note_kernels(folder, runtime, threads)
-                        noted = True
                 if on_progress:
                     on_progress(number * len(order) + i + 1, rounds * len(order), {"round": number})
 

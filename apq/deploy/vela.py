@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from apq.deploy.timing import COLUMNS, read_timings
+from apq.deploy.timing import fill
 from apq.errors import ModelError, choose
 
 ACCELERATORS = (
@@ -83,15 +83,8 @@ def compile_folder(
     on_progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> None:
     """Compile every model of ``models/`` that timings.csv lacks; one round, it has no noise."""
-    models = sorted((folder / "models").glob("*.tflite"))
-    path, done = folder / "timings.csv", read_timings(folder)
-    with path.open("a", newline="") as file:
-        if not done:
-            file.write(",".join(COLUMNS) + "\n")
-        for i, model in enumerate(models):
-            if (0, model.stem) not in done:
-                took = max(compile_model(model, accelerator).milliseconds, LEAST)
-                file.write(f"0,{model.stem},{took:.9f}\n")
-                file.flush()
-            if on_progress:
-                on_progress(i + 1, len(models), {})
+
+    def measure(model: Path) -> float:
+        return max(compile_model(model, accelerator).milliseconds, LEAST)
+
+    fill(folder, 1, measure, on_progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -27,9 +27,9 @@ from apq.images import ImageSet
 from apq.runtime.session import Runner, open_session
 from apq.space.graph import LAYERS, number
 from apq.supernet.elastic import resized
-from apq.supernet.evaluate import batches, normalise, to_tensor
-
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
+from apq.supernet.evaluate import batches, normalise
+from apq.training import OnProgress
+from apq.training.feed import to_tensor
 
 
 class GridTable(Schema):

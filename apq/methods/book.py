@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apq.cost import Cost, Stopwatch
-from apq.errors import ApqError, SpaceError
+from apq.errors import ApqError
 from apq.search.problem import Problem
 from apq.search.sequential import largest, steps_of
 from apq.space import Genes, Space
@@ -65,6 +64,23 @@ class Book:
         """How many more rows may be scored."""
         return self.most - self.calls
 
+    def narrow(self, space: Space) -> Problem:
+        """Go on with a part of the problem's space; the narrowed problem."""
+        priced = self.problem.priced.within(space)
+        self.problem = replace(self.problem, priced=priced, fix=())
+        return self.problem
+
+    def at_eight_bits(self) -> Problem:
+        """Go on with every number format at its largest: for methods that choose architectures.
+
+        Raises:
+            SpaceError: exclusions leave nothing.
+        """
+        space = self.problem.space
+        places = steps_of(space)[2]
+        largest_only = {i: (largest(space, i),) for i in places}
+        return self.narrow(space.narrowed(largest_only, "a method's fixed part"))
+
     def score(self, genes: Genes) -> Floats:
         """Predicted accuracies of rows, ``(n,)``; of the first ones where fewer are left."""
         genes = self.problem.space.canonical(genes[: max(0, self.left)])
@@ -101,15 +117,6 @@ class Book:
             genes, accuracy, spread, costs, self.calls, self.steps, self.passes,
             self._watch.cost(), dict(self.notes),
         )  # fmt: skip
-
-
-def at_largest(space: Space, places: Sequence[int]) -> Space:
-    """The space with some genes at their largest: 8 bits, the widest, the deepest.
-
-    Raises:
-        SpaceError: exclusions leave nothing.
-    """
-    return space.narrowed({i: (largest(space, i),) for i in places}, "a method's fixed part")
 
 
 def reference_network(problem: Problem, formats: str = "fewest") -> Genes:
@@ -153,6 +160,3 @@ def reference_network(problem: Problem, formats: str = "fewest") -> Genes:
                 if problem.feasible(space.snap(cheap))[0]:
                     return space.snap(wide)
     raise ApqError("no network of the smallest kernels can be brought within the limits")
-
-
-__all__ = ["Book", "Outcome", "SpaceError", "at_largest", "reference_network"]

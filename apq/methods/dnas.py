@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -47,7 +46,7 @@ def dnas(book: Book) -> None:
     architecture, widths, _ = steps_of(problem.space)
     space = chosen(problem.space, row[0], (*architecture, *widths))
     assert space is not None  # the reference network is one of the space
-    book.problem = problem = replace(problem, priced=problem.priced.within(space), fix=())
+    problem = book.narrow(space)
     generator = torch.Generator().manual_seed(book.seed)
     accuracy = soft_accuracy(book, book.most // 2)
     over = expected_costs(problem.searched, dict(problem.limits))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from apq.methods.book import Book, at_largest
+from apq.methods.book import Book
 from apq.methods.relaxed import Price, expected_costs, keep_best, soft_accuracy
-from apq.search.sequential import steps_of
 from apq.space import Space
 
 STEPS, WARM, KEEP, RATE = 600, 5 / 8, 0.6, 0.03
@@ -85,9 +83,8 @@ def singlepath(book: Book) -> None:
     Raises:
         ApqError: no network of 8 bits keeps the limits.
     """
-    problem = book.problem
-    space = at_largest(problem.space, steps_of(problem.space)[2])
-    book.problem = problem = replace(problem, priced=problem.priced.within(space), fix=())
+    problem = book.at_eight_bits()
+    space = problem.space
     generator = torch.Generator().manual_seed(book.seed)
     accuracy = soft_accuracy(book, int(0.6 * book.most))
     over = expected_costs(problem.searched, dict(problem.limits))

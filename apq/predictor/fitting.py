@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from apq.predictor.model import Ensemble
-
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
+from apq.training import OnProgress
 
 
 def folds(groups: NDArray[np.int64], members: int, seed: int) -> NDArray[np.bool_]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apq.predictor.features import Features, Inputs, one_hot, width
-from apq.predictor.fitting import OnProgress, answers, fit, folds
+from apq.predictor.fitting import answers, fit, folds
 from apq.predictor.model import Ensemble
+from apq.training import OnProgress
 
 Array = NDArray[np.float64]
 

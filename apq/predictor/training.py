@@ -14,12 +14,13 @@ from apq.errors import SamplesError, choose, side_by_side
 from apq.predictor.baselines import BASELINES, fit_baseline
 from apq.predictor.columns import Columns, TableFeatures
 from apq.predictor.features import Features, Inputs, SpaceFeatures
-from apq.predictor.fitting import OnProgress, folds
+from apq.predictor.fitting import folds
 from apq.predictor.gaussian_process import Family, GaussianProcess, Prior, fit_process
 from apq.predictor.metrics import coverage, score
 from apq.predictor.network import Network, continued, new_network, train_network
 from apq.predictor.predictor import Predictor, Warp, process_columns, process_groups
 from apq.samples import Samples
+from apq.training import OnProgress
 
 Array = NDArray[np.float64]
 

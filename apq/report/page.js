@@ -688,69 +688,10 @@
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   }
 
-  // ---- the explorer: budgets that a server on this machine solves again
-
-  function budget(name, { low, high, limit }) {
-    const STEPS = 400, holder = document.createElement("label"), top = document.createElement("span");
-    const tick = document.createElement("input"), text = document.createElement("span"), slider = document.createElement("input");
-    tick.type = "checkbox";
-    tick.checked = limit != null;
-    tick.setAttribute("aria-label", `limit ${brief(name)}`);
-    Object.assign(slider, { type: "range", min: 0, max: STEPS, step: 1 });
-    slider.setAttribute("aria-label", `budget of ${brief(name)}`);
-    slider.dataset.metric = name;
-    slider.value = Math.round((STEPS * ((limit ?? high) - low)) / (high - low || 1));
-    const now = () => low + ((high - low) * Number(slider.value)) / STEPS;
-    const tellIt = () => {
-      text.textContent = ` ${brief(name)} ${tick.checked ? `≤ ${number(now())}` : "free"}`;
-      slider.setAttribute("aria-valuetext", number(now()));
-    };
-    top.append(tick, text);
-    holder.append(top, slider);
-    slider.addEventListener("input", () => { tick.checked = true; tellIt(); solveSoon(); });
-    tick.addEventListener("change", () => { tellIt(); solveSoon(); });
-    tellIt();
-    return { name, holder, limit: () => (tick.checked ? now() : null) };
-  }
-
-  let budgets = [], waiting = 0, asked = 0;
-  function solveSoon() {
-    clearTimeout(waiting);
-    waiting = setTimeout(solve, 120);
-  }
-  async function solve() {
-    const turn = ++asked, said = byId("solved"), began = performance.now();
-    const limits = {};
-    for (const b of budgets) if (b.limit() != null) limits[b.name] = b.limit();
-    said.textContent = "Searching …";
-    let answer;
-    try {
-      const response = await fetch(data.live.solve, {
-        method: "POST", headers: { "Content-Type": "application/json", "X-Apq-Token": data.live.token }, body: JSON.stringify({ limits }),
-      });
-      answer = await response.json();
-    } catch (error) {
-      answer = { error: "The server does not answer: is apq explore still running?" };
-    }
-    if (turn !== asked) return; // a later question is on its way
-    if (answer.error) { said.textContent = answer.error; return; }
-    runs[1] = answer.run;
-    Object.assign(state, { a: { run: 1, row: answer.run.chosen }, walkRun: 1, walk: 0 });
-    if (state.b && state.b.run === 1) state.b = null;
-    await drawAll();
-    said.textContent = `${answer.candidates.toLocaleString("en")} candidates in ${answer.seconds.toFixed(2)} s; answered after ${((performance.now() - began) / 1000).toFixed(2)} s. A: ${sentence(state.a)}`;
-    document.body.dataset.solved = String(Number(document.body.dataset.solved || 0) + 1);
-  }
-
   state.a = { run: 0, row: runs[0].chosen };
   state.y = GAIN;
   fillAxes();
   state.walk = order(0).indexOf(runs[0].chosen);
-  if (data.live) {
-    budgets = Object.entries(data.live.budgets).map(([name, range]) => budget(name, range));
-    byId("sliders").append(...budgets.map((b) => b.holder));
-    byId("budgets").addEventListener("submit", (event) => event.preventDefault());
-  }
   listen();
   drawAll();
 })();

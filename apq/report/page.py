@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -57,17 +57,11 @@ def write_page(path: Path, sources: Sequence[Source]) -> Path:
     return path
 
 
-def render(sources: Sequence[Source], live: Mapping[str, Any] | None = None) -> str:
-    """The page of one or more runs.
-
-    Args:
-        sources: The runs.
-        live: What the page may ask a server for (:mod:`apq.report.explorer`); None: it asks
-            nothing of anyone.
-    """
+def render(sources: Sequence[Source]) -> str:
+    """The page of one or more runs; it asks nothing of anyone."""
     rows = max(len(source.run.genes) for source in sources)
     while True:
-        page = _page(sources, live, rows)
+        page = _page(sources, rows)
         if len(page.encode()) <= MOST_BYTES or rows < 10:
             return page
         rows //= 2
@@ -109,11 +103,11 @@ def _without_source_map(script: str) -> str:
     return "\n".join(line for line in script.splitlines() if "sourceMappingURL=" not in line)
 
 
-def _policy(live: bool) -> str:
+def _policy() -> str:
     scripts = " ".join(script.hash for script in _scripts())
     return (
         f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; "
-        f"base-uri 'none'; form-action 'none'{'; connect-src ' + repr('self') if live else ''}"
+        "base-uri 'none'; form-action 'none'"
     )
 
 
@@ -125,7 +119,7 @@ def embedded(data: Any) -> str:
     return text
 
 
-def _page(sources: Sequence[Source], live: Mapping[str, Any] | None, rows: int) -> str:
+def _page(sources: Sequence[Source], rows: int) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     shown = Environment(
@@ -135,16 +129,15 @@ def _page(sources: Sequence[Source], live: Mapping[str, Any] | None, rows: int) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    data = {"runs": [as_data(source.run, rows) for source in sources], "live": live}
+    data = {"runs": [as_data(source.run, rows) for source in sources]}
     page: str = shown.get_template("page.html.j2").render(
         title=" and ".join(source.run.name for source in sources),
-        policy=_policy(live is not None),
+        policy=_policy(),
         style=files("apq.report").joinpath("page.css").read_text("utf-8"),
         scripts=[script.text for script in _scripts()],
         data=embedded(data),
         sources=sources,
         told=told,
-        live=live is not None,
         measured=[(s.run.name, m) for s in sources for m in s.run.measured],
         inside=_calibration(sources),
     )

@@ -1,4 +1,4 @@
-"""A run as plain data: what the page draws, and what the explorer answers."""
+"""A run as plain data: what the page draws."""
 
 from __future__ import annotations
 

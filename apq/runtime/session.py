@@ -66,7 +66,8 @@ def open_session(
 
 
 def fast(steps: Steps, otherwise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same function as ``otherwise``, in onnxruntime if it is installed (``apq-nas[onnx]``).
+    """The same function as ``otherwise``, in onnxruntime if it is installed (``apq-nas[onnx]``)
+    and the images are on the CPU.
 
     Quantized layers give the same bits, float ones the same up to rounding.
 
@@ -84,6 +85,8 @@ def fast(steps: Steps, otherwise: Callable[[Tensor], Tensor]) -> Callable[[Tenso
     runners: dict[tuple[int, ...], Runner] = {}
 
     def run(x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return otherwise(x)
         shape = (min(BATCH, len(x)), *x.shape[1:])
         if shape not in runners:
             c, h, w = shape[1:]

@@ -66,10 +66,8 @@ class SharedStart:
         done, seen = len(self._kept), self._seen
         rest = nn.Sequential(*parts[done:])
         recalibrate(rest, seen.calibration)
-        if device.type != "cpu":
-            return estimate(fold(rest), seen)
         steps = fold_steps(subnet.eval())[sum(len(part.graph.nodes) for part in parts[:done]) :]
-        folded = cache(lambda: fold(rest))  # only without onnxruntime
+        folded = cache(lambda: fold(rest))  # only where onnxruntime does not run
         return estimate(fast(steps, lambda x: folded()(x)), seen)
 
     @property
@@ -88,8 +86,6 @@ def answers_alone(subnet: Subnet, data: EvalImages) -> tuple[Tensor, Tensor]:
     device = data.images.device
     subnet = subnet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(subnet, data.calibration)
-    if device.type != "cpu":
-        return answers(fold(subnet), data.images, data.labels)
     return answers(fast(fold_steps(subnet.eval()), subnet), data.images, data.labels)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,13 +15,7 @@ from torch import Tensor, nn
 from apq.errors import ModelError
 from apq.images import ImageSet
 from apq.supernet.elastic import ConvBN, resized
-
-
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """Images ``(n, h, w, c)`` as a uint8 tensor ``(n, c, h, w)`` in channels-last memory."""
-    with warnings.catch_warnings():  # worker processes map arrays read-only, and nothing writes
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+from apq.training.feed import to_tensor
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -30,6 +23,9 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1).to(images.device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
     return images.float().mul_(scale).add_(shift.to(images.device))
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,12 @@ class EvalImages:
         split: str = "validation",
         limit: int | None = None,
         calibration: int = 1000,
+        device: torch.device = CPU,
     ) -> EvalImages:
         """Take the first ``limit`` images of a split and ``calibration`` calibration images."""
         pixels, labels = images.splits[split]
         held = images.splits["calibration"][0][:calibration]
-        return cls.from_pixels(held, pixels[:limit], labels[:limit], mean, std)
+        return cls.from_pixels(held, pixels[:limit], labels[:limit], mean, std, device)
 
     @classmethod
     def from_pixels(
@@ -72,19 +69,14 @@ class EvalImages:
         labels: NDArray[np.int64],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        device: torch.device = CPU,
     ) -> EvalImages:
-        """Normalise images ``(n, h, w, c)``."""
+        """Normalise images ``(n, h, w, c)`` on a device."""
         return cls(
-            normalise(to_tensor(calibration), mean, std),
-            normalise(to_tensor(pixels), mean, std),
-            torch.from_numpy(np.ascontiguousarray(labels)),
+            normalise(to_tensor(calibration).to(device), mean, std),
+            normalise(to_tensor(pixels).to(device), mean, std),
+            torch.from_numpy(np.ascontiguousarray(labels)).to(device),
         )
-
-    def to(self, device: torch.device) -> EvalImages:
-        """The same on a device; weights of images stay on the CPU."""
-        moved = (x.to(device) for x in (self.calibration, self.images, self.labels))
-        calibration, images, labels = moved
-        return replace(self, calibration=calibration, images=images, labels=labels)
 
     def at(self, side: int) -> EvalImages:
         """The same with images of ``side`` pixels (:func:`~apq.supernet.elastic.resized`)."""

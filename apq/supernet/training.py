@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from apq.space import Axis, Candidate, Space
 from apq.space.graph import parts
 from apq.supernet.augment import augment, cutmix
 from apq.supernet.evaluate import (
+    CPU,
     EvalImages,
     accuracy,
     normalise,
     recalibrate,
     require_converged,
-    to_tensor,
 )
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import (
@@ -210,7 +210,7 @@ def train(
     normalisation = images.mean, images.std
     if traced:  # its weights expect what it was trained with
         normalisation = start_from[0].mean, start_from[0].std
-        absorb_statistics(network, _measured(images, normalisation).images)
+        absorb_statistics(network, _measured(images, normalisation, CPU).images)
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     sorted_already = any(_sorted(file) for file in start_from)
     identity: dict[str, Any] = {
@@ -258,9 +258,8 @@ class _Steps:
         assert isinstance(training.model, Supernet)
         self.network = training.model
         self.feed = Feed(images.splits["train"], recipe.batch, training.device)
-        self.per_epoch = max(1, len(self.feed.labels) // recipe.batch)
         first = training.identity["start_from"]
-        self.total = max(0 if first else 1, round(recipe.epochs * self.per_epoch))
+        self.total = max(0 if first else 1, round(recipe.epochs * self.feed.per_epoch))
         self.loss_mean, self.hit_mean = float("nan"), float("nan")
 
     def rate(self, step: int) -> float:
@@ -300,10 +299,8 @@ class _Steps:
 
     def sort_channels(self) -> None:
         """Put the channels that matter most first."""
-        data = _measured(self.images, self.normalisation)
-        where = self.training.device
-        on_device = replace(data, images=data.images.to(where), labels=data.labels.to(where))
-        sort_channels(self.network, self.recipe.order, on_device)
+        data = _measured(self.images, self.normalisation, self.training.device)
+        sort_channels(self.network, self.recipe.order, data)
 
     def after(self, done: int) -> bool:
         """Average the weights."""
@@ -322,10 +319,7 @@ class _Steps:
     def _batch(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Augmented, normalised images of a step, and their labels or class probabilities."""
         recipe, images = self.recipe, self.images
-        epoch, position = divmod(step, self.per_epoch)
-        if position == 0 or not self.feed.begun:
-            self.feed.begin(np.random.default_rng([recipe.seed, 1, epoch]))
-        x, y = self.feed.take(position)
+        x, y = self.feed.at(step, recipe.seed)
         x = augment(x, images.flip, rng)
         if recipe.cutmix and rng.random() < recipe.cutmix:
             x, y = cutmix(x, y, self.network.space.classes, rng)
@@ -433,17 +427,18 @@ def _add_to(average: dict[str, Tensor], network: Supernet, seen: int) -> None:
             average[name].lerp_(parameter, 1 / (seen + 1))
 
 
-def _measured(images: ImageSet, normalisation: Normalisation) -> Measured:
+def _measured(images: ImageSet, normalisation: Normalisation, device: torch.device) -> Measured:
     """Calibration images for orders and statistics."""
-    pixels, labels = images.splits["calibration"]
-    x = normalise(to_tensor(pixels[:ORDER_IMAGES]), *normalisation)
-    return Measured(x, torch.from_numpy(labels[:ORDER_IMAGES]))
+    data = EvalImages.of(
+        images, *normalisation, "calibration", ORDER_IMAGES, calibration=0, device=device
+    )
+    return Measured(data.images, data.labels)
 
 
 def _finish(network: Supernet, images: ImageSet, normalisation: Normalisation) -> dict[str, float]:
     """Set the stored statistics to the largest network's and measure both ends on validation."""
     device = next(network.parameters()).device
-    data = EvalImages.of(images, *normalisation, calibration=2000).to(device)
+    data = EvalImages.of(images, *normalisation, calibration=2000, device=device)
     scores: dict[str, float] = {}
     for name, candidate in (
         ("smallest", smallest(network.space)), ("largest", largest(network.space)),

@@ -27,8 +27,8 @@ class Feed:
     def __init__(self, part: Part, batch: int, device: torch.device) -> None:
         pixels, numbers = part
         self._streamed = pixels if isinstance(pixels, Streamed) else None
-        self._data = None if self._streamed else as_tensor(pixels[:]).to(device)
-        self._batch, self._device = batch, device
+        self._data = None if self._streamed else to_tensor(pixels[:]).to(device)
+        self._batch, self._device = min(batch, len(numbers)), device
         self._order: NDArray[np.integer[Any]] = np.empty(0, dtype=np.int64)
         self._next: tuple[int, Iterator[NDArray[np.uint8]]] = -1, iter(())
         self.labels = torch.from_numpy(numbers).to(device)
@@ -42,9 +42,17 @@ class Feed:
         self._next = -1, iter(())
 
     @property
-    def begun(self) -> bool:
-        """Whether there is an order."""
-        return len(self._order) > 0
+    def per_epoch(self) -> int:
+        """Steps of an epoch; what does not fill a batch waits for another order."""
+        return len(self.labels) // self._batch
+
+    def at(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step, counted over all epochs, whose orders ``seed`` decides; as
+        :meth:`take`. Steps come one after the other, from any."""
+        epoch, position = divmod(step, self.per_epoch)
+        if position == 0 or not len(self._order):
+            self.begin(np.random.default_rng([seed, 1, epoch]))
+        return self.take(position)
 
     def take(self, position: int) -> tuple[Tensor, Tensor]:
         """Batch ``position`` of the epoch: uint8 images ``(n, c, h, w)`` and labels ``(n,)``."""
@@ -59,10 +67,10 @@ class Feed:
             self._next = position, self._streamed.batches(coming)
         pixels = next(self._next[1])
         self._next = position + 1, self._next[1]
-        return as_tensor(pixels).to(self._device), self.labels[pick]
+        return to_tensor(pixels).to(self._device), self.labels[pick]
 
 
-def as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """Images ``(n, h, w, c)`` as a uint8 tensor ``(n, c, h, w)`` in channels-last memory."""
     with warnings.catch_warnings():  # worker processes map arrays read-only, and nothing writes
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

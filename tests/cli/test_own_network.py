@@ -13,8 +13,9 @@ from networks import resnet
 from apq.images import load_images
 from apq.space import load_space
 from apq.supernet import load_supernet
-from apq.supernet.evaluate import accuracy, normalise, to_tensor
+from apq.supernet.evaluate import accuracy, normalise
 from apq.supernet.network import largest
+from apq.training.feed import to_tensor
 
 MODULE = """
 import sys

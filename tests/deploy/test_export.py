@@ -18,7 +18,8 @@ from apq.quantize import SCHEMES, quantize_subnet
 from apq.runtime.folded import fold
 from apq.space import PRESETS, BitChoices, Stage
 from apq.supernet import Subnet, largest
-from apq.supernet.evaluate import normalise, recalibrate, to_tensor
+from apq.supernet.evaluate import normalise, recalibrate
+from apq.training.feed import to_tensor
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

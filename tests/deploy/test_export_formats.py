@@ -12,7 +12,8 @@ from apq.deploy.verify import verify
 from apq.errors import TableError
 from apq.space import BitChoices
 from apq.supernet import largest
-from apq.supernet.evaluate import normalise, recalibrate, to_tensor
+from apq.supernet.evaluate import normalise, recalibrate
+from apq.training.feed import to_tensor
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -21,8 +21,9 @@ from apq.search.search import search_front
 from apq.search.tuned import ModelHeader
 from apq.space.layer import size_bits, to_array
 from apq.supernet import largest, load_supernet
-from apq.supernet.evaluate import accuracy, normalise, to_tensor
+from apq.supernet.evaluate import accuracy, normalise
 from apq.supernet.network import save_supernet
+from apq.training.feed import to_tensor
 
 SHORT = FinetuneRecipe(epochs=2, batch=64)
 

@@ -18,7 +18,8 @@ from apq.runtime.folded import fold
 from apq.runtime.tflite_graph import pack_halves, tflite_model
 from apq.space import BitChoices
 from apq.supernet import Subnet, largest
-from apq.supernet.evaluate import normalise, recalibrate, to_tensor
+from apq.supernet.evaluate import normalise, recalibrate
+from apq.training.feed import to_tensor
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 from apq.runtime.litert import open_litert  # noqa: E402
@@ -169,7 +170,7 @@ def test_what_tflite_cannot_hold_is_refused_in_words(tiny_space, tiny_supernet, 
 
 
 def test_pools_and_joins_of_random_networks_agree():
-    from apq.deploy.graphs import _steps
+    from apq.deploy.graphs import graph_steps
     from apq.space.graph import Graph, Node
 
     graph = Graph((
@@ -180,7 +181,7 @@ def test_pools_and_joins_of_random_networks_agree():
         Node("j", "concat", ("b", "c"), 12), Node("d", "conv", ("j",), 8, 1, act="relu6"),
         Node("m", "pool", ("d",), 8), Node("fc", "linear", ("m",), 5),
     ))  # fmt: skip
-    steps = _steps(graph, "int8", 0)
+    steps = graph_steps(graph, "int8", 0)
     x = torch.randn(20, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     runner, _ = open_litert(tflite_model(steps, (1, 3, 9, 9), {}).data)
     assert np.abs(runner(x.numpy()) - run(steps, x).numpy()).max() <= runner.step
