@@ -80,8 +80,8 @@ class _Job:
     start: int
     seed: int
     quantization: Quantization | None
-    calibration: NDArray[np.uint8]
-    images: NDArray[np.uint8]
+    calibration: Pictures
+    images: Pictures
     labels: NDArray[np.int64]
     known: NDArray[np.float64] | None  # what reference subnets answer on each image; None: use all
     train: tuple[Pictures, NDArray[np.int64]] | None
@@ -154,9 +154,8 @@ def collect(
         raise SamplesError(f"--count {count} must be at least 1")
     genes = planned(folder, space, count, seed, quantization is not None)
     pixels, labels = images.splits["validation"]
-    pixels = pixels[:]
     used = min(validation_images or len(labels), len(labels))
-    calibration = images.splits["calibration"][0][:calibration_images]
+    calibration = images.splits["calibration"][0]
     train = images.splits["train"] if quantization else None
     metadata: dict[str, Any] = {
         "supernet": supernet.hash,
@@ -165,7 +164,7 @@ def collect(
         "split": "validation",
         "validation_images": used,
         "drawn": used < len(labels),
-        "calibration_images": len(calibration),
+        "calibration_images": min(calibration_images, len(calibration)),
         "seed": seed,
         "plan": VERSION if quantization else 1,
         "fingerprint": space.fingerprint,
@@ -180,7 +179,10 @@ def collect(
         on_progress(done, count, {})
     known = None
     if used < len(labels) and done < count:
-        known = _references(supernet, calibration, pixels, labels, where)
+        every, norm = np.arange(len(labels)), (supernet.mean, supernet.std)
+        known = _references(supernet, EvalImages.at_places(
+            calibration, calibration_images, pixels, labels, every, norm, where
+        ))  # fmt: skip
     best = 0.0
     while done < count:
         missing = np.flatnonzero(~covered(folder, count))
@@ -285,18 +287,11 @@ def _held(path: Path) -> bool:
         return True
 
 
-def _references(
-    supernet: SupernetFile,
-    calibration: NDArray[np.uint8],
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    device: torch.device,
-) -> NDArray[np.float64]:
+def _references(supernet: SupernetFile, data: EvalImages) -> NDArray[np.float64]:
     """Share of a few random subnets that get each image right, and their mean loss, ``(2, n)``."""
     space = supernet.network.space
-    data = EvalImages.from_pixels(calibration, pixels, labels, supernet.mean, supernet.std, device)
     keep_memory()
-    total = np.zeros((2, len(labels)))
+    total = np.zeros((2, len(data.labels)))
     rows = plan(space, min(REFERENCES, architectures(space)), 0, quantized=False)
     for row in rows:
         subnet = supernet.network.subnet(space.build(row))
@@ -306,16 +301,17 @@ def _references(
 
 def _images(job: _Job, group: int) -> EvalImages:
     """What the samples of a group are measured on."""
-    mean, std = job.supernet.mean, job.supernet.std
-    if job.known is None:
-        return EvalImages.from_pixels(
-            job.calibration, job.images, job.labels, mean, std, job.device
-        )
-    count = job.metadata["validation_images"]
-    drawn = draw(job.known[0], job.known[1], count, np.random.default_rng([job.seed, group]))
-    pixels, labels = job.images[drawn.index], job.labels[drawn.index]
-    part = EvalImages.from_pixels(job.calibration, pixels, labels, mean, std, job.device)
-    return replace(part, weights=torch.from_numpy(drawn.weights), shift=drawn.shift)
+    count, drawn = job.metadata["validation_images"], None
+    if job.known is not None:
+        drawn = draw(job.known[0], job.known[1], count, np.random.default_rng([job.seed, group]))
+    data = EvalImages.at_places(
+        job.calibration, job.metadata["calibration_images"], job.images, job.labels,
+        drawn.index if drawn else np.arange(count), (job.supernet.mean, job.supernet.std),
+        job.device,
+    )  # fmt: skip
+    if not drawn:
+        return data
+    return replace(data, weights=torch.from_numpy(drawn.weights), shift=drawn.shift)
 
 
 def _evaluate(job: _Job, first: int, last: int) -> float:

@@ -19,7 +19,7 @@ from apq.search.search import Result
 from apq.space import Candidate, Space
 from apq.supernet import Subnet, SupernetFile, largest
 from apq.supernet.augment import augment
-from apq.supernet.evaluate import EvalImages, accuracy, normalise, recalibrate
+from apq.supernet.evaluate import EvalImages, Images, accuracy, normalise, recalibrate
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.memory import keep_memory
 from apq.training import OnProgress, Training, find_device, sgd
@@ -206,7 +206,7 @@ def _chosen(candidate: Candidate | Chosen | Result) -> Chosen:
     return candidate
 
 
-def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -> Subnet:
+def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Images) -> Subnet:
     net = supernet.network.subnet(candidate)
     net.to(calibration.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(net, calibration)
@@ -214,7 +214,7 @@ def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Tensor) -
 
 
 def _start(
-    candidate: Candidate, space: Space, supernet: SupernetFile, calibration: Tensor,
+    candidate: Candidate, space: Space, supernet: SupernetFile, calibration: Images,
     recipe: FinetuneRecipe,
 ) -> nn.Module:  # fmt: skip
     """The network before its first step."""

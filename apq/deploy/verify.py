@@ -26,10 +26,8 @@ from apq.files.tensors import load_tensors, require_tensors
 from apq.images import ImageSet
 from apq.runtime.session import Runner, open_session
 from apq.space.graph import LAYERS, number
-from apq.supernet.elastic import resized
-from apq.supernet.evaluate import batches, normalise
+from apq.supernet.evaluate import CPU, Normalised, at_once, batches, in_parts
 from apq.training import OnProgress
-from apq.training.feed import to_tensor
 
 
 class GridTable(Schema):
@@ -161,12 +159,12 @@ def verify(
     model.network.eval()
     tolerance = max(1e-4, getattr(runner, "step", 0.0))
     worst, off, same, right, model_right = 0.0, 0, 0, 0, 0
-    for part in batches(count, 250):
-        x = normalise(to_tensor(pixels[part]), model.mean, model.std)
-        x = resized(x, side).contiguous()
+    seen = Normalised(pixels, np.arange(count), model.mean, model.std, CPU, side)
+    parts = [*batches(count, at_once(seen))]
+    for part, x in zip(parts, in_parts(seen, parts), strict=True):
         with torch.no_grad():
             want: Tensor = model.network(x)
-        got = torch.from_numpy(runner(x.numpy()))
+        got = torch.from_numpy(runner(x.contiguous().numpy()))
         difference = (got - want).abs().amax(dim=1)
         y = torch.from_numpy(labels[part])
         worst = max(worst, float(difference.max()))

@@ -9,6 +9,7 @@ as WebDataset writes them, and directories with one folder per class. Images of 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -66,7 +67,7 @@ class ImageSet:
     def mean(self) -> tuple[float, ...]:
         """Mean of the calibration images per channel, on the 0..1 scale."""
         images = self.splits["calibration"][0]
-        if isinstance(images, Streamed):
+        if _many(images):
             return tuple(float(v) for v in (_moments(images)[0] / 255).round(4))
         return tuple(float(v) for v in (images[:].mean(axis=(0, 1, 2)) / 255).round(4))
 
@@ -74,7 +75,7 @@ class ImageSet:
     def std(self) -> tuple[float, ...]:
         """Standard deviation of the calibration images per channel, on the 0..1 scale."""
         images = self.splits["calibration"][0]
-        if isinstance(images, Streamed):
+        if _many(images):
             return tuple(float(v) for v in np.maximum(_moments(images)[1] / 255, 1e-3).round(4))
         return tuple(
             float(v) for v in np.maximum(images[:].std(axis=(0, 1, 2)) / 255, 1e-3).round(4)
@@ -208,14 +209,20 @@ def require_same_images(made_of: Mapping[str, Any], images: ImageSet, what: str)
         )
 
 
-def _moments(images: Streamed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _many(images: Pictures) -> bool:
+    """Whether numpy's own mean and deviation would take much memory: 8 bytes for each of theirs."""
+    return isinstance(images, Streamed) or math.prod(images.shape) > 2**25
+
+
+def _moments(images: Pictures) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and deviation per channel, 0..255, a few images at a time."""
-    total, squares = np.zeros(images.channels), np.zeros(images.channels)
+    channels = images.shape[3]
+    total, squares = np.zeros(channels), np.zeros(channels)
     for start in range(0, len(images), 64):
         pixels = images[start : start + 64].astype(np.float64)
         total += pixels.sum(axis=(0, 1, 2))
         squares += (pixels**2).sum(axis=(0, 1, 2))
-    count = len(images) * images.side**2
+    count = math.prod(images.shape[:3])
     mean = total / count
     return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
 

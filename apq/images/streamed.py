@@ -167,8 +167,6 @@ class Streamed:
     def __getitem__(self, index: Any, /) -> Pixels:
         """Decoded images at a slice or an array of places, ``(k, side, side, channels)``."""
         where = np.arange(len(self))[index]
-        if self.kept:
-            return self._stored(where)
         found = [*self.batches(np.array_split(where, max(1, -(-len(where) // 256))))]
         return np.concatenate(found) if found else np.empty((0, *self.shape[1:]), np.uint8)
 
@@ -196,11 +194,15 @@ class Streamed:
         return places[np.argsort(window[own[places]], kind="stable")]
 
     def batches(self, places: Sequence[Index]) -> Iterator[Pixels]:
-        """Batches of decoded images, made ahead by worker processes, a few batches at most.
+        """Batches of decoded images, made ahead by worker processes, a few batches at most; or out
+        of the temporary file of what is kept.
 
         Args:
             places: Of each batch.
         """
+        yield from map(self._stored, places) if self.kept else self._decoded(places)
+
+    def _decoded(self, places: Sequence[Index]) -> Iterator[Pixels]:
         how = (self.side, self.channels, self.fit)
         pieces = [-(-len(batch) // CHUNK) for batch in places]
 
@@ -226,7 +228,7 @@ class Streamed:
             handle, name = tempfile.mkstemp(prefix="apq-images-", suffix=".u8")
             with os.fdopen(handle, "wb") as file:
                 every = np.arange(len(self))
-                for pixels in self.batches(np.array_split(every, max(1, len(every) // 256))):
+                for pixels in self._decoded(np.array_split(every, max(1, len(every) // 256))):
                     file.write(pixels.tobytes())
             weakref.finalize(self.source, _remove, name, os.getpid())
             self._file.append(name)

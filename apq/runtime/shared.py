@@ -36,10 +36,11 @@ class SharedStart:
     """Accuracy of extracted fp32 subnets after recalibration, as
     :func:`apq.supernet.evaluate.measure` but faster.
 
-    The answers of the pieces a subnet has in common with the one measured next are kept: batch-norm
-    statistics and images go through them once. So measure subnets in an order that keeps equal
-    beginnings together; all take images of the size that ``data`` has. What follows runs in
-    onnxruntime where that is installed and the images are on the CPU.
+    The answers of the pieces a subnet has in common with the one measured next are kept, unless
+    there are so many images that these are not: batch-norm statistics and images go through them
+    once. So measure subnets in an order that keeps equal beginnings together; all take images of
+    the size that ``data`` has. What follows runs in onnxruntime where that is installed and the
+    images are on the CPU.
     """
 
     def __init__(self, data: EvalImages) -> None:
@@ -60,6 +61,8 @@ class SharedStart:
         del self._kept[known:]
         for key, part in list(zip(own, parts, strict=True))[known : _common(own, following)]:
             seen = self._seen
+            if not (isinstance(seen.calibration, Tensor) and isinstance(seen.images, Tensor)):
+                break
             calibration = recalibrate(part, seen.calibration)
             images = _answers(fold(part), seen.images)
             self._kept.append((key, replace(seen, calibration=calibration, images=images)))

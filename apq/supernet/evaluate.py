@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from apq.errors import ModelError
 from apq.images import ImageSet
+from apq.images.streamed import Pictures, Streamed
 from apq.supernet.elastic import ConvBN, resized
 from apq.training.feed import to_tensor
 
@@ -28,9 +31,86 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 CPU = torch.device("cpu")
 
 
+HELD, GPU_HELD = 2**28, 2**33
+"""Bytes of normalised images that are kept in memory, or on a GPU; larger sets stay uint8, in
+memory or on disk, and are normalised batch by batch."""
+PIXELS = 2**21
+"""Pixels of a batch: more of its activations fit into no cache, and on a GPU few calls keep it
+busy."""
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Images that are read, normalised and resized when they are asked for.
+
+    Attributes:
+        pixels: uint8 ``(n, h, w, channels)``, in memory or streamed.
+        places: Which of them, in order, ``(m,)``.
+        mean, std: Normalisation per channel on the 0..1 scale.
+        device: Where they are given.
+        side: Height and width to give them.
+    """
+
+    pixels: Pictures
+    places: NDArray[np.int64]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    side: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """``(m, channels, side, side)``."""
+        return len(self), self.pixels.shape[3], self.side, self.side
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, part: slice) -> Tensor:
+        """float32 images ``(k, channels, side, side)``."""
+        return self._made(self.pixels[self.places[part]])
+
+    def in_parts(self, parts: Sequence[slice]) -> Iterator[Tensor]:
+        """These parts one after the other; what is streamed is decoded ahead."""
+        places = [self.places[part] for part in parts]
+        if isinstance(self.pixels, Streamed):
+            yield from map(self._made, self.pixels.batches(places))
+        else:
+            yield from (self._made(self.pixels[place]) for place in places)
+
+    def kept(self) -> Images:
+        """All of them as a tensor, if that takes no more than ``HELD`` or ``GPU_HELD``."""
+        limit = HELD if self.device.type == "cpu" else GPU_HELD
+        if 4 * math.prod(self.shape) > limit:
+            return self
+        if self.side == self.pixels.shape[1]:
+            return self[:]
+        return torch.cat([*self.in_parts([*batches(len(self), at_once(self))])])
+
+    def _made(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return resized(normalise(to_tensor(pixels).to(self.device), self.mean, self.std), self.side)
+
+
+Images = Tensor | Normalised
+"""Normalised images ``(n, c, h, w)``; slices of both are tensors."""
+
+
+def in_parts(images: Images, parts: Sequence[slice]) -> Iterator[Tensor]:
+    """These parts of images, one after the other."""
+    if isinstance(images, Normalised):
+        yield from images.in_parts(parts)
+    else:
+        yield from (images[part] for part in parts)
+
+
+def at_once(images: Images) -> int:
+    """Images that go through a network at once: 250, or as few as have ``PIXELS``."""
+    return min(250, max(8, PIXELS // math.prod(images.shape[2:])))
+
+
 @dataclass(frozen=True)
 class EvalImages:
-    """Decoded, normalised tensors one process needs to measure candidates.
+    """The normalised images one process needs to measure candidates.
 
     Attributes:
         calibration: Images for batch-norm statistics and quantizer ranges, ``(n, c, h, w)``.
@@ -39,8 +119,8 @@ class EvalImages:
         shift: Added to weighted accuracy and loss (:mod:`apq.supernet.drawn`).
     """
 
-    calibration: Tensor
-    images: Tensor
+    calibration: Images
+    images: Images
     labels: Tensor
     weights: Tensor | None = None
     shift: tuple[float, float] = (0.0, 0.0)
@@ -58,30 +138,49 @@ class EvalImages:
     ) -> EvalImages:
         """Take the first ``limit`` images of a split and ``calibration`` calibration images."""
         pixels, labels = images.splits[split]
-        held = images.splits["calibration"][0][:calibration]
-        return cls.from_pixels(held, pixels[:limit], labels[:limit], mean, std, device)
+        held, places = images.splits["calibration"][0], np.arange(len(labels))[:limit]
+        return cls.at_places(held, calibration, pixels, labels, places, (mean, std), device)
 
     @classmethod
-    def from_pixels(
+    def at_places(
         cls,
-        calibration: NDArray[np.uint8],
-        pixels: NDArray[np.uint8],
+        held: Pictures,
+        calibration: int,
+        pixels: Pictures,
         labels: NDArray[np.int64],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        places: NDArray[np.int64],
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
         device: torch.device = CPU,
     ) -> EvalImages:
-        """Normalise images ``(n, h, w, c)`` on a device."""
+        """Some images to measure on, and the first so many of ``held`` for calibration.
+
+        Args:
+            held: Calibration images, uint8 ``(n, h, w, c)``.
+            calibration: How many of them to use, if there are so many.
+            pixels, labels: Images to measure on, likewise, and their labels.
+            places: Which of these.
+            normalisation: Mean and deviation of pixels on the 0..1 scale, per channel.
+            device: Where they are needed.
+        """
+
+        def images(of: Pictures, which: NDArray[np.int64]) -> Images:
+            return Normalised(of, which, *normalisation, device, of.shape[1]).kept()
+
         return cls(
-            normalise(to_tensor(calibration).to(device), mean, std),
-            normalise(to_tensor(pixels).to(device), mean, std),
-            torch.from_numpy(np.ascontiguousarray(labels)).to(device),
+            images(held, np.arange(len(held))[:calibration]),
+            images(pixels, places),
+            torch.from_numpy(labels[places]).to(device),
         )
 
     def at(self, side: int) -> EvalImages:
         """The same with images of ``side`` pixels (:func:`~apq.supernet.elastic.resized`)."""
-        calibration, images = resized(self.calibration, side), resized(self.images, side)
-        return replace(self, calibration=calibration, images=images)
+
+        def sized(images: Images) -> Images:
+            if isinstance(images, Normalised):
+                return replace(images, side=side).kept()
+            return resized(images, side)
+
+        return replace(self, calibration=sized(self.calibration), images=sized(self.images))
 
 
 def batches(count: int, size: int) -> Iterator[slice]:
@@ -90,11 +189,20 @@ def batches(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
+def _equal_parts(count: int, most: int) -> list[slice]:
+    """As few slices of at most so many that cover ``range(count)`` with at most one more in some
+    than in others."""
+    pieces = max(1, -(-count // most))
+    ends = [i * (count // pieces) + min(i, count % pieces) for i in range(pieces + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+
+
 @torch.no_grad()
-def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
+def recalibrate(net: nn.Module, images: Images, batch: int | None = None) -> Tensor:
     """Replace batch-norm statistics by averages over ``images`` (OFA; SPOS section 3.4).
 
-    The images are split into equal batches of at most ``batch`` so that each counts the same.
+    The images are split into equal batches of at most ``batch`` (:func:`at_once`) so that each
+    counts the same.
     Returns what the network answered meanwhile, normalised by the statistics of each batch.
     """
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -103,8 +211,8 @@ def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
     net.train()
-    pieces = max(1, -(-len(images) // batch))
-    answers = [net(part) for part in torch.tensor_split(images, pieces)]
+    parts = _equal_parts(len(images), batch or at_once(images))
+    answers = [net(part) for part in in_parts(images, parts)]
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     net.eval()
@@ -124,23 +232,22 @@ def fold(net: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def answers(
-    net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
+    net: Callable[[Tensor], Tensor], images: Images, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Whether each image is answered right, and its cross-entropy in nats; float64, ``(n,)``, on
     the CPU."""
-    batch = 250 if images.device.type == "cpu" else max(250, GPU_PIXELS // images[0, 0].numel())
+    batch = at_once(images)
+    if images.device.type != "cpu":
+        batch = max(250, PIXELS // math.prod(images.shape[2:]))
     if isinstance(net, nn.Module):
         net.eval()
     right, loss = [], []
-    for part in batches(len(labels), batch):
-        logits = net(images[part])
+    parts = [*batches(len(labels), batch)]
+    for part, some in zip(parts, in_parts(images, parts), strict=True):
+        logits = net(some)
         right.append(logits.argmax(1) == labels[part])
         loss.append(F.cross_entropy(logits, labels[part], reduction="none"))
     return torch.cat(right).cpu().double(), torch.cat(loss).cpu().double()
-
-
-GPU_PIXELS = 2**21
-"""Pixels of a batch that is measured on a GPU: few calls keep it busy."""
 
 
 DIVERGED = 1e4
@@ -162,7 +269,7 @@ def require_converged(loss: float, what: str) -> None:
 
 
 def accuracy(
-    net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
+    net: Callable[[Tensor], Tensor], images: Images, labels: Tensor
 ) -> tuple[float, float]:
     """Top-1 accuracy as a fraction, and mean cross-entropy in nats."""
     right, loss = answers(net, images, labels)

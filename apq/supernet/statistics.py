@@ -7,7 +7,7 @@ from torch import Tensor
 
 from apq.space.graph import LAYERS, Node
 from apq.supernet.elastic import ConvBN
-from apq.supernet.evaluate import batches
+from apq.supernet.evaluate import Images, batches, in_parts
 from apq.supernet.network import Supernet, largest, run_nodes
 
 
@@ -37,7 +37,7 @@ class Moments:
 
 
 @torch.no_grad()
-def absorb_statistics(supernet: Supernet, images: Tensor, batch: int = 64) -> None:
+def absorb_statistics(supernet: Supernet, images: Images, batch: int = 64) -> None:
     """Store what the largest network's convolutions give on images as their batch norms' means and
     variances, with gains and shifts that keep the function, to rounding (ours).
 
@@ -62,8 +62,8 @@ def absorb_statistics(supernet: Supernet, images: Tensor, batch: int = 64) -> No
         out: Tensor = part.act(part.bn(y))
         return out
 
-    for part in batches(len(images), batch):
-        run_nodes(network.graph.nodes, images[part], run)
+    for part in in_parts(images, [*batches(len(images), batch)]):
+        run_nodes(network.graph.nodes, part, run)
     for name, moments in given.items():
         mean, variance = moments.mean, moments.variance
         bn = supernet.get_submodule(name).get_submodule("bn")

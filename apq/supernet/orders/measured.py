@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apq.space.graph import LAYERS, Node
-from apq.supernet.evaluate import batches
+from apq.supernet.evaluate import Images, batches, in_parts
 from apq.supernet.network import Network, run_nodes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -27,15 +27,16 @@ class Measured:
         batch: Images that go through the network at once.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     loss: Loss = F.cross_entropy
     batch: int = 64
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels, batch by batch."""
-        for part in batches(len(self.labels), self.batch):
-            yield self.images[part], self.labels[part]
+        parts = [*batches(len(self.labels), self.batch)]
+        for part, images in zip(parts, in_parts(self.images, parts), strict=True):
+            yield images, self.labels[part]
 
 
 def gates(network: Network, x: Tensor, of: Mapping[str, Tensor]) -> Tensor:
