@@ -20,7 +20,7 @@ from apq.cli.cost import cost
 from apq.cli.export import export
 from apq.cli.finetune import finetune
 from apq.cli.import_ofa import import_ofa
-from apq.cli.lut import app as lut
+from apq.cli.lut_measured import app as lut
 from apq.cli.predict import predict
 from apq.cli.quickstart import quickstart
 from apq.cli.report import report

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +27,21 @@ from pydantic import Field
 from apq.deploy import timing
 from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
 from apq.deploy.kernels import probe_model, read_kernels
-from apq.errors import ModelError, TableError, side_by_side
-from apq.files import Document, read_json, whole
+from apq.deploy.vela import compile_folder
+from apq.errors import ModelError, TableError, choose, side_by_side
+from apq.files import Document, read_json, to_json, whole
 from apq.files.limits import MOST_ROWS
 from apq.files.reading import Count
 from apq.hardware.base import BIT_COLUMNS, list_layers
 from apq.hardware.calibration import networks_columns
 from apq.hardware.lut import METRICS, LookupTable, at_bits, needed_layers
+from apq.runtime.onnx_graph import require_onnx
 from apq.space import Genes, Space
 from apq.space.layer import LAYER_DTYPE, LayerArray, to_layer
 from apq.space.schema import SpaceField
 from apq.version import __version__
+
+OnProgress = Callable[[int, int, dict[str, float]], None]
 
 OF_TFLITE = {"litert": "ai_edge_litert", "vela": "ethosu.vela"}
 """Runtimes that take TFLite files, and the Python packages they are."""
@@ -208,14 +212,31 @@ class Measured:
     network_noise: float
 
 
-def finish(folder: Path, device: str, source: str = "") -> Measured:
-    """Turn a folder's timings into a table and measured networks.
+def time_models(
+    folder: Path, accelerator: str, rounds: int, on_progress: OnProgress | None = None
+) -> None:
+    """Time the models of a folder on its runtime, or compile them for Arm's ``accelerator``.
+
+    Raises:
+        ModelError: a model does not run, or the accelerator is unknown.
+    """
+    if _read_folder(folder).runtime == "vela":
+        compile_folder(folder, accelerator, on_progress)
+    else:
+        timing.time_folder(folder, rounds, on_progress=on_progress)
+
+
+def finish(
+    folder: Path, device: str, source: str = "", about: Mapping[str, Any] | None = None
+) -> Measured:
+    """Turn a folder's timings into a table and measured networks (``raw.csv``, ``networks.csv``).
 
     Args:
         folder: Made by :func:`prepare`, with the ``timings.csv`` of ``measure.py`` and, if that
             noted what it timed with, ``kernels.json``, which goes into the table's header.
         device: Name of the device.
         source: Where it ran, in one line.
+        about: More for the table's header, e.g. ``command`` and ``cost``.
 
     Raises:
         TableError: timings are missing or not positive; names the first and what completes them.
@@ -253,16 +274,14 @@ def finish(folder: Path, device: str, source: str = "") -> Measured:
             f"{_noise(rounds, network_names):.1%} (median round over best round)",
             **({"kernels": kernels} if kernels else {}),
             "apq": __version__,
+            **{k: v if isinstance(v, str) else to_json(v) for k, v in (about or {}).items()},
         },
     )
-    return Measured(
-        table,
-        space,
-        genes,
-        np.array([best[n] for n in network_names]),
-        _noise(rounds, names),
-        _noise(rounds, network_names),
-    )
+    took = np.array([best[n] for n in network_names])
+    table.write(folder / "raw.csv")
+    write_networks(folder / "networks.csv", space, genes, took)
+    noise = _noise(rounds, names), _noise(rounds, network_names)
+    return Measured(table, space, genes, took, *noise)
 
 
 def _rounds(folder: Path) -> dict[str, NDArray[np.float64]]:
@@ -291,16 +310,34 @@ def write_networks(path: Path, space: Space, genes: Genes, latency_ms: NDArray[n
         part.write_text(text.getvalue(), encoding="utf-8")
 
 
-def require_runtime(runtime: str) -> None:
-    """Check that a runtime can be imported.
+def require_runtime(runtime: str, only_models: bool = False) -> None:
+    """Check that a runtime, and what writes its models, can be imported.
+
+    Args:
+        runtime: As ``apq lut measure --runtime`` takes it.
+        only_models: Models are written for another machine; the runtime is not needed.
 
     Raises:
+        ApqError: there is no such runtime (lists them).
         ModelError: it is not installed; says how to install it.
     """
+    choose(runtime, (*timing.RUNTIMES, "vela"), "runtime")
+    if runtime not in OF_TFLITE:
+        require_onnx()
+    if only_models:
+        return
     package = OF_TFLITE.get(runtime, runtime)
     if importlib.util.find_spec(package.split(".")[0]) is None:
         extra = "onnx" if runtime == "onnxruntime" else runtime
         raise ModelError(f"this needs {runtime}: pip install 'apq-nas[{extra}]'")
+
+
+def describe_source(runtime: str, precision: str, accelerator: str) -> str:
+    """What a table's prices come from, in one line."""
+    host = f"{describe_host(runtime)}, {precision}"
+    if runtime != "vela":
+        return host
+    return f"{host.partition(' on ')[0]}: estimated by Arm's compiler for {accelerator}"
 
 
 def describe_host(runtime: str = "onnxruntime") -> str:

@@ -3,19 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apq.files.shipped import shipped
 from apq.hardware.base import BIT_COLUMNS, CostModel
-from apq.hardware.lut import LookupTable, needed_layers
+from apq.hardware.lut import LookupTable, needed_layers, read_columns
 from apq.hardware.pricing import device_rows
 from apq.space import Candidate, Space
-from apq.space.formats import WIDEST
+from apq.space.formats import WIDEST, choice_of, ordered
 from apq.space.layer import LAYER_DTYPE, OPS, LayerArray, to_layer
 
 KINDS = ("pointwise", "depthwise", "dense", "linear", "mbconv")
+
+
+def describe_table(
+    file: str | Path, space: Space | None = None, seed: int = 0
+) -> tuple[dict[str, Any], LayerArray | None]:
+    """Everything ``apq lut show`` says of a table.
+
+    Args:
+        file: A table, ``.csv`` or ``.parquet``; a name of a shipped one is found too.
+        space: Whose coverage and shares are wanted.
+        seed: Decides the random candidates of the shares.
+
+    Returns:
+        Plain data: ``header``, ``rows``, ``metrics``, ``weight_bits``, ``activation_bits``,
+        ``ranges`` (:func:`ranges`), ``oddities`` (:func:`oddities`), ``out_of_step`` and
+        ``renamed`` (what does not fit in the file, in words, or None); with a space also
+        ``missing`` (how many rows) and, if none are, ``shares`` (:func:`shares`). Then the missing
+        rows, or None.
+
+    Raises:
+        TableError: the file is no table.
+    """
+    path = shipped(Path(file))
+    table = LookupTable.read(path, changed=True)
+    report: dict[str, Any] = {
+        "header": table.describe(),
+        "rows": len(table.layers),
+        "metrics": list(table.prices),
+        "weight_bits": _formats(table, "weight_bits"),
+        "activation_bits": _formats(table, "activation_bits"),
+        "ranges": ranges(table),
+        "oddities": oddities(table),
+        "out_of_step": table.out_of_step(read_columns(path)[0]),
+        "renamed": table.renamed(),
+    }
+    if space is None:
+        return report, None
+    lacking = missing(table, space)
+    report["missing"] = len(lacking)
+    if not len(lacking):
+        report["shares"] = shares(space, table, seed=seed)
+    return report, lacking
+
+
+def _formats(table: LookupTable, column: str) -> list[int | str]:
+    return list(ordered(choice_of(code) for code in set(table.layers[column].tolist())))
 
 
 def kinds(layers: LayerArray) -> NDArray[np.int64]:
