@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,91 +128,130 @@ def _cells(
         yield _Cells(index[keep], gain[keep], points[keep, 1:].T)
 
 
-def _solve(
-    priced: PricedSpace, what: Additive, limits: Mapping[str, float], seconds: float
-) -> Genes | None:
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import coo_array
+class _Rows:
+    """Linear constraints ``low <= coefficients @ x <= high``, row after row.
 
-    space = priced.space
-    peak = limits.get("peak_memory_kb", np.inf)
-    if peak < priced.fixed["peak_memory_kb"]:
-        return None
-    sums = [m for m in limits if m != "peak_memory_kb"]
-    cells = list(_cells(priced, what, sums, peak))
-    if any(not len(c.index) for c, f in zip(cells, space.factors, strict=True) if f.slot is None):
-        return None
-    choices = [(i, g) for i in (*range(len(space.stages)), *priced.bound) for g in space.allowed[i]]
-    number = {choice: k for k, choice in enumerate(choices)}
-    starts = np.cumsum([0, *(len(c.index) for c in cells)])
-    blocks = int(starts[-1])
-    objective = np.concatenate(
-        [c.gain for c in cells]
-        + [[what.depths[i][g] if i < len(space.stages) else 0.0 for i, g in choices]]
-    )
-    at: list[tuple[Ints, Ints, Floats]] = []
-    low: list[float] = []
-    high: list[float] = []
+    Attributes:
+        low, high: Bounds of the rows so far.
+    """
 
-    def row(columns: Iterable[Ints], values: Iterable[Floats], a: float, b: float) -> None:
-        column, value = np.concatenate([*columns]), np.concatenate([*values])
-        at.append((np.full(len(column), len(low)), column, value))
-        low.append(a)
-        high.append(b)
+    def __init__(self) -> None:
+        self._at: list[tuple[Ints, Ints, Floats]] = []
+        self.low: list[float] = []
+        self.high: list[float] = []
 
-    for i in dict.fromkeys(i for i, _ in choices):  # one choice of every depth and shared gene
-        mine = np.array([blocks + number[i, g] for g in space.allowed[i]])
-        row([mine], [np.ones(len(mine))], 1.0, 1.0)
-    for f, (factor, c) in enumerate(zip(space.factors, cells, strict=True)):
-        own = np.arange(starts[f], starts[f + 1])
-        deep = np.zeros(0, dtype=np.int64)
-        if factor.slot is not None:  # a block exactly if its stage's depth reaches it
+    def add(self, parts: Iterable[tuple[Ints, float | Floats]], low: float, high: float) -> None:
+        """Add one row: each part names columns and their coefficients (or one for all)."""
+        columns, values = zip(*parts, strict=True)
+        full = [np.broadcast_to(v, c.shape) for c, v in zip(columns, values, strict=True)]
+        column = np.concatenate(columns)
+        row = np.full(len(column), len(self.low))
+        self._at.append((row, column, np.concatenate(full).astype(np.float64)))
+        self.low.append(low)
+        self.high.append(high)
+
+    def matrix(self, width: int) -> Any:
+        """The coefficients as a sparse SciPy array, ``(rows, width)``."""
+        from scipy.sparse import coo_array
+
+        rows, columns, values = (np.concatenate(part) for part in zip(*self._at, strict=True))
+        return coo_array((values, (rows, columns)), shape=(len(self.low), width)).tocsr()
+
+
+class _Program:
+    """The integer program of a space: what its 0/1 variables mean, and its constraints.
+
+    Variables are the cells of every factor, then the choices of every depth and of every gene
+    that several factors read.
+    """
+
+    def __init__(self, priced: PricedSpace, cells: Sequence[_Cells]) -> None:
+        space = self.space = priced.space
+        self.priced, self.cells = priced, cells
+        named = (*range(len(space.stages)), *priced.bound)
+        self.choices = [(i, g) for i in named for g in space.allowed[i]]
+        self.starts = np.cumsum([0, *(len(c.index) for c in cells)])
+        self.blocks = int(self.starts[-1])
+        self._number = {choice: self.blocks + k for k, choice in enumerate(self.choices)}
+        self.rows = _Rows()
+        for i in named:
+            self.rows.add([(self._columns(i, space.allowed[i]), 1.0)], 1.0, 1.0)
+        for f in range(len(cells)):
+            self._add_factor(f)
+
+    def _columns(self, gene: int, choices: Iterable[int]) -> Ints:
+        return np.array([self._number[gene, g] for g in choices], dtype=np.int64)
+
+    def _add_factor(self, f: int) -> None:
+        """One cell exactly if the factor's block runs, in agreement on the genes it shares."""
+        factor, space = self.space.factors[f], self.space
+        own = np.arange(self.starts[f], self.starts[f + 1])
+        if factor.slot is None:
+            self.rows.add([(own, 1.0)], 1.0, 1.0)
+        else:
             slot = space.slots[factor.slot]
             depth = space.stages[slot.stage].depth
             gates = [g for g in space.allowed[slot.stage] if depth[g] > slot.position]
-            deep = np.array([blocks + number[slot.stage, g] for g in gates], dtype=np.int64)
-        one = float(factor.slot is None)
-        row([own, deep], [np.ones(len(own)), -np.ones(len(deep))], one, one)
-        shape = priced.permitted[f].shape
-        for d, i in enumerate(factor.axes):  # combinations agree on the genes they share
-            if i not in priced.bound:
-                continue
-            chosen = np.unravel_index(c.index, shape)[d]
-            for g in space.allowed[i]:
-                agree = own[chosen == g]
-                mine = np.array([blocks + number[i, g]])
-                row([agree, mine], [np.ones(len(agree)), -np.ones(1)], -np.inf, 0.0)
-    for k, metric in enumerate(sums):
-        room = limits[metric] - priced.fixed[metric]
-        if room < 0:
-            return None
+            deep = self._columns(slot.stage, gates)
+            self.rows.add([(own, 1.0), (deep, -1.0)], 0.0, 0.0)
+        shape = self.priced.permitted[f].shape
+        for d, i in enumerate(factor.axes):
+            if i in self.priced.bound:
+                chosen = np.unravel_index(self.cells[f].index, shape)[d]
+                for g in space.allowed[i]:
+                    agree = [(own[chosen == g], 1.0), (self._columns(i, [g]), -1.0)]
+                    self.rows.add(agree, -np.inf, 0.0)
+
+    def add_limit(self, costs: Floats, room: float) -> None:
+        """Keep the sum of the cells' costs within ``room``."""
         scale = max(room, 1e-9)  # rows near 1 keep the solver's absolute tolerance meaningful
-        costs = np.concatenate([c.costs[k] for c in cells]) / scale
-        row([np.arange(blocks)], [costs], -np.inf, room / scale)
-    rows, columns, values = (np.concatenate(part) for part in zip(*at, strict=True))
-    matrix = coo_array((values, (rows, columns)), shape=(len(low), len(objective))).tocsr()
-    size = np.abs(objective).max() or 1.0
-    with quiet():
-        solution = milp(
-            objective / size,
-            constraints=LinearConstraint(matrix, low, high),
-            integrality=np.ones(len(objective)),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 1e-7, "time_limit": seconds},
-        )
-    if solution.x is None:
+        self.rows.add([(np.arange(self.blocks), costs / scale)], -np.inf, room / scale)
+
+    def solve(self, objective: Floats, seconds: float) -> Genes | None:
+        """The genes with the smallest objective, ``(1, axes)``; None if there are none in time."""
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        rows, size = self.rows, np.abs(objective).max() or 1.0
+        with quiet():
+            solution = milp(
+                objective / size,
+                constraints=LinearConstraint(rows.matrix(len(objective)), rows.low, rows.high),
+                integrality=np.ones(len(objective)),
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": 1e-7, "time_limit": seconds},
+            )
+        return None if solution.x is None else self._genes(solution.x > 0.5)
+
+    def _genes(self, picked: NDArray[np.bool_]) -> Genes:
+        genes = np.zeros((1, len(self.space.axes)), dtype=np.int16)
+        for (i, g), one in zip(self.choices, picked[self.blocks :], strict=True):
+            if one:
+                genes[0, i] = g
+        for f, factor in enumerate(self.space.factors):
+            cell = np.flatnonzero(picked[self.starts[f] : self.starts[f + 1]])
+            if len(cell) and factor.axes:
+                index, shape = self.cells[f].index[cell[0]], self.priced.permitted[f].shape
+                genes[0, list(factor.axes)] = np.unravel_index(index, shape)
+        return self.space.canonical(genes)
+
+
+def _solve(
+    priced: PricedSpace, what: Additive, limits: Mapping[str, float], seconds: float
+) -> Genes | None:
+    space = priced.space
+    peak = limits.get("peak_memory_kb", np.inf)
+    sums = [m for m in limits if m != "peak_memory_kb"]
+    room = {m: limits[m] - priced.fixed[m] for m in sums}
+    if peak < priced.fixed["peak_memory_kb"] or any(r < 0 for r in room.values()):
         return None
-    chosen = solution.x > 0.5
-    genes = np.zeros((1, len(space.axes)), dtype=np.int16)
-    for (i, g), picked in zip(choices, chosen[blocks:], strict=True):
-        if picked:
-            genes[0, i] = g
-    for f, (factor, c) in enumerate(zip(space.factors, cells, strict=True)):
-        picked = np.flatnonzero(chosen[starts[f] : starts[f + 1]])
-        if len(picked) and factor.axes:
-            combination = np.unravel_index(c.index[picked[0]], priced.permitted[f].shape)
-            genes[0, list(factor.axes)] = combination
-    return space.canonical(genes)
+    cells = list(_cells(priced, what, sums, peak))
+    if any(not len(c.index) for c, f in zip(cells, space.factors, strict=True) if f.slot is None):
+        return None
+    program = _Program(priced, cells)
+    for k, metric in enumerate(sums):
+        program.add_limit(np.concatenate([c.costs[k] for c in cells]), room[metric])
+    depths = [what.depths[i][g] if i < len(space.stages) else 0.0 for i, g in program.choices]
+    return program.solve(np.concatenate([*(c.gain for c in cells), depths]), seconds)
 
 
 @contextmanager

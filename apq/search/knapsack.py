@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -20,16 +21,19 @@ from apq.search.rows import distinct
 from apq.space import Genes
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Factors = tuple[tuple[Ints, Floats], ...]
+"""Per factor its permitted combinations by rising cost: flat index and cost."""
 BINS = 500
+_BEYOND = np.full(BINS + 1, np.inf)
+"""What is left of a total that is less than a block's cost."""
+_AT_COST = np.arange(BINS + 1)[:, None] + len(_BEYOND)
 Bound = tuple[int, ...]
 """Choices of the genes that several factors read (``PricedSpace.bound``), in their order."""
 
 
 @lru_cache(maxsize=256)
-def _by_cost(
-    priced: PricedSpace, metric: str, bound: Bound
-) -> tuple[tuple[Ints, NDArray[np.float64]], ...]:
-    """Per factor its permitted combinations by rising cost: flat index and cost."""
+def _by_cost(priced: PricedSpace, metric: str, bound: Bound) -> Factors:
     out = []
     for table, mask in zip(priced.tables[metric], _permitted(priced, bound), strict=True):
         index = np.flatnonzero(mask)
@@ -52,15 +56,32 @@ def _permitted(priced: PricedSpace, bound: Bound) -> Sequence[NDArray[np.bool_]]
     return masks
 
 
+@dataclass
+class _Filled:
+    """The table of best totals, as far as it is filled.
+
+    Attributes:
+        value: Smallest total for every binned cost, ``(BINS + 1,)``.
+        kept: Per factor, the flat index of each combination worth having and the bins it costs.
+        picks: Per factor, which of those the best total of every cost has, ``(BINS + 1,)``.
+        depths: Per stage, the gene of its depth in the best total of every cost, ``(BINS + 1,)``.
+    """
+
+    value: Floats
+    kept: dict[int, tuple[Ints, Ints]] = field(default_factory=dict)
+    picks: dict[int, Ints] = field(default_factory=dict)
+    depths: list[Ints] = field(default_factory=list)
+
+
 def minimise_for_budgets(
     priced: PricedSpace,
     what: Additive,
     metric: str,
     limit: float,
-    budgets: NDArray[np.float64],
+    budgets: Floats,
     bound: Bound = (),
 ) -> Genes:
-    """For every budget a row that about minimises ``what`` at a cost of about the budget.
+    """For every budget a row with nearly the smallest ``what`` at nearly that cost.
 
     Args:
         priced: What may be chosen, and its costs.
@@ -74,64 +95,81 @@ def minimise_for_budgets(
         Distinct rows, one per reachable budget at most. Costs are rounded to bins of 1/500
         of the limit, so a row may overshoot its budget by as much: check before use.
     """
-    space, factors = priced.space, _by_cost(priced, metric, bound)
+    factors = _by_cost(priced, metric, bound)
     if any(not len(index) for index, _ in factors):
-        return np.zeros((0, len(space.axes)), dtype=np.int16)
+        return np.zeros((0, len(priced.space.axes)), dtype=np.int16)
     width = max(limit - priced.fixed[metric], 1e-12) / BINS
-    value = np.zeros(BINS + 1)
-    picks: dict[int, Ints] = {}
-    kept: dict[int, tuple[Ints, Ints]] = {}
-    depths: list[Ints] = []
-    beyond = np.full(BINS + 1, np.inf)  # what is left of a total that is less than a block's cost
-    at_cost = np.arange(BINS + 1)[:, None] + len(beyond)
+    filled = _fill(priced, what, factors, width)
+    cost = np.unique(((budgets - priced.fixed[metric]) / width).astype(np.int64))
+    cost = cost[(cost >= 0) & (cost <= BINS)]
+    return distinct(_read_off(priced, filled, cost[np.isfinite(filled.value[cost])]))
 
-    def add(f: int, before: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Best totals with one more factor."""
-        index, cost = factors[f]
-        table = what.tables[f]
-        if table.size < priced.permitted[f].size:
-            table = np.broadcast_to(table, priced.permitted[f].shape)
-        values = table.ravel()[index]
-        low = np.minimum.accumulate(values)
-        better = np.flatnonzero(low < np.concatenate([[np.inf], low[:-1]]))
-        bins = np.minimum(np.rint(cost[better] / width), BINS + 1).astype(np.int64)
-        last = np.concatenate([bins[1:] > bins[:-1], [True]])  # best of its bin
-        better, bins = better[last], bins[last]
-        kept[f] = (index[better], bins)
-        total = np.concatenate([beyond, before]).take(at_cost - bins)
-        total += values[better]
-        picks[f] = total.argmin(axis=1)
-        best: NDArray[np.float64] = total[np.arange(BINS + 1), picks[f]]
-        return best
 
-    always = range(len(space.slots), len(space.factors))
-    for f in always:
-        value = add(f, value)
+def _fill(priced: PricedSpace, what: Additive, factors: Factors, width: float) -> _Filled:
+    """Add factor after factor, and choose each stage's depth."""
+    space, filled = priced.space, _Filled(np.zeros(BINS + 1))
+
+    def add(before: Floats, f: int) -> Floats:
+        return _with_factor(filled, f, before, factors[f], _values(priced, what, f), width)
+
+    for f in range(len(space.slots), len(space.factors)):  # those that always run
+        filled.value = add(filled.value, f)
     for s, stage in enumerate(space.stages):
-        after = list(itertools.accumulate(stage.slots, lambda v, f: add(f, v), initial=value))
+        after = list(itertools.accumulate(stage.slots, add, initial=filled.value))
         allowed = space.allowed[s]
         options = np.stack([after[stage.depth[g]] + what.depths[s][g] for g in allowed])
         choice = options.argmin(axis=0)
-        depths.append(np.array(allowed)[choice])
-        value = options[choice, np.arange(BINS + 1)]
-    cost = np.unique(((budgets - priced.fixed[metric]) / width).astype(np.int64))
-    cost = cost[(cost >= 0) & (cost <= BINS)]
-    cost = cost[np.isfinite(value[cost])]
+        filled.depths.append(np.array(allowed)[choice])
+        filled.value = options[choice, np.arange(BINS + 1)]
+    return filled
+
+
+def _values(priced: PricedSpace, what: Additive, f: int) -> Floats:
+    """What is minimised, per combination of a factor, flat."""
+    table = what.tables[f]
+    if table.size < priced.permitted[f].size:
+        table = np.broadcast_to(table, priced.permitted[f].shape)
+    return table.ravel()
+
+
+def _with_factor(
+    filled: _Filled, f: int, before: Floats, by_cost: tuple[Ints, Floats], values: Floats,
+    width: float,
+) -> Floats:  # fmt: skip
+    """Best totals with one more factor; notes what they pick."""
+    index, cost = by_cost
+    values = values[index]
+    low = np.minimum.accumulate(values)
+    better = np.flatnonzero(low < np.concatenate([[np.inf], low[:-1]]))
+    bins = np.minimum(np.rint(cost[better] / width), BINS + 1).astype(np.int64)
+    last = np.concatenate([bins[1:] > bins[:-1], [True]])  # best of its bin
+    better, bins = better[last], bins[last]
+    filled.kept[f] = (index[better], bins)
+    total = np.concatenate([_BEYOND, before]).take(_AT_COST - bins)
+    total += values[better]
+    filled.picks[f] = total.argmin(axis=1)
+    best: Floats = total[np.arange(BINS + 1), filled.picks[f]]
+    return best
+
+
+def _read_off(priced: PricedSpace, filled: _Filled, cost: Ints) -> Genes:
+    """The rows with the best totals at these binned costs, from the last factor to the first."""
+    space = priced.space
     rows = np.zeros((len(cost), len(space.axes)), dtype=np.int16)
 
     def take(f: int, runs: Ints) -> None:
         """Write a factor's pick into the rows that run it, and take its cost off them."""
-        index, bins = kept[f]
-        pick = picks[f][cost[runs]]
+        index, bins = filled.kept[f]
+        pick = filled.picks[f][cost[runs]]
         chosen = np.unravel_index(index[pick], priced.permitted[f].shape)
         rows[runs[:, None], list(space.factors[f].axes)] = np.stack(chosen, axis=1)
         cost[runs] -= bins[pick]
 
     for s, stage in reversed(list(enumerate(space.stages))):
-        rows[:, s] = depths[s][cost]
+        rows[:, s] = filled.depths[s][cost]
         depth = np.array(stage.depth)[rows[:, s]]
         for i in reversed(stage.slots):
             take(i, np.flatnonzero(depth > space.slots[i].position))
-    for f in reversed(always):
+    for f in reversed(range(len(space.slots), len(space.factors))):
         take(f, np.arange(len(rows)))
-    return distinct(rows)
+    return rows

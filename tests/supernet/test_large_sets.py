@@ -46,9 +46,7 @@ def test_subnets_score_the_same_to_the_last_bit(both):
     scores = {measure(supernet.subnet(candidate), data) for data in both}
     assert len(scores) == 1
     following = choices(supernet.subnet(candidate).graph)
-    kept, made = (
-        SharedStart(data).measure(supernet.subnet(candidate), following) for data in both
-    )
+    kept, made = (SharedStart(data).measure(supernet.subnet(candidate), following) for data in both)
     assert kept == pytest.approx(made, abs=1e-6)  # the shared beginning ran in torch
 
 
