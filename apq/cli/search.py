@@ -353,15 +353,21 @@ def _draw(folder: Path, result: Result) -> None:
     if random is None:
         random = random_cloud(problem, min(result.candidates, 20_000), result.seed)
     draw_front(
-        folder / "front.svg",
+        [folder / "front.svg"],
         metric,
-        Cloud(f"front ({result.algorithm})", front.costs[metric], front.accuracy),
-        result.chosen,
+        [
+            Cloud(
+                f"front ({result.algorithm})",
+                front.costs[metric],
+                front.accuracy,
+                chosen=result.chosen,
+            )
+        ],
         [Cloud("random candidates", random.costs[metric], random.accuracy)],
         [
             Cloud(name, found.front.costs[metric], found.front.accuracy)
             for name, found in result.baselines.items()
             if found is not None
         ],
-        problem.limits.get(metric),
+        [problem.limits[metric]] if metric in problem.limits else [],
     )

@@ -93,9 +93,9 @@
     const palette = colours(), several = runs.length > 1, out = [];
     runs.forEach((run, r) => {
       const colour = palette[r % palette.length];
-      out.push({ key: several ? run.name : "front", colour, shape: "circle", run: r, of: null });
+      out.push({ key: several ? run.name : "front", colour, shape: several ? SHAPES[r % 7] : "circle", run: r, of: null });
       run.baselines.forEach((base, i) => {
-        if (!base.found) return;
+        if (!base.found || !byId("beside").checked) return;
         const key = several ? `${brief(run.name, 16)}: ${base.name}` : base.name;
         const tint = several ? colour : palette[(i + 1) % palette.length];
         out.push({ key, colour: tint, shape: SHAPES[1 + (i % 6)], run: r, of: base });
@@ -163,7 +163,7 @@
   const axisOf = (name, across) => ({
     title: name === GAIN ? "predicted accuracy" : brief(name),
     format: name === GAIN ? ".1%" : "~g",
-    ...(across ? { labelAngle: 0 } : {}),
+    ...(across ? { labelAngle: 0, labelOverlap: true, tickCount: Math.max(3, Math.round(wide(byId("front-chart")) / 90)) } : {}),
   });
 
   let shown = [];
@@ -636,6 +636,7 @@
 
   async function drawAll() {
     fillAxes();
+    byId("beside-label").hidden = !runs.some((run) => run.baselines.some((base) => base.found));
     fillChoices();
     drawCompared();
     drawBaselines();
@@ -664,6 +665,7 @@
     byId("x-axis").addEventListener("change", (event) => { state.x = event.target.value; walk(state.walk); drawFront(); drawChoices(); });
     byId("y-axis").addEventListener("change", (event) => { state.y = event.target.value; drawFront(); });
     byId("all-scored").addEventListener("change", drawFront);
+    byId("beside").addEventListener("change", drawFront);
     byId("log-axis").addEventListener("change", drawFront);
     byId("walk-run").addEventListener("change", (event) => { state.walkRun = Number(event.target.value); walk(0); });
     byId("walk").addEventListener("input", (event) => walk(Number(event.target.value)));

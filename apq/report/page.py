@@ -42,15 +42,8 @@ def write_report(folder: Path) -> Path:
     return write_page(folder / "report.html", [read_source(folder)])
 
 
-def write_comparison(folders: Sequence[Path], path: Path) -> Path:
-    """Write several runs over each other as one page; raises as :func:`write_report`."""
-    names = unique([folder.resolve().name for folder in folders])
-    sources = [read_source(f, name) for f, name in zip(folders, names, strict=True)]
-    return write_page(path, sources)
-
-
 def write_page(path: Path, sources: Sequence[Source]) -> Path:
-    """Write runs as a page."""
+    """Write runs as a page, several over each other."""
     page = render(sources)
     with whole(path) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -65,14 +58,6 @@ def render(sources: Sequence[Source]) -> str:
         if len(page.encode()) <= MOST_BYTES or rows < 10:
             return page
         rows //= 2
-
-
-def unique(names: Sequence[str]) -> list[str]:
-    """Names, told apart by a number where they are equal."""
-    return [
-        name if name not in names[:i] else f"{name} ({names[:i].count(name) + 1})"
-        for i, name in enumerate(names)
-    ]
 
 
 @dataclass(frozen=True)
@@ -132,6 +117,8 @@ def _page(sources: Sequence[Source], rows: int) -> str:
     data = {"runs": [as_data(source.run, rows) for source in sources]}
     page: str = shown.get_template("page.html.j2").render(
         title=" and ".join(source.run.name for source in sources),
+        metrics=[*dict.fromkeys(m for source in sources for m in source.best.costs)],
+        leader=_leader(sources),
         policy=_policy(),
         style=files("apq.report").joinpath("page.css").read_text("utf-8"),
         scripts=[script.text for script in _scripts()],
@@ -142,6 +129,18 @@ def _page(sources: Sequence[Source], rows: int) -> str:
         inside=_calibration(sources),
     )
     return page
+
+
+def _leader(sources: Sequence[Source]) -> int | None:
+    """Place of the run whose chosen network is predicted to be the most accurate; None where runs
+    are of several spaces, or no prediction is known."""
+    known = {
+        i: source.best.predicted.accuracy
+        for i, source in enumerate(sources)
+        if source.best.predicted.accuracy is not None
+    }
+    alike = len({source.best.space.fingerprint for source in sources}) == 1
+    return max(known, key=lambda i: known[i]) if known and alike else None
 
 
 def _calibration(sources: Iterable[Source]) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,28 @@ def read_source(folder: Path, name: str | None = None) -> Source:
         list(_measured(folder, best)),
     )  # fmt: skip
     return Source(folder, best, run)
+
+
+def read_sources(folders: Sequence[Path]) -> list[Source]:
+    """Read several runs' folders; runs of equal names are told apart by a number.
+
+    Raises:
+        ApqError: as :func:`read_source`.
+    """
+    names = unique([folder.resolve().name for folder in folders])
+    return [read_source(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Names, told apart by a number where they are equal."""
+    out: list[str] = []
+    for name in names:
+        text, count = name, 1
+        while text in out:
+            count += 1
+            text = f"{name} ({count})"
+        out.append(text)
+    return out
 
 
 def drawn(best: Best) -> list[str]:

@@ -91,7 +91,7 @@ def test_every_command_has_one():
         "apq lut build --spaces digits",
         "apq collect --images digits --count 0",
         "apq lut measur",
-        "apq report one two",
+        "apq report --compares one two",
     ],
 )
 def test_what_is_no_command_is_noticed(line):

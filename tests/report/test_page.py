@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from small_families import SMALL
 
 from apq.errors import ApqError
 from apq.hardware import price_space
-from apq.report.page import render, write_comparison, write_report
-from apq.report.reading import read_source
-from apq.report.view import as_data
+from apq.report.figures import write_figures
+from apq.report.page import render, write_page, write_report
+from apq.report.picture import NAME
+from apq.report.reading import read_source, read_sources, unique
+from apq.report.view import Measured, as_data
 from apq.search.problem import Problem
 from apq.search.run import run_search
 
@@ -194,14 +197,61 @@ def test_a_page_that_would_be_too_large_draws_fewer_points(run_folder, monkeypat
     assert kept == pytest.approx(source.run.accuracy[source.run.chosen], rel=1e-5)
 
 
-def test_runs_are_laid_over_each_other(run_folder, tmp_path):
-    (tmp_path / run_folder.name).mkdir()
-    other = tmp_path / run_folder.name
+@pytest.fixture(scope="module")
+def two_runs(run_folder, tmp_path_factory):
+    """Runs of two spaces, in folders of one name."""
+    other = tmp_path_factory.mktemp("others") / run_folder.name
     search(other, SMALL["basic"])
-    page = Page(write_comparison([run_folder, other], tmp_path / "both.html").read_text())
-    first, second = json.loads(page.data)["runs"]
-    assert first["name"] == run_folder.name
-    assert second["name"] == f"{run_folder.name} (2)"
+    return read_sources([run_folder, other])
+
+
+def test_runs_are_laid_over_each_other(two_runs, tmp_path):
+    text = write_page(tmp_path / "both.html", two_runs).read_text()
+    first, second = json.loads(Page(text).data)["runs"]
+    assert second["name"] == f"{first['name']} (2)"
+    table = text[text.index('<table class="runs">') : text.index("</table>")]
+    for source in two_runs:
+        assert f">{source.run.name}<" in table
+        assert f"{source.best.predicted.accuracy:.2%}" in table
+        assert f"bitops_g</bdi> ≤ {source.best.limits['bitops_g']:g}" in table
+    assert "<strong>" not in table  # spaces differ, so none is the best of all
+
+
+def test_of_runs_of_one_space_the_most_accurate_stands_out(run_folder, tmp_path):
+    search(tmp_path / "tight", SMALL["resolutions"], limit=0.2)
+    sources = read_sources([tmp_path / "tight", run_folder])
+    best = max(source.best.predicted.accuracy for source in sources)
+    assert f"<strong>{best:.2%}</strong>" in render(sources)
+
+
+def test_equal_names_are_told_apart():
+    assert unique(["a", "b", "a", "a (2)", "a"]) == ["a", "b", "a (2)", "a (2) (2)", "a (3)"]
+
+
+def test_figures_of_several_runs_come_in_every_format(two_runs, tmp_path):
+    files = write_figures(tmp_path, two_runs)
+    assert {f.name for f in files} == {
+        f"{figure}.{ending}"
+        for figure in ("front-bitops_g", "progress")
+        for ending in ("svg", "png", "pdf")
+    }
+    assert {f.read_bytes()[:4] for f in files} == {b"<?xm", b"\x89PNG", b"%PDF"}
+    front = (tmp_path / "front-bitops_g.svg").read_text()
+    assert all(source.run.name in front for source in two_runs)
+
+
+def test_figures_show_hostile_names_as_text(nasty_source, tmp_path, monkeypatch):
+    monkeypatch.setattr("apq.report.figures.FORMATS", ("svg",))
+    run = replace(nasty_source.run, name="$\\frac{_<b>\x00\u202e" + "x" * 10_000, measured=[
+        Measured("m", "apq", nasty_source.run.genes[0], 0.8, 0.01, 0.7, 0.8, 0.81)
+    ])  # fmt: skip
+    other = replace(run, name="_hidden")
+    files = write_figures(tmp_path, [replace(nasty_source, run=r) for r in (run, other)])
+    assert {"measured.svg", "progress.svg"} <= {f.name for f in files}
+    for path in tmp_path.glob("*.svg"):
+        texts = [t for t in ElementTree.parse(path).getroot().itertext() if t.strip()]
+        assert "_hidden" in texts
+        assert any(t.startswith("$\\frac{_<b>") and len(t) <= NAME for t in texts)
 
 
 def test_equal_runs_give_equal_pages(run_folder):

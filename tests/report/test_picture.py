@@ -10,9 +10,9 @@ def ticks(path):
 
 
 def draw(path, dearest):
-    front = Cloud("front (nsga2)", np.array([1.0, 1.2]), np.array([0.7, 0.8]))
+    front = Cloud("front (nsga2)", np.array([1.0, 1.2]), np.array([0.7, 0.8]), chosen=1)
     single = Cloud("8 bits everywhere", np.array([dearest]), np.array([0.82]))
-    draw_front(path, "latency_ms", front, 1, (), [single], limit=1.25)
+    draw_front([path], "latency_ms", [front], (), [single], limits=[1.25])
 
 
 def test_a_picture_names_all_it_shows(tmp_path):
@@ -31,6 +31,8 @@ def test_distant_baselines_do_not_squeeze_the_front(tmp_path):
 
 
 def test_equal_fronts_give_equal_files(tmp_path):
-    for name in ("a.svg", "b.svg"):
+    for name in ("a.svg", "b.svg", "a.pdf", "b.pdf"):
         draw(tmp_path / name, 90.0)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    for ending in ("svg", "pdf"):
+        first, second = (tmp_path / f"{name}.{ending}" for name in "ab")
+        assert first.read_bytes() == second.read_bytes()
