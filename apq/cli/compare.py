@@ -15,11 +15,13 @@ from apq.cli.budgets import (
     PredictorPath,
     given,
     load,
+    per_device,
     price_on,
     product,
     space_for,
 )
 from apq.cli.common import live_line, next_step, one_thread, out, print_json
+from apq.cli.devices import compare_devices
 
 
 def compare(
@@ -39,6 +41,17 @@ def compare(
         list[str] | None,
         typer.Option(help="Table or cost model (default: lut/bitfusion-apq-SPACE.csv)."),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Compare devices instead: tables or cost models, with commas between."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="With --devices, limit of one of them: latency_ms@DEVICE=8; repeatable."),
+    ] = None,
+    share: Annotated[
+        float, typer.Option(help="With --devices, random candidates that keep a limit not given.")
+    ] = 0.1,
     fix: Fix = None,
     caution: Caution = 0.0,
     calls: Annotated[
@@ -48,18 +61,36 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
     out_path: Annotated[Path, typer.Option("--out", help="Folder.")] = Path("runs/compare"),
 ) -> None:
-    """Compare published methods on one space, one predictor and one table.
+    """Compare published methods on one space, one predictor and one table, or devices.
 
     Writes compare.parquet (every answer), compare.md and compare.html (one page). Methods: haq,
     amc, proxylessnas, pipeline (these three in turn), dnas, singlepath, mpnas, spos, chamnet,
     autoqkeras, lana, and every algorithm of apq search.
+
+    With --devices the space is searched for each device alone and for all of them together, and
+    every winner is run on every device (devices.parquet): do networks travel?
 
     Examples:
 
       apq compare --latency-ms 0.5 0.6 --methods spos,mpnas,nsga2 --calls 500
 
       apq compare --latency-ms 0.45 0.5 0.6 --seeds 3 --out runs/methods
+
+      apq compare --devices lut/bitfusion-apq-cifar10.csv,lut/x86-onnxruntime-int8-cifar10.csv --limit latency_ms@bitfusion-apq=0.5
     """
+    asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
+    chosen, named = space_for(space, predictor)
+    if devices is not None:
+        if methods or lut or {*asked} - {"latency_ms"}:
+            raise typer.BadParameter(
+                "--devices takes the limits --latency-ms and --limit, no other"
+            )
+        priced = price_on(chosen, [name.strip() for name in devices.split(",")], named)
+        budget = product(asked, priced.costs.metrics)[0] | per_device(limit or [])
+        compare_devices(
+            priced, predictor, budget, share, fix or [], caution, calls, seeds, json, out_path
+        )
+        return
     from apq.errors import choose
     from apq.methods import METHODS
     from apq.methods.compare import OWN, known, summary, write_comparison
@@ -69,10 +100,8 @@ def compare(
     names = [n.strip() for n in methods.split(",")] if methods else [*METHODS, *OWN]
     for name in names:
         choose(name, known(), "method")
-    asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
     if not asked:
         raise typer.BadParameter("give a budget, e.g. --latency-ms 0.5")
-    chosen, named = space_for(space, predictor)
     priced = price_on(chosen, lut or [], named)
     budgets = product(asked, priced.costs.metrics)
     priced.require(metric for budget in budgets for metric in budget)

@@ -122,13 +122,13 @@ def show(
     """
     from apq.files import whole
     from apq.space import load_space
-    from apq.space.describe import ends, nodes_in_words, to_toml
+    from apq.space.describe import ends, nodes_in_words, space_file
 
     found = load_space(space)
     about = found.to_dict()
     if copy is not None:
         with whole(copy) as path:
-            path.write_text(to_toml(about), encoding="utf-8")
+            path.write_text(space_file(found), encoding="utf-8")
     if json:
         genes = {axis.name: list(axis.labels) for axis in found.axes}
         told = {"candidates": found.count(), "genes": genes, **ends(found)}
@@ -142,6 +142,60 @@ def show(
     if copy is not None:
         out.print(f"wrote {copy}")
     next_step(f"apq train-supernet --space {copy or space} --images photos/")
+
+
+@app.command("filter")
+def filter_(
+    lut: Annotated[str, typer.Option(help="Table or cost model of the device.")],
+    space: Annotated[str, typer.Option(help="A preset's name or a TOML file.")] = "cifar10",
+    metric: Annotated[str, typer.Option(help="The cost that choices are weighed by.")] = (
+        "latency_ms"
+    ),
+    keep: Annotated[int, typer.Option(min=1, help="How many choices a gene keeps.")] = 2,
+    gene: Annotated[
+        list[str] | None,
+        typer.Option(help="What is filtered, repeatable (default: kernels and formats)."),
+    ] = None,
+    out_path: Annotated[Path, typer.Option("--out", help="Space file to write (TOML).")] = Path(
+        "filtered.toml"
+    ),
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Keep, block by block, the kernels and formats that pay most on a device (HURRICANE).
+
+    A choice is weighed by the multiplications and parameters that it brings for its cost; of
+    formats that cost the same the one with more bits stays. The file is a restriction of the space:
+    every command takes it, with the supernet, samples and predictor of the whole.
+
+    Examples:
+
+      apq space filter --lut lut/bitfusion-apq-cifar10.csv --out filtered.toml
+
+      apq space filter --space cifar10 --lut row-stationary --metric energy_mj --keep 1 --gene kernel
+    """
+    from apq.files import whole
+    from apq.hardware import load_cost_model, price_space
+    from apq.search.menus import keep_paying
+    from apq.space import load_space
+    from apq.space.describe import genes_in_words, space_file
+
+    whole_space = load_space(space)
+    priced = price_space(whole_space, load_cost_model(lut))
+    kept = keep_paying(priced, metric, keep, gene or ())
+    with whole(out_path) as path:
+        path.write_text(f"# what pays on {lut}\n{space_file(kept)}", encoding="utf-8")
+    if json:
+        menus = {
+            a.name: [a.labels[c] for c in m] for a, m in zip(kept.axes, kept.allowed, strict=True)
+        }
+        print_json({"space": str(out_path), "candidates": kept.count(), "genes": menus})
+        return
+    for name, words in genes_in_words(kept):
+        out.print(f"  {name}: {words}", soft_wrap=True)
+    out.print(
+        f"{kept.count():.4g} of {whole_space.count():.4g} candidates are left; wrote {out_path}"
+    )
+    next_step(f"apq search --space {out_path} --lut {lut} --latency-ms ...")
 
 
 def _tell(space: Space) -> None:

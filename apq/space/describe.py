@@ -18,16 +18,22 @@ def genes_in_words(space: Space) -> list[tuple[str, str]]:
     """Every gene and its choices; genes of neighbouring blocks that choose alike together."""
     rows: list[tuple[str, str]] = []
     for axis in (a for a in space.axes if a.slot is None):
-        rows.append((axis.name, _choices(axis.labels)))
+        rows.append((axis.name, _choices(_menu(space, axis.name))))
     alike: dict[tuple[tuple[str, tuple[Any, ...]], ...], list[str]] = {}
     for slot in space.slots:
-        own = tuple((a, space.axis(f"{slot.name}_{a}").labels) for a in slot.attributes)
+        own = tuple((a, _menu(space, f"{slot.name}_{a}")) for a in slot.attributes)
         alike.setdefault(own, []).append(slot.name)
     for own, blocks in alike.items():
         words = [f"{name} {_choices(labels)}" for name, labels in own if not is_format(name)]
         formats = [f"{name} {_choices(labels)}" for name, labels in own if is_format(name)]
         rows.append((", ".join(blocks), "; ".join([*words, *formats])))
     return rows
+
+
+def _menu(space: Space, name: str) -> tuple[Any, ...]:
+    """What may be chosen for a gene."""
+    place = space.place[name]
+    return tuple(space.axes[place].labels[c] for c in space.allowed[place])
 
 
 def _choices(labels: Sequence[Any]) -> str:
@@ -69,6 +75,16 @@ def ends(space: Space) -> dict[str, dict[str, float]]:
         work, weights = float(macs(layers).sum()) / 1e6, float(weight_count(layers).sum()) / 1e3
         out[name] = {"macs_m": work, "weights_k": weights}
     return out
+
+
+def space_file(space: Space) -> str:
+    """A space, restricted or not, as the TOML file that ``--space`` reads."""
+    kept = [
+        f"{axis.name}={','.join(str(axis.labels[c]) for c in menu)}"
+        for axis, menu, free in zip(space.axes, space.allowed, space.free, strict=True)
+        if not free
+    ]
+    return to_toml(space.to_dict() | ({"restrict": kept} if kept else {}))
 
 
 def to_toml(data: Mapping[str, Any]) -> str:
