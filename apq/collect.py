@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,13 @@ from apq.images.streamed import Pictures
 from apq.plan import VERSION, architectures, covered, plan, planned
 from apq.quantize import finetune, quantize_subnet
 from apq.quantize.integer import run as run_integers
+from apq.runtime.folded import fold
 from apq.runtime.session import fast
 from apq.runtime.shared import SharedStart, answers_alone, choices
 from apq.samples import part_files, part_metadata, write_part
-from apq.space import Genes
+from apq.space import Candidate, Genes
 from apq.space.graph import number
+from apq.supernet.correct import Corrector
 from apq.supernet.drawn import REFERENCES, draw
 from apq.supernet.elastic import resized
 from apq.supernet.evaluate import EvalImages, estimate, recalibrate, require_converged
@@ -80,6 +82,7 @@ class _Job:
     start: int
     seed: int
     quantization: Quantization | None
+    corrected: bool
     calibration: Pictures
     images: Pictures
     labels: NDArray[np.int64]
@@ -103,6 +106,7 @@ def collect(
     jobs: int = 1,
     on_progress: OnProgress | None = None,
     device: str = "cpu",
+    corrected: bool = False,
 ) -> int:
     """Bring a folder to ``count`` samples.
 
@@ -126,6 +130,9 @@ def collect(
         device: What to measure on: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``. One folder
             may be filled from several kinds: integer arithmetic is exact on all of them, and what
             training rounds otherwise changes accuracies by less than other batches do.
+        corrected: Refit every subnet after cutting, so that it does what the whole network does
+            (:mod:`apq.supernet.correct`): for the supernet of a trained network, without training
+            it. The plan is another one then, and a folder holds samples of one kind.
 
     Returns:
         Number of samples in the folder that were already there when the call began.
@@ -152,7 +159,7 @@ def collect(
     space = supernet.network.space
     if count < 1:
         raise SamplesError(f"--count {count} must be at least 1")
-    genes = planned(folder, space, count, seed, quantization is not None)
+    genes = planned(folder, space, count, seed, quantization is not None, corrected)
     pixels, labels = images.splits["validation"]
     used = min(validation_images or len(labels), len(labels))
     calibration = images.splits["calibration"][0]
@@ -170,9 +177,10 @@ def collect(
         "fingerprint": space.fingerprint,
         "precision": "quantized" if quantization else "fp32",
         "quantization": vars(quantization) if quantization else None,
+        "corrected": corrected,
     }
     _check_folder(folder, metadata)
-    size = chunk or (5 if quantization else 100)
+    size = chunk or (100 if not quantization else 20 if corrected else 5)
     present = int(covered(folder, count).sum())
     done, before, began = present, present, time.monotonic()
     if on_progress is not None:
@@ -182,14 +190,14 @@ def collect(
         every, norm = np.arange(len(labels)), (supernet.mean, supernet.std)
         known = _references(supernet, EvalImages.at_places(
             calibration, calibration_images, pixels, labels, every, norm, where
-        ))  # fmt: skip
+        ), corrected)  # fmt: skip
     best = 0.0
     while done < count:
         missing = np.flatnonzero(~covered(folder, count))
         starts = sorted({int(i) // size * size for i in missing})
         todo = [
             _Job(
-                folder, supernet, genes[s : s + size], s, seed, quantization,
+                folder, supernet, genes[s : s + size], s, seed, quantization, corrected,
                 calibration, pixels, labels, known, train, images.flip, metadata,
                 where,
             )
@@ -228,7 +236,9 @@ def _check_folder(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Refuse to mix: everything already there must have been made the same way."""
     for path in part_files(folder):
         made = part_metadata(path)
-        theirs = {"drawn": False, "plan": 1} | {key: made[key] for key in metadata if key in made}
+        theirs = {"drawn": False, "plan": 1, "corrected": False} | {
+            key: made[key] for key in metadata if key in made
+        }
         mine = json.loads(json.dumps(metadata))
         if theirs != mine:
             raise SamplesError(
@@ -287,14 +297,15 @@ def _held(path: Path) -> bool:
         return True
 
 
-def _references(supernet: SupernetFile, data: EvalImages) -> NDArray[np.float64]:
+def _references(supernet: SupernetFile, data: EvalImages, corrected: bool) -> NDArray[np.float64]:
     """Share of a few random subnets that get each image right, and their mean loss, ``(2, n)``."""
     space = supernet.network.space
     keep_memory()
     total = np.zeros((2, len(data.labels)))
     rows = plan(space, min(REFERENCES, architectures(space)), 0, quantized=False)
+    cut = _cut(supernet, data, corrected)
     for row in rows:
-        subnet = supernet.network.subnet(space.build(row))
+        subnet = cut(space.build(row))
         total += torch.stack(answers_alone(subnet, data.at(number(subnet.graph.side)))).numpy()
     return total / len(rows)
 
@@ -353,15 +364,18 @@ def _measure(
     order = sorted(range(len(rows)), key=beginnings.__getitem__)  # equal ones come together
     upcoming = [*(beginnings[index] for index in order[1:]), (0, ())]
     side, here, shared = 0, data, SharedStart(data)
+    cut = _cut(job.supernet, data, job.corrected)
     for index, (next_side, following) in zip(order, upcoming, strict=True):
         began = time.perf_counter()
         candidate = candidates[index]
-        subnet = job.supernet.network.subnet(candidate)
+        subnet = cut(candidate)
         if side != beginnings[index][0]:
             side = beginnings[index][0]
             here = data.at(side)
             shared = SharedStart(here)
-        if job.quantization is None:
+        if job.quantization is None and job.corrected:
+            score, loss = estimate(fast(fold(subnet), subnet), here)
+        elif job.quantization is None:
             score, loss = shared.measure(subnet, following if next_side == side else ())
         else:
             assert job.train is not None
@@ -374,6 +388,15 @@ def _measure(
         require_converged(loss, f"candidate {candidate} of the supernet")
         scores[index] = score, loss, time.perf_counter() - began
     return scores
+
+
+def _cut(
+    supernet: SupernetFile, data: EvalImages, corrected: bool
+) -> Callable[[Candidate], Subnet]:
+    """From a candidate to its subnet, as it is or corrected."""
+    if not corrected:
+        return supernet.network.subnet
+    return Corrector(supernet.network, data.calibration).subnet
 
 
 RANGE_IMAGES = 128

@@ -122,6 +122,7 @@ def iterate(
             supernet, images, quantized, stop, how, int(about["seed"]),
             int(about["validation_images"]), int(about["calibration_images"]), jobs=jobs,
             on_progress=tell(f"measure quantized samples up to {stop}"),
+            corrected=bool(about.get("corrected", False)),
         )  # fmt: skip
 
     if turns:

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from apq.errors import SamplesError
 from apq.files import Document, read_json, whole
 from apq.files.reading import Items
-from apq.samples import part_files
+from apq.samples import part_files, part_metadata
 from apq.space import Genes, Space, is_format
 
 _SMALL = 20_000  # spaces up to this size are listed and shuffled instead of sampled
@@ -33,7 +33,7 @@ EVEN = 0.5
 most candidates prefer few formats, above all use about as much of each."""
 
 
-def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
+def plan(space: Space, count: int, seed: int, quantized: bool, corrected: bool = False) -> Genes:
     """The first ``count`` candidates to evaluate, all different, shape ``(count, len(axes))``.
 
     fp32: architectures uniform at random (bits at their highest; they are not used). Quantized:
@@ -43,11 +43,17 @@ def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
     format (ours): of formats drawn evenly, all candidates would have about the same mean, while a
     search asks about all means.
 
+    Corrected samples (:mod:`apq.supernet.correct`) are of subnets that nothing was trained for: far
+    from the whole network all are equally bad. Their plan begins with the whole network and with
+    what every gene does to it alone, at its smallest and in the middle (fp32: cut or skipped;
+    quantized: rounded); the architectures that follow have few or many genes changed (ours).
+
     Args:
         space: What is sampled.
         count: How many candidates.
         seed: Decides them.
         quantized: Whether bits vary.
+        corrected: Whether weights are refitted instead of trained.
 
     Raises:
         SamplesError: the space holds fewer candidates than asked for.
@@ -61,7 +67,8 @@ def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
         )
     seen: set[bytes] = set()
     rows: list[NDArray[np.int16]] = []
-    for batch in _stream(space, seed, quantized, total):
+    stream = _stream(space, seed, quantized, total, corrected)
+    for batch in itertools.chain([one_at_a_time(space, quantized)] if corrected else [], stream):
         for row in batch:
             key = row.tobytes()
             if key not in seen:
@@ -72,15 +79,42 @@ def plan(space: Space, count: int, seed: int, quantized: bool) -> Genes:
     raise AssertionError("the stream of candidates is endless")  # pragma: no cover
 
 
-def planned(folder: Path, space: Space, count: int, seed: int, quantized: bool) -> Genes:
+def one_at_a_time(space: Space, quantized: bool) -> Genes:
+    """The whole network, and what single genes do to it.
+
+    Args:
+        space: Of the network.
+        quantized: Whether its format genes are looked at; else all others are.
+
+    Returns:
+        The whole network, then it with one gene at its smallest, gene by gene, then with one in the
+        middle of its choices; shape ``(n, len(axes))``.
+    """
+    top = space.snap((space.cardinalities - 1).astype(np.int16)[None])
+    genes = np.flatnonzero(_bit_columns(space) == quantized)
+    rows = [top]
+    for share in (0.0, 0.5):
+        changed = np.repeat(top, len(genes), axis=0)
+        changed[np.arange(len(genes)), genes] = (space.cardinalities[genes] - 1) * share
+        rows.append(space.snap(changed))
+    return np.concatenate(rows)
+
+
+def planned(
+    folder: Path, space: Space, count: int, seed: int, quantized: bool,
+    corrected: bool | None = None,
+) -> Genes:  # fmt: skip
     """The first ``count`` candidates of a folder: its :func:`plan`, with what was asked for
-    (:func:`ask`) in its place and not repeated; shape ``(count, len(axes))``."""
+    (:func:`ask`) in its place and not repeated; shape ``(count, len(axes))``. ``corrected``: None
+    if the folder's samples say."""
     asked = _asked(folder)
+    if corrected is None:
+        corrected = any(part_metadata(p).get("corrected", False) for p in part_files(folder)[:1])
     if not asked:
-        return plan(space, count, seed, quantized)
+        return plan(space, count, seed, quantized, corrected)
     rows = {start + i: row for (start, _), genes in asked.items() for i, row in enumerate(genes)}
     taken = {row.tobytes() for row in rows.values()}
-    own = plan(space, min(count + len(rows), space.count()), seed, quantized)
+    own = plan(space, min(count + len(rows), space.count()), seed, quantized, corrected)
     free = iter([row for row in own if row.tobytes() not in taken])
     try:
         return np.stack([rows[i] if i in rows else next(free) for i in range(count)])
@@ -164,8 +198,11 @@ def _bit_columns(space: Space) -> NDArray[np.bool_]:
     return np.array([axis.is_format for axis in space.axes])
 
 
-def _stream(space: Space, seed: int, quantized: bool, total: int) -> Iterator[Genes]:
+def _stream(
+    space: Space, seed: int, quantized: bool, total: int, corrected: bool
+) -> Iterator[Genes]:
     """Batches of candidates, decided by the seed; repeats occur."""
+    draw = _changed if corrected else Space.sample
     bits = _bit_columns(space)
     top = (space.cardinalities - 1).astype(np.int16)
     if total <= _SMALL and space.count() <= _SMALL:
@@ -177,10 +214,10 @@ def _stream(space: Space, seed: int, quantized: bool, total: int) -> Iterator[Ge
     for index in itertools.count():
         rng = np.random.default_rng([seed, index])
         if not quantized:
-            yield space.canonical(np.where(bits, top, space.sample(64, rng)))
+            yield space.canonical(np.where(bits, top, draw(space, 64, rng)))
             continue
-        loose = space.sample(POLICIES, rng)
-        grouped = np.repeat(space.sample(1, rng), POLICIES, axis=0)
+        loose = draw(space, POLICIES, rng)
+        grouped = np.repeat(draw(space, 1, rng), POLICIES, axis=0)
         for rows in (loose, grouped):
             for number, row in enumerate(rows):
                 row[bits] = _policy(space, number == 0, rng)
@@ -189,6 +226,14 @@ def _stream(space: Space, seed: int, quantized: bool, total: int) -> Iterator[Ge
         # a rule may tie bits to an architecture gene: the architecture of the group must stay
         kept = np.all(grouped[:, ~bits] == architecture[:, ~bits], axis=1)
         yield space.canonical(np.concatenate([space.snap(loose, canonical=False), grouped[kept]]))
+
+
+def _changed(space: Space, count: int, rng: np.random.Generator) -> Genes:
+    """Random rows that keep a random share of the whole network's genes."""
+    share = rng.random((count, 1))
+    rows = space.sample(count, rng)
+    kept = rng.random(rows.shape) < share
+    return space.snap(np.where(kept, space.cardinalities - 1, rows).astype(np.int16))
 
 
 def _policy(space: Space, single: bool, rng: np.random.Generator) -> NDArray[np.int16]:

@@ -158,6 +158,7 @@ class PartHeader(Sealed):
         plan: Version of the plan they follow.
         precision: What kind of samples.
         quantization: How quantized ones were made.
+        corrected: Whether subnets were refitted after cutting (:mod:`apq.supernet.correct`).
         cost: What measuring this part cost.
     """
 
@@ -179,6 +180,7 @@ class PartHeader(Sealed):
     plan: Count = 1
     precision: Literal["fp32", "quantized"] | None = None
     quantization: _Short | None = None
+    corrected: bool = False
     cost: CostTable | None = None
 
 
@@ -220,6 +222,11 @@ class Samples:
     def supernet(self) -> str:
         """Hash of the supernet they were measured on."""
         return str(self.metadata.get("supernet", ""))
+
+    @property
+    def corrected(self) -> bool:
+        """Whether subnets were refitted after cutting instead of trained."""
+        return bool(self.metadata.get("corrected", False))
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -337,8 +344,8 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
     for file in files:
         made = _header(file)
         costs.append(made.cost)
-        for key in ("fingerprint", "supernet", "images"):
-            mine, theirs = made.said.get(key), first.said.get(key)
+        for key in ("fingerprint", "supernet", "images", "corrected"):
+            mine, theirs = getattr(made, key), getattr(first, key)
             if mine != theirs:
                 raise SamplesError(
                     f"{file.name} and {files[0].name} in {path} do not belong together:\n"

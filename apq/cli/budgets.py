@@ -273,7 +273,18 @@ def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:
     for name in ("supernet", "images", "image_set"):
         if told := predictor.report.get(name):
             made_from[name] = str(told)
+    if predictor.report.get("corrected"):
+        made_from["samples"] = "corrected"
     return predictor.predict, made_from
+
+
+def original_accuracy(path: Path | None, space: Space) -> float | None:
+    """What the predictor's fp32 samples measured of the whole network, a fraction; None: nothing."""
+    from apq.predictor import load_predictor
+
+    told = load_predictor(path or home(space.name) / PREDICTOR, space).report
+    found = told.get("original_accuracy")
+    return None if found is None else float(found)
 
 
 def per_device(limits: Sequence[str]) -> dict[str, float]:

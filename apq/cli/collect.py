@@ -48,8 +48,11 @@ def collect(
         bool, typer.Option("--quantized", help="Quantize and briefly fine-tune each candidate.")
     ] = False,
     finetune_steps: Annotated[
-        int, typer.Option(min=0, help="Fine-tuning steps per quantized sample.")
-    ] = 40,
+        int | None,
+        typer.Option(
+            min=0, help="Fine-tuning steps per quantized sample (default: 40; corrected 0)."
+        ),
+    ] = None,
     finetune_lr: Annotated[
         float, typer.Option(min=1e-7, help="Peak learning rate of the fine-tuning; high is noisy.")
     ] = 0.005,
@@ -74,6 +77,13 @@ def collect(
             min=1, help="Samples per part file, lost when killed (default: 100, quantized 5)."
         ),
     ] = None,
+    corrected: Annotated[
+        bool,
+        typer.Option(
+            "--corrected",
+            help="Refit the layers behind every cut instead of training: for a network of your own.",
+        ),
+    ] = False,
     acquire: Annotated[
         int | None,
         typer.Option(
@@ -108,6 +118,8 @@ def collect(
 
       apq collect --quantized --finetune-steps 40 --count 200 --images photos/ --supernet data/mine/supernet.safetensors --out data/mine/quantized
 
+      apq collect --corrected --supernet mine.safetensors --images photos/ --count 200 --out data/mine/fp32
+
       apq collect --quantized --finetune-steps 40 --acquire 40 --predictor data/mine/predictor.safetensors --images photos/ --supernet data/mine/supernet.safetensors --out data/mine/quantized
     """
     from apq.collect import Quantization
@@ -125,13 +137,14 @@ def collect(
     found = images_for(images, own, loaded.metadata, str(path), other_images)
     kind = "quantized" if quantized else "fp32"
     folder = out_path or path.with_name(kind)
-    how = Quantization(scheme, finetune_steps, lr=finetune_lr) if quantized else None
+    steps = (0 if corrected else 40) if finetune_steps is None else finetune_steps
+    how = Quantization(scheme, steps, lr=finetune_lr) if quantized else None
     if acquire is not None:
         count = more_samples(folder, own, acquire, predictor, lut or [], seed)
     with live_line(f"{kind} samples") as report:
         before = run(
             loaded, found, folder, count, how, seed, validation_images, calibration_images, chunk,
-            jobs, on_progress=report, device=device,
+            jobs, report, device, corrected,
         )  # fmt: skip
     samples = read_samples(folder)
     if json:
@@ -144,7 +157,8 @@ def collect(
     else:
         where = f" --out {folder.with_name('quantized')}" if out_path else ""
         which = f"--supernet {path} --images {images or 'digits'}"
-        next_step(f"apq collect --quantized {which} --count 200{where}")
+        kind = " --corrected" if corrected else ""
+        next_step(f"apq collect --quantized{kind} {which} --count 200{where}")
 
 
 def _figures(samples: Samples, before: int) -> dict[str, Any]:

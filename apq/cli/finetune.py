@@ -52,6 +52,12 @@ def finetune(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from random weights, for comparison.")
     ] = False,
+    corrected: Annotated[
+        bool | None,
+        typer.Option(
+            help="Start from weights refitted after cutting (default: as the predictor's samples)."
+        ),
+    ] = None,
     fixed_weight_bits: Annotated[
         int | None,
         typer.Option(
@@ -93,7 +99,7 @@ def finetune(
         require_same_images(chosen.images, found, str(candidate))
     path = out_path or candidate.with_name("model.safetensors")
     recipe = FinetuneRecipe(
-        scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch,
+        scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch, corrected=corrected,
         fixed_weight_bits=fixed_weight_bits, seed=seed,
     )  # fmt: skip
     with live_line("fine-tune") as report:

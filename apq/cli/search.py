@@ -20,6 +20,7 @@ from apq.cli.budgets import (
     WithMargin,
     given,
     load,
+    original_accuracy,
     per_device,
     price_on,
     product,
@@ -44,6 +45,13 @@ def search(
     limit: Annotated[
         list[str] | None,
         typer.Option(help="Limit of one device among several: latency_ms@DEVICE=8."),
+    ] = None,
+    accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Cheapest network within so many points of the whole one (see below).",
+        ),
     ] = None,
     space: OwnSpace = None,
     predictor: PredictorPath = None,
@@ -136,6 +144,12 @@ def search(
     Writes evaluations.parquet, front.parquet, best.json, front.svg and report.html; with several
     budgets one sub-folder each.
 
+    With --accuracy-drop the cheapest network is chosen instead of the most accurate one: by the
+    first cost among the objectives (default: latency), of those whose predicted accuracy is within
+    so many percentage points of the whole network's. That one's is measured in full precision if
+    the predictor's samples hold it, as those of apq collect --corrected do; else it is predicted at
+    the highest bits.
+
     Algorithms: nsga2 is Optuna's NSGA-II sampler with generations that vary as arrays, a warm
     start and local search; evolution is the same with the mutants and crossovers of APQ's paper;
     optuna is Optuna's own sampler, one trial at a time; paper is the search of APQ's paper as
@@ -144,6 +158,8 @@ def search(
     Examples:
 
       apq search --latency-ms 0.5
+
+      apq search --accuracy-drop 1.0
 
       apq search --latency-ms 0.4 0.5 0.6 --size-mb 0.2 --out runs/list
 
@@ -156,11 +172,12 @@ def search(
       apq search --latency-ms 0.5 --iterations 3 --supernet data/mine/supernet.safetensors --images photos/ --samples data/mine/fp32 --quantized-samples data/mine/quantized --out runs/mine
     """
     from apq.report.page import write_report
-    from apq.search.many import scenarios
+    from apq.search.many import default_cost, scenarios
     from apq.search.options import Options
     from apq.search.problem import check_limits
     from apq.search.region import fixed
     from apq.search.run import describe, run_search
+    from apq.search.tolerance import allow_drop
 
     options = Options(local_search, warm_start, storage, keep)
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
@@ -169,6 +186,8 @@ def search(
     budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
     budgets = priced.room(budgets, with_margin)
     forgiving = _forgiving(score)
+    if accuracy_drop is not None and not objective:
+        objective = ["accuracy", default_cost(priced.costs)]
     priced.require([*(objective or ()), *([forgiving.metric] if forgiving else [])])
     problems_of = partial(
         scenarios,
@@ -193,6 +212,16 @@ def search(
         for turn in turns:
             (err if json else out).print(words(turn))
     problems = problems_of(lambda: load(predictor, priced.space))
+    if accuracy_drop is not None:
+        measured = original_accuracy(predictor, priced.space)
+        problems = [allow_drop(problem, accuracy_drop, measured) for problem in problems]
+        known = (
+            "predicted at its highest bits" if measured is None else "measured in full precision"
+        )
+        whole = (problems[0].least or 0) + accuracy_drop / 100
+        err.print(
+            f"original network: {whole:.2%} ({known}); at least {problems[0].least:.2%} asked"
+        )
     results: list[Result] = []
     for problem, budget in zip(problems, budgets, strict=True):
         folder = out_path if len(budgets) == 1 else out_path / folder_name(budget)
@@ -306,11 +335,18 @@ def _beside(result: Result) -> None:
             out.print(f"  {name:<{pad}}none found within the budget")
             continue
         costs = ", ".join(f"{m} {found.costs[m]:.4g}" for m in problem.metrics)
-        over = "" if found.within_limits else " (over the budget)"
+        enough = problem.least is None or found.accuracy >= problem.least
+        over = " (over the budget)" if enough else " (not accurate enough)"
+        over = "" if found.within_limits else over
         out.print(
             f"  {name:<{pad}}{found.accuracy:.2%} ± {found.spread:.2%} predicted; {costs}{over}"
         )
-    if result.strongest is not None and problem.limits and problem.objectives[0] == "accuracy":
+    if result.strongest is not None and problem.least is not None:
+        metric, best = problem.costs_minimised[0], names[result.strongest]
+        share = 1 - result.costs[metric] / best.costs[metric] if best else 0.0
+        where = f"{abs(share):.1%} {'less' if share >= 0 else 'more'}"
+        out.print(f"joint search needs {where} {metric} than the strongest, {result.strongest}")
+    elif result.strongest is not None and problem.limits and problem.objectives[0] == "accuracy":
         best = names[result.strongest]
         gap = 100 * (result.accuracy - (best.accuracy if best else 0.0))
         where = f"{abs(gap):.2f} points {'above' if gap >= 0 else 'below'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from apq.search.search import Result
 from apq.space import Candidate, Space
 from apq.supernet import Subnet, SupernetFile, largest
 from apq.supernet.augment import augment
+from apq.supernet.correct import Corrector
 from apq.supernet.evaluate import EvalImages, Images, accuracy, normalise, recalibrate
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.memory import keep_memory
@@ -41,6 +42,8 @@ class FinetuneRecipe:
         distil: Whether the supernet's largest subnet teaches.
         distribution: Weight of the distribution loss on 1-bit activations (the paper uses 2).
         from_scratch: Start from random weights instead of the supernet's, for comparison.
+        corrected: Start from weights refitted after cutting (:mod:`apq.supernet.correct`); None: if
+            the predictor's samples were of such subnets.
         fixed_weight_bits: Weight bits of stem, first block, head and classifier; None: the space's.
             The model's space says so too, and its size counts them.
         seed: Decides order, augmentation and random starts.
@@ -59,6 +62,7 @@ class FinetuneRecipe:
     distil: bool = True
     distribution: float = 0.0
     from_scratch: bool = False
+    corrected: bool | None = None
     fixed_weight_bits: int | None = None
     seed: int = 0
 
@@ -151,6 +155,8 @@ def finetune_candidate(
             f"{supernet.hash}: what was predicted does not hold for it. Give its own by "
             "--supernet, or --other-supernet if you mean this one."
         )
+    if recipe.corrected is None:
+        recipe = replace(recipe, corrected=chosen.corrected)
     if recipe.fixed_weight_bits is not None:
         space = space.with_(fixed_weight_bits=recipe.fixed_weight_bits)
     where, mean, std = find_device(device), supernet.mean, supernet.std
@@ -202,7 +208,11 @@ def _chosen(candidate: Candidate | Chosen | Result) -> Chosen:
     if isinstance(candidate, Result):
         found, devices = candidate, candidate.problem.priced.sources
         own = found.problem.made_from.get("supernet")
-        return Chosen(found.candidate, found.accuracy, found.spread, found.costs, devices, own)
+        corrected = found.problem.made_from.get("samples") == "corrected"
+        return Chosen(
+            found.candidate, found.accuracy, found.spread, found.costs, devices, own,
+            corrected=corrected,
+        )  # fmt: skip
     return candidate
 
 
@@ -221,6 +231,8 @@ def _start(
     if recipe.from_scratch:
         net = _random(space, candidate, recipe.seed).to(calibration.device)
         recalibrate(net, calibration)
+    elif recipe.corrected:
+        net = Corrector(supernet.network, calibration).subnet(candidate)
     else:
         net = _subnet(supernet, candidate, calibration)
     model = build_network(space, candidate, recipe.scheme, net, calibration[:256])

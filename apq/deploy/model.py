@@ -141,6 +141,7 @@ class Chosen:
         supernet: Hash of the supernet whose samples the predictor learnt from.
         images: Digest and name (``images``, ``image_set``) of what those were measured on.
         space: Name of the space.
+        corrected: Whether those samples were of subnets refitted after cutting.
     """
 
     candidate: Candidate
@@ -151,6 +152,7 @@ class Chosen:
     supernet: str | None = None
     images: dict[str, str] = field(default_factory=dict)
     space: str | None = None
+    corrected: bool = False
 
 
 def read_candidate(path: Path) -> Chosen:
@@ -168,5 +170,5 @@ def read_candidate(path: Path) -> Chosen:
         found.candidate, predicted.accuracy, predicted.accuracy_spread, found.costs, found.devices,
         made_from.get("supernet"),
         {name: made_from[name] for name in ("images", "image_set") if name in made_from},
-        found.space.name if found.space else None,
+        found.space.name if found.space else None, made_from.get("samples") == "corrected",
     )  # fmt: skip

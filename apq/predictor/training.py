@@ -200,6 +200,9 @@ def train_predictor(
         "supernet": last.supernet,
         "images": last.metadata.get("images"),
         "image_set": last.metadata.get("image_set"),
+        "corrected": last.corrected,
+        "quantization": last.metadata.get("quantization"),
+        "original_accuracy": _original(first),
         "transfer": moves,
         "counts": {kind: len(rows) for kind, rows in data.items()},
         "held_out": held_out,
@@ -207,17 +210,29 @@ def train_predictor(
     return replace(final, report=about)
 
 
+def _original(samples: Samples) -> float | None:
+    """What fp32 samples measured of the whole network, a fraction; None: nothing."""
+    if set(samples.precision) != {"fp32"}:
+        return None
+    space = samples.space
+    top = space.snap((space.cardinalities - 1).astype(np.int16)[None])
+    whole = (samples.genes == top).all(axis=1)
+    return float(samples.accuracy[whole.argmax()]) if whole.any() else None
+
+
 def _check_origin(fp32: Samples, quantized: Samples) -> None:
     """Refuse samples of two supernets or image sets: one says little of the other."""
     mine, theirs = (
         {key: samples.metadata.get(key) for key in ("supernet", "image_set", "images")}
+        | {"corrected": samples.corrected}
         for samples in (fp32, quantized)
     )
     if mine != theirs:
         both = side_by_side(mine, theirs, ("fp32", "quantized"))
         raise SamplesError(
             f"the fp32 and the quantized samples were measured on different things:\n{both}\n"
-            "Collect both with the same --supernet and --images."
+            "Collect both with the same --supernet and --images, and both or neither with "
+            "--corrected."
         )
 
 

@@ -136,6 +136,8 @@ class Problem:
         fix: Restrictions of genes, see :func:`apq.search.region.fixed`.
         caution: k in accuracy = mean - k · spread.
         forgiving: What ``score`` means.
+        least: Smallest allowed accuracy, a fraction: the cheapest candidate that has it is wanted
+            (:mod:`apq.search.tolerance`). None: the most accurate within the limits is.
         made_from: Names and hashes of what the problem was made from, for the run's files.
 
     Raises:
@@ -152,6 +154,7 @@ class Problem:
     caution: float = 0.0
     forgiving: Forgiving | None = None
     made_from: Mapping[str, str] = field(default_factory=dict)
+    least: float | None = None
 
     def __post_init__(self) -> None:
         known = ["accuracy", *(["score"] if self.forgiving else []), *self.priced.metrics]
@@ -163,6 +166,13 @@ class Problem:
             choose(name, known, "objective")
         if self.forgiving:
             choose(self.forgiving.metric, self.priced.metrics, "cost")
+        if self.least is not None and (
+            "accuracy" not in self.objectives or not self.costs_minimised
+        ):
+            raise ApqError(
+                "a smallest accuracy needs accuracy and a cost as objectives, not "
+                + ", ".join(self.objectives)
+            )
         check_limits(self.searched, self.limits)
 
     @cached_property
@@ -188,6 +198,17 @@ class Problem:
     def costs_minimised(self) -> tuple[str, ...]:
         """The objectives that are costs."""
         return tuple(o for o in self.objectives if o not in GAINS)
+
+    @property
+    def cost_column(self) -> int:
+        """Which of the objectives is the first cost."""
+        return self.objectives.index(self.costs_minimised[0])
+
+    def accurate(self, values: Floats) -> NDArray[np.bool_]:
+        """Which rows of objectives, ``(n, objectives)``, are accurate enough, ``(n,)``."""
+        least = -math.inf if self.least is None else self.least
+        enough: NDArray[np.bool_] = -values[:, self.objectives.index("accuracy")] >= least
+        return enough
 
     def feasible(self, genes: Genes) -> NDArray[np.bool_]:
         """Which rows keep every limit, shape ``(n,)``."""

@@ -84,14 +84,21 @@ class Record:
         ]
         self.scoring_seconds += time.perf_counter() - start
         batch = join(*parts)
+        self.count(batch)
+        return batch
+
+    def count(self, batch: Scored) -> None:
+        """Take in candidates that were scored, here or for another record, and count them."""
         if self._on_batch is not None:
             self._on_batch(batch)
         self.take(batch)
         self.done += len(batch.genes)
-        self.sources[source] += len(batch.genes)
+        for name, number in zip(
+            SOURCES, np.bincount(batch.source, minlength=len(SOURCES)), strict=True
+        ):
+            self.sources[name] += int(number)
         if self.done >= self._next_point or self.left <= 0:
             self._point()
-        return batch
 
     def unseen(self, genes: Genes) -> Genes:
         """The rows that have not passed here before, each once.

@@ -61,7 +61,7 @@ def _metadata(problem: Problem, algorithm: str, seed: int) -> dict[str, str]:
         "space": json.dumps(problem.priced.space.to_dict(), sort_keys=True),
         "fingerprint": problem.priced.space.fingerprint,
         "objectives": json.dumps(problem.objectives),
-        "limits": json.dumps(dict(sorted(problem.limits.items()))),
+        "limits": json.dumps(dict(sorted(asked(problem).items()))),
         "fix": json.dumps(problem.fix),
         "devices": json.dumps(problem.priced.sources),
         "algorithm": algorithm,
@@ -252,6 +252,12 @@ def write_run(folder: Path, result: Result, command: str | None = None) -> dict[
     return paths
 
 
+def asked(problem: Problem) -> dict[str, float]:
+    """The limits of a problem: the largest value per cost, the smallest accuracy."""
+    least = {} if problem.least is None else {"accuracy": problem.least}
+    return {**problem.limits, **least}
+
+
 def describe(result: Result, command: str | None = None) -> dict[str, Any]:
     """A result's chosen candidate and how it was found, as plain data (``best.json``)."""
     problem, front, row = result.problem, result.front, result.chosen
@@ -265,7 +271,7 @@ def describe(result: Result, command: str | None = None) -> dict[str, Any]:
             "accuracy_spread": float(front.spread[row]),
         },
         "costs": {metric: float(cost[row]) for metric, cost in front.costs.items()},
-        "limits": dict(problem.limits),
+        "limits": asked(problem),
         "baselines": {n: _figures(n, found) for n, found in result.baselines.items()},
         "strongest_baseline": result.strongest,
         "blocks": explain(problem, front, row),

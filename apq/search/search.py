@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from apq.search.options import Options
 from apq.search.problem import GAINS, Accuracy, Problem, Scored
 from apq.search.record import OnBatch, OnProgress, Point, Record
 from apq.search.rows import distinct
+from apq.search.tolerance import LOCAL_SEARCH, narrow, require_accurate
 from apq.space import Candidate, Genes
 
 
@@ -27,8 +28,8 @@ class Result:
     Attributes:
         problem: What was asked.
         front: The Pareto set of everything scored, never empty, all within the limits.
-        chosen: The row of the front to build: the most accurate within the limits, or the knee
-            where nothing is limited.
+        chosen: The row of the front to build: the most accurate within the limits, the cheapest
+            that is accurate enough, or the knee where nothing is limited.
         candidates: How many were scored.
         curve: Best accuracy and hypervolume over candidates.
         reference: The box in which hypervolume was measured.
@@ -80,15 +81,22 @@ class Result:
 
     @property
     def within_limits(self) -> bool:
-        """Whether the chosen candidate keeps the problem's limits."""
+        """Whether the chosen candidate keeps the problem's limits and is accurate enough."""
+        if self.problem.least is not None and not self._accurate:
+            return False
         return bool(self.problem.feasible(self.front.genes[[self.chosen]])[0])
+
+    @property
+    def _accurate(self) -> bool:
+        return bool(self.problem.accurate(self.front.values[[self.chosen]])[0])
 
     @property
     def strongest(self) -> str | None:
         """Name of the baseline within the limits whose chosen candidate is best in the first
-        objective; None: there is none."""
+        objective, or cheapest where an accuracy is asked for; None: there is none."""
         found = {n: r for n, r in self.baselines.items() if r is not None and r.within_limits}
-        value = {n: float(r.front.values[r.chosen, 0]) for n, r in found.items()}
+        decides = 0 if self.problem.least is None else self.problem.cost_column
+        value = {n: float(r.front.values[r.chosen, decides]) for n, r in found.items()}
         return min(value, key=lambda name: value[name], default=None)
 
 
@@ -130,7 +138,12 @@ def search(
     watch = Stopwatch()
     record = Record(problem, candidates or method.candidates, on_progress, on_batch)
     start = problem.anchors[:0] if seeds is None else _feasible(problem, seeds, seed)
-    method.engine(record, seed, start, options)
+    if problem.least is None:
+        method.engine(record, seed, start, options)
+    else:
+        if "local_search" in method.options and options.local_search is None:
+            options = replace(options, local_search=LOCAL_SEARCH)
+        narrow(record, method.engine, seed, start, options)
     record.finish()
     if record.archive.best is None:
         raise ApqError(
@@ -139,6 +152,8 @@ def search(
         )
     front = front_of(problem, record.archive.best)
     chosen = choose_row(problem, front)
+    if problem.least is not None:
+        require_accurate(problem, front)
     return Result(
         problem,
         front,
@@ -181,6 +196,7 @@ def search_front(
     fix: tuple[str, ...] = (),
     caution: float = 0.0,
     with_margin: bool = False,
+    least: float | None = None,
     algorithm: str = "nsga2",
     candidates: int | None = None,
     seed: int = 0,
@@ -200,6 +216,8 @@ def search_front(
         caution: k in accuracy = mean - k x spread.
         with_margin: Leave room for what measured tables are known to be off by, so that limits
             hold on the device.
+        least: Smallest accuracy, a fraction: choose the cheapest that has it, by the first cost of
+            the objectives, instead of the most accurate.
         algorithm: A name in :data:`apq.search.ALGORITHMS`.
         candidates: How many to score; None: 20,000, or what the algorithm needs.
         seed: Decides everything random.
@@ -210,7 +228,8 @@ def search_front(
         accurate one, or, without limits, the knee of the front.
 
     Raises:
-        BudgetError: nothing in the space can keep the limits; says what can be reached.
+        BudgetError: nothing in the space can keep the limits (says what can be reached), or was
+            found that is accurate enough.
         ApqError: a cost, objective, gene or algorithm that does not exist.
 
     Example:
@@ -231,13 +250,19 @@ def search_front(
         choose(metric, priced.metrics, "cost")
     limits = priced.with_margin(limits or {}) if with_margin else dict(limits or {})
     traded = objectives or ("accuracy", next(iter(limits), None) or default_cost(priced))
-    problem = Problem(priced, accuracy, traded, limits, fix, caution)
+    problem = Problem(priced, accuracy, traded, limits, fix, caution, least=least)
     return search(problem, algorithm, candidates, seed, on_progress=on_progress)
 
 
 def choose_row(problem: Problem, front: Front) -> int:
-    """The front's row to build: best in the first objective that is to be maximised if costs are
-    limited, else the knee."""
+    """The front's row to build: the cheapest that is accurate enough where an accuracy is asked for
+    (the most accurate, if none is); best in the first objective that is to be maximised if costs
+    are limited; else the knee."""
+    if problem.least is not None:
+        enough = np.flatnonzero(problem.accurate(front.values))
+        if len(enough):
+            return int(enough[front.values[enough, problem.cost_column].argmin()])
+        return int(front.values[:, problem.objectives.index("accuracy")].argmin())
     for i, name in enumerate(problem.objectives):
         if name in GAINS and (problem.limits or len(problem.objectives) == 1):
             return int(front.values[:, i].argmin())

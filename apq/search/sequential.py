@@ -62,7 +62,11 @@ def sequential(problem: Problem, effort: Effort, candidates: int) -> Result | No
             asked = _last(problem, space) if not later else _early(problem, space, later)
             if asked is None:
                 continue
-            found = effort.search(asked, each, None if later else partial(_take, archive, problem))
+            take = None if later else partial(_take, archive, problem)
+            try:
+                found = effort.search(asked, each, take)
+            except BudgetError:  # nothing that is accurate enough goes on from here
+                continue
             scored += found.candidates
             if later:
                 most = min(BRANCHES[min(number, 1)], max(1, each // FEWEST))
@@ -71,7 +75,7 @@ def sequential(problem: Problem, effort: Effort, candidates: int) -> Result | No
     if archive.best is None:
         return None
     found = result_of(problem, archive.best, scored, effort.algorithm, effort.seed)
-    return replace(found, cost=watch.cost())
+    return replace(found, cost=watch.cost()) if found.within_limits else None
 
 
 def _take(archive: Archive, problem: Problem, batch: Scored) -> None:
@@ -120,7 +124,7 @@ def _early(problem: Problem, space: Space, later: list[Step]) -> Problem | None:
         return None
     return replace(
         problem, priced=problem.priced.within(here), fix=(), limits={},
-        objectives=(gain, traded(problem)),
+        objectives=(gain, traded(problem)), least=None,
     )  # fmt: skip
 
 

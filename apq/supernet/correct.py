@@ -3,22 +3,25 @@
 After channels are cut or blocks skipped, every layer behind is refitted by least squares to give
 what it gives in the whole network (AMC, He et al., ECCV 2018; channel pruning, He et al., ICCV
 2017), one after the other in the order they run, each on what it really gets. Batch
-norm is set to what the refitted layers give.
+norm is set to what the refitted layers give. :class:`Corrector` does so for many candidates.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apq.errors import ModelError
 from apq.space import Candidate
 from apq.space.graph import LAYERS, Graph, Node, depthwise, number
-from apq.supernet.elastic import ConvBN
+from apq.supernet.elastic import ConvBN, taken
+from apq.supernet.evaluate import Images
 from apq.supernet.network import Network, Subnet, Supernet, largest, run_nodes
-from apq.supernet.statistics import Moments
+from apq.supernet.statistics import Moments, absorb_statistics
 
 CORRECTION_IMAGES = 128
 """Calibration images that refits see."""
@@ -98,17 +101,54 @@ def corrected(supernet: Supernet, candidate: Candidate, original: Original) -> S
     """
     subnet = supernet.subnet(candidate).to(original.images.device).eval()
     whole = supernet.space.graph.filled(supernet.most)
-    differs: set[str] = set()
+    chosen, differs = supernet.space.chosen(candidate), set[str]()
 
     def run(node: Node, *inputs: Tensor) -> Tensor:
         if _other(node, subnet.graph, whole, differs):
             differs.add(node.name)
             if node.op in LAYERS:
-                return _refitted(node, subnet, inputs[0], original)
+                kept = supernet.kept(supernet.space.graph.by_name[node.name].channels, chosen)
+                wanted = taken(original.outputs[node.name], 1, kept)
+                return _refitted(node, subnet, inputs[0], wanted, original)
         return subnet.run(node, *inputs)
 
     run_nodes(subnet.graph.nodes, original.images, run)
     return subnet
+
+
+class Corrector:
+    """Corrected subnets of one supernet, one after the other; what is the same for all is measured
+    once, and the last architecture is kept, since its formats change nothing.
+
+    Args:
+        supernet: With sorted channels; it is left as it is.
+        images: Calibration images, normalised, ``(n, c, h, w)``; the first
+            :data:`CORRECTION_IMAGES` are used.
+
+    Raises:
+        ModelError: the space chooses among image sizes, so that outputs cannot be compared.
+    """
+
+    def __init__(self, supernet: Supernet, images: Images) -> None:
+        space, seen = supernet.space, images[:CORRECTION_IMAGES]
+        if isinstance(space.graph.nodes[0].side, str):
+            raise ModelError(
+                f"space {space.name!r} chooses the size of images; subnets are corrected towards "
+                "the whole network only where all see the same ones"
+            )
+        self._supernet = copy.deepcopy(supernet).to(seen.device)
+        absorb_statistics(self._supernet, seen)
+        self._original = measure_original(self._supernet, seen)
+        self._last: tuple[tuple[object, ...], Subnet] | None = None
+
+    def subnet(self, candidate: Candidate) -> Subnet:
+        """A candidate's own corrected network, in eval mode."""
+        found = Subnet(self._supernet.space, candidate)
+        shape = tuple((n.name, n.inputs, n.channels, n.kernel) for n in found.graph.nodes)
+        if self._last is None or self._last[0] != shape:
+            self._last = shape, corrected(self._supernet, candidate, self._original)
+        found.load_state_dict(self._last[1].state_dict())
+        return found.to(self._original.images.device).eval()
 
 
 def _other(node: Node, graph: Graph, whole: Graph, differs: set[str]) -> bool:
@@ -123,10 +163,9 @@ def _other(node: Node, graph: Graph, whole: Graph, differs: set[str]) -> bool:
     return read or fewer or node.kernel != first.kernel
 
 
-def _refitted(node: Node, subnet: Network, x: Tensor, original: Original) -> Tensor:
-    """Fit a layer anew and run it."""
-    part, kept = subnet.get_submodule(node.name), number(node.channels)
-    wanted = original.outputs[node.name][:, :kept]
+def _refitted(node: Node, subnet: Network, x: Tensor, wanted: Tensor, original: Original) -> Tensor:
+    """Fit a layer anew, so that it gives what is wanted at the original's places, and run it."""
+    part = subnet.get_submodule(node.name)
     if isinstance(part, nn.Linear):
         weight = _fit(x, wanted, part.weight)
         part.weight.copy_(weight)
@@ -160,8 +199,8 @@ def _refitted(node: Node, subnet: Network, x: Tensor, original: Original) -> Ten
 def _patches(x: Tensor, conv: nn.Conv2d, places: Places) -> Tensor:
     """What some output pixels of a convolution are computed from, ``(m, channels, k, k)``."""
     kernel, stride = int(conv.kernel_size[0]), int(conv.stride[0])
-    edge = kernel // 2
-    padded = F.pad(x, (edge, edge, edge, edge))
+    rows, columns = (int(edge) for edge in conv.padding)
+    padded = F.pad(x, (columns, columns, rows, rows))
     windows = padded.unfold(2, kernel, stride).unfold(3, kernel, stride)
     return windows[places[0], :, places[1], places[2]]
 

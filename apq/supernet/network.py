@@ -207,7 +207,7 @@ class Supernet(nn.Module):
             return run_call(node.call, node.args, inputs, [*self._held(node, chosen).values()])
         (x,) = inputs
         module, weight = self.get_submodule(node.name), self.weight(node, chosen)
-        kept = self._kept(self.space.graph.by_name[node.name].channels, chosen)
+        kept = self.kept(self.space.graph.by_name[node.name].channels, chosen)
         if isinstance(module, nn.Linear):
             bias = None if module.bias is None else taken(module.bias, 0, kept)
             return activated(node, F.linear(x, weight, bias))
@@ -219,7 +219,7 @@ class Supernet(nn.Module):
         out: Tensor = module.act(slice_norm(y, module.bn, kept))
         return out
 
-    def _kept(self, value: Value, chosen: Mapping[str, int]) -> list[tuple[int, int]]:
+    def kept(self, value: Value, chosen: Mapping[str, int]) -> list[tuple[int, int]]:
         """Per part of a dimension, how many entries it has and how many a candidate keeps."""
         return [(int(resolve(p, self.most)), int(resolve(p, chosen))) for p in parts(value)]
 
@@ -232,7 +232,7 @@ class Supernet(nn.Module):
         for i, (tensor, held) in enumerate(zip(module.tensors(), shapes, strict=True)):
             for dim, size in enumerate(held.shape):
                 if not isinstance(size, int):
-                    tensor = taken(tensor, dim, self._kept(size, chosen))
+                    tensor = taken(tensor, dim, self.kept(size, chosen))
             found[f"held_{i}"] = tensor
         return found
 
@@ -245,7 +245,7 @@ class Supernet(nn.Module):
             chosen: Values of the genes by name.
         """
         module = self.get_submodule(node.name)
-        kept = self._kept(self.space.graph.by_name[node.name].channels, chosen)
+        kept = self.kept(self.space.graph.by_name[node.name].channels, chosen)
         stored = taken(self.stored(node), 0, kept)
         weight = stored if is_depthwise(node) else self._inputs(node, stored, chosen)
         if isinstance(module, nn.Linear) or node.name not in self._kernels:
@@ -258,7 +258,7 @@ class Supernet(nn.Module):
         """The columns for the input channels that a candidate keeps: the first of every group."""
         graph = self.space.graph
         read = graph.segments(graph.by_name[node.name].inputs[0])
-        kept = self._kept(read, chosen)
+        kept = self.kept(read, chosen)
         if number(node.groups) > 1:
             return weight[:, : sum(n for _, n in kept) // number(node.groups)]
         return taken(weight, 1, kept)
@@ -276,7 +276,7 @@ class Supernet(nn.Module):
                 continue
             module = self.get_submodule(node.name)
             weight = self.weight(node, chosen)
-            kept = self._kept(self.space.graph.by_name[node.name].channels, chosen)
+            kept = self.kept(self.space.graph.by_name[node.name].channels, chosen)
             if isinstance(module, nn.Linear):
                 found[f"{node.name}.weight"] = weight
                 if module.bias is not None:
