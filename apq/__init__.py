@@ -4,7 +4,8 @@ What the command line does, as functions: each takes plain values and paths, and
 something is random. :class:`Space` and :class:`Candidate` say what can be searched. In the order of
 use:
 
-- :func:`load_space`, :func:`trace`: a space by name, from a file, or of a trained torch network.
+- :func:`load_space`, :func:`trace`, :func:`read_onnx`: a space by name, from a file, or of a
+  trained network, in torch or from an ONNX file.
 - :func:`load_images`: images in fixed splits.
 - :func:`train_supernet` (:class:`SupernetRecipe`), :func:`load_supernet`, :func:`save_supernet`:
   one set of weights for all candidates.
@@ -45,6 +46,7 @@ _HOME = {
     "load_space": "apq.space:load_space",
     "load_images": "apq.images:load_images",
     "trace": "apq.supernet.trace:trace",
+    "read_onnx": "apq.supernet.imported:read_onnx",
     "SupernetRecipe": "apq.supernet.training:Recipe",
     "train_supernet": "apq.supernet.training:train_supernet",
     "save_supernet": "apq.supernet:save_supernet",
@@ -73,7 +75,7 @@ __all__ = [
     "ApqError", "Candidate", "FinetuneRecipe", "Quantization", "Space", "SupernetRecipe",
     "build_table", "collect_samples", "export", "fair_baselines", "finetune", "load_cost_model",
     "load_images", "load_model", "load_predictor", "load_space", "load_supernet", "price_space",
-    "read_lut", "read_samples", "save_supernet", "search_front", "shipped", "trace",
+    "read_lut", "read_onnx", "read_samples", "save_supernet", "search_front", "shipped", "trace",
     "train_predictor", "train_supernet", "verify",
 ]  # fmt: skip
 
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
     from apq.space import load_space as load_space
     from apq.supernet import load_supernet as load_supernet
     from apq.supernet import save_supernet as save_supernet
+    from apq.supernet.imported import read_onnx as read_onnx
     from apq.supernet.trace import trace as trace
     from apq.supernet.training import Recipe as SupernetRecipe
     from apq.supernet.training import train_supernet as train_supernet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,34 +19,44 @@ app = typer.Typer(
 )
 
 
+Out = Annotated[Path, typer.Option("--out", help="Space file to write (TOML).")]
+Weights = Annotated[Path | None, typer.Option(help="Supernet to write; default: beside --out.")]
+Mean = Annotated[str, typer.Option(help="Of pixels from 0 to 1, per channel.")]
+Std = Annotated[str, typer.Option(help="Deviation of pixels, per channel.")]
+Smallest = Annotated[
+    float, typer.Option(min=0.05, max=1.0, help="Share of channels that is always kept.")
+]
+Leave = Annotated[
+    list[str] | None,
+    typer.Option("--keep", "--leave", help="Layers not to cut, as in 'layer4.*'; repeatable."),
+]
+Least = Annotated[int, typer.Option("--min-width", min=1, help="Fewest channels of any group.")]
+Multiple = Annotated[
+    int, typer.Option("--round-to", min=0, help="Channels are multiples of it; 0: mostly of 8.")
+]
+Share = Annotated[
+    str,
+    typer.Option("--bits", help="Number formats are chosen per-layer, per-block or per-stage."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
 @app.command("from-model")
 def from_model(
     model: Annotated[str, typer.Argument(help="MODULE:FUNCTION; called, it gives the network.")],
     size: Annotated[
         str, typer.Option("--input", help="Of an image, as in 3x32x32; of a signal, as in 2x400.")
     ] = "3x32x32",
-    out_path: Annotated[Path, typer.Option("--out", help="Space file to write (TOML).")] = Path(
-        "mine.toml"
-    ),
-    weights: Annotated[
-        Path | None, typer.Option(help="Supernet to write; default: beside --out.")
-    ] = None,
-    mean: Annotated[str, typer.Option(help="Of pixels from 0 to 1, per channel.")] = "",
-    std: Annotated[str, typer.Option(help="Deviation of pixels, per channel.")] = "",
-    smallest: Annotated[
-        float, typer.Option(min=0.05, max=1.0, help="Share of channels that is always kept.")
-    ] = 0.25,
-    leave: Annotated[
-        list[str] | None,
-        typer.Option("--keep", "--leave", help="Layers not to cut, as in 'layer4.*'; repeatable."),
-    ] = None,
-    least: Annotated[
-        int, typer.Option("--min-width", min=1, help="Fewest channels of any group.")
-    ] = 1,
-    multiple: Annotated[
-        int, typer.Option("--round-to", min=0, help="Channels are multiples of it; 0: mostly of 8.")
-    ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    out_path: Out = Path("mine.toml"),
+    weights: Weights = None,
+    mean: Mean = "",
+    std: Std = "",
+    smallest: Smallest = 0.25,
+    leave: Leave = None,
+    least: Least = 1,
+    multiple: Multiple = 0,
+    share: Share = "per-block",
+    json: AsJson = False,
 ) -> None:
     """Make a space and a supernet of your own trained network: its widths, residual branches and
     bits can be chosen, and its largest subnet is the network itself.
@@ -67,14 +78,59 @@ def from_model(
     about = normalisation(mean, std, shape[0])
     traced = trace(
         load_function(model)(), torch.rand(2, *shape), out_path.stem, None, smallest, leave or (),
-        least=least, multiple=multiple,
+        least=least, multiple=multiple, share=share,
     )  # fmt: skip
     _write(traced, out_path, weights, {**about, "traced": model}, json)
 
 
-def _write(
-    traced: TracedNetwork, out_path: Path, weights: Path | None, about: dict[str, Any], json: bool
+@app.command("from-onnx")
+def from_onnx(
+    file: Annotated[Path, typer.Argument(help="ONNX file with real weights; never run.")],
+    size: Annotated[
+        str, typer.Option("--input", help="Of an image, where the file leaves it open: 3x48x192.")
+    ] = "",
+    out_path: Out = Path("mine.toml"),
+    weights: Weights = None,
+    mean: Mean = "",
+    std: Std = "",
+    smallest: Smallest = 0.25,
+    leave: Leave = None,
+    least: Least = 1,
+    multiple: Multiple = 0,
+    share: Share = "per-block",
+    json: AsJson = False,
 ) -> None:
+    """Make a space and a supernet of a trained network that is an ONNX file, as from-model does of
+    a torch network. What it gives is compared with onnxruntime.
+
+    A last softmax is left out. An operator that is not read is named with its node; so is every
+    layer that keeps its full width. Needs apq-nas[onnx].
+
+    Examples:
+
+      apq space from-onnx page.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+
+      apq space from-onnx lines.onnx --input 3x48x192 --bits per-stage --out lines.toml
+    """
+    import torch
+
+    from apq.supernet.imported import difference, read_onnx
+    from apq.supernet.trace import normalisation, read_size, trace
+
+    network = read_onnx(file, read_size(size) if size else ())
+    about, gap = normalisation(mean, std, network.shape[0]), difference(network, file)
+    traced = trace(
+        network, torch.zeros(2, *network.shape), out_path.stem, None, smallest, leave or (),
+        least=least, multiple=multiple, share=share,
+    )  # fmt: skip
+    traced = replace(traced, notes=network.notes + traced.notes)
+    _write(traced, out_path, weights, {**about, "traced": file.name}, json, gap)
+
+
+def _write(
+    traced: TracedNetwork, out_path: Path, weights: Path | None, about: dict[str, Any], json: bool,
+    gap: float | None = None,
+) -> None:  # fmt: skip
     """The space and the supernet of a traced network, and words about what stays as it is."""
     from apq.files import whole
     from apq.space.describe import to_toml
@@ -90,10 +146,12 @@ def _write(
     save_supernet(kept, traced.supernet, {**about, "channels_sorted": False})
     if json:
         told: dict[str, Any] = {"fixed": dict(traced.kept), "notes": dict(traced.notes)}
-        told |= {"unpriced_macs_m": dict(traced.unpriced)}
+        told |= {"unpriced_macs_m": dict(traced.unpriced), "difference": gap}
         print_json({"space": str(out_path), "supernet": str(kept), **told})
         return
     _tell(traced.space)
+    if gap is not None:
+        out.print(f"  onnxruntime gives the same: largest relative difference {gap:.1e}")
     for line in said:
         out.print(f"  {line}", soft_wrap=True)
     out.print(f"wrote {out_path} and {kept}")

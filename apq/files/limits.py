@@ -30,3 +30,10 @@ MOST_ITEMS = 2**20
 """Entries of any other list or table: points of a curve, class names, candidates asked for."""
 MOST_TEXT = 2**16
 """Characters of a name, a hash or another text in a schema."""
+
+MOST_MODEL_BYTES = 2**31
+"""Of a network's file; protobuf has no larger ones."""
+MOST_OPERATIONS = 20_000
+"""Of a network from a file."""
+MOST_NUMBERS = 2**28
+"""Numbers in what one operation of a network from a file gives."""

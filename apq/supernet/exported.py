@@ -120,6 +120,7 @@ class Reader:
         notes: What became of things that could not be kept as they were: name and words.
         weighted: Per layer with weights the group of its output.
         step: Per group how many channels must be kept or cut together.
+        pixels: Per node the pixels of each of its channels.
     """
 
     def __init__(self, module: nn.Module, example: Tensor) -> None:
@@ -129,6 +130,7 @@ class Reader:
         self.notes: list[tuple[str, str]] = []
         self.weighted: dict[str, int] = {}
         self.step: dict[int, int] = {}
+        self.pixels: dict[str, int] = {}
         self._modules = {name for name, _ in module.named_modules()}
         self._parent: list[int] = []
         self._frozen: dict[int, Frozen] = {}
@@ -238,6 +240,7 @@ class Reader:
         rule = self._rule(op)
         result = rule(node) if rule is not None else self._opaque(node)
         self._values[node] = replace(result, shape=tuple(shown.shape))
+        self.pixels.setdefault(result.node, math.prod(map(int, shown.shape[2:])))
         in_place = str(node.target).split(".")[1].endswith("_")
         if in_place and isinstance(node.args[0], torch.fx.Node):
             self._values[node.args[0]] = self._values[node]  # from here on it is that
@@ -915,7 +918,7 @@ def export(module: nn.Module, example: Tensor) -> Any:
     except Exception as error:
         lines = str(error).splitlines() or [type(error).__name__]
         own = re.findall(r'File "(.+?)", line (\d+)', str(error))
-        at = [f"{file}:{line}" for file, line in own if "/torch/" not in file]
+        at = [f"{file}:{line}" for file, line in own if not is_ours(file)]
         hint = ""
         if (
             "data-dependent" in str(error)
@@ -937,8 +940,13 @@ def place_of(node: Any) -> str:
     stack = [*(node.meta.get("nn_module_stack") or {}).values()]
     where = f"module {stack[-1][0] or '(the network itself)'}" if stack else "the network"
     lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [f"{file}:{line}" for file, line in lines if "/torch/" not in file]
+    own = [f"{file}:{line}" for file, line in lines if not is_ours(file)]
     return f"{where} ({own[-1]})" if own else where
+
+
+def is_ours(file: str) -> bool:
+    """Whether a source file is none of the user's: torch's, or what runs networks from files."""
+    return "/torch/" in file or "/supernet/imported/" in file
 
 
 def _op(node: Any) -> str:

@@ -11,14 +11,14 @@ import copy
 import fnmatch
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from apq.errors import ModelError
+from apq.errors import ModelError, choose
 from apq.space import Space
 from apq.space.families import Traced, WeightBits
 from apq.space.families.base import divisible
@@ -27,6 +27,13 @@ from apq.supernet.calls import TorchCall
 from apq.supernet.elastic import ConvBN
 from apq.supernet.exported import Reader, parts_of
 from apq.supernet.network import Supernet, largest
+
+SHARES = {
+    "per-layer": "every layer has its own",
+    "per-block": "the layers of a residual branch share theirs",
+    "per-stage": "all layers in a row that give images of one size share theirs",
+}
+"""How number formats are chosen."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def trace(
     least: int = 1,
     multiple: int = 0,
     sort: bool = True,
+    share: str = "per-block",
 ) -> TracedNetwork:
     """Read a trained network.
 
@@ -76,8 +84,10 @@ def trace(
         multiple: Channels are kept in multiples of it; 0: of 8 where there are enough.
         sort: Whether channels are put in order of what matters; without, the largest subnet adds
             in the order the network does.
+        share: Which layers have one gene for their formats, a key of :data:`SHARES`.
 
     Raises:
+        ApqError: ``share`` is none of them.
         ModelError: ``torch.export`` cannot read the network, or it takes or gives something else
             than one tensor; says where.
 
@@ -92,6 +102,7 @@ def trace(
         >>> [axis.name for axis in traced.space.axes if axis.attribute.endswith("width")]
         ['0_width', '2_width']
     """
+    choose(share, SHARES, "way to share formats")
     shape = tuple(example.shape)
     if example.dim() not in (3, 4) or not example.is_floating_point():
         raise ModelError(
@@ -108,7 +119,8 @@ def trace(
     size = shape[2:] if len(shape) == 3 or shape[2] != shape[3] else ()
     family = Traced(
         name, max(shape[2:]), read.classes, nodes, stages, widths, shape[1], bits or WeightBits(),
-        size=size,
+        size=size, layer_formats=share == "per-layer",
+        shared_formats=_stages(nodes, read.pixels) if share == "per-stage" else (),
     )  # fmt: skip
     space = Space(family)
     if not space.axes:
@@ -302,6 +314,22 @@ def _blocks(
         elif name not in block_of and node.op != "pool":
             before = ""
     return tuple(stages), tuple(replace(n, block=block_of.get(n.name, -1)) for n in all_nodes)
+
+
+def _stages(nodes: Sequence[TracedNode], pixels: Mapping[str, int]) -> tuple[int, ...]:
+    """Per block a number that changes where convolutions begin to give images of another size."""
+    sizes: dict[int, int] = {}
+    for node in nodes:
+        if node.block >= 0:
+            size = pixels[node.name] if node.op == "conv" else 0
+            sizes[node.block] = size or sizes.get(node.block, 0)
+    found, stage, last = [], -1, None
+    for _, size in sorted(sizes.items()):
+        if stage < 0 or (size and last and size != last):
+            stage += 1
+        last = size or last
+        found.append(stage)
+    return tuple(found)
 
 
 def _between(

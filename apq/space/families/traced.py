@@ -132,6 +132,9 @@ class Traced:
         exclude: Combinations no block may have.
         size: Height and width of inputs that are not square, or the length of a signal; then
             ``resolution`` is the larger one.
+        shared_formats: Per block the number of the genes that choose its formats, where several
+            blocks have the same ones; none: every block has its own.
+        layer_formats: Whether every layer of a block has formats of its own.
     """
 
     name: Name
@@ -145,6 +148,8 @@ class Traced:
     fixed_bits: int = 8
     exclude: Rules = ()
     size: tuple[int, ...] = ()
+    shared_formats: tuple[int, ...] = ()
+    layer_formats: bool = False
 
     def check(self) -> None:
         """Refuse numbers that contradict themselves (SpaceError)."""
@@ -205,6 +210,10 @@ class Traced:
         fits = len(self.size) in (0, 1, 2) and all(0 < n <= MOST_CHANNELS for n in self.size)
         fits &= not self.size or max(self.size) == self.resolution
         checks.need(fits, "size", self.size, "height and width, the larger of them the resolution")
+        shared = self.shared_formats
+        fits = not shared or (len(shared) == blocks and all(0 <= n < blocks for n in shared))
+        fits &= not (shared and self.layer_formats)
+        checks.need(fits, "shared_formats", shared, "a number per block, and no formats per layer")
 
     def write(self) -> Builder:
         """The nodes as they are, with genes for widths, depths and formats."""
@@ -217,25 +226,35 @@ class Traced:
         stages = [net.stage(stage.depth) for stage in self.stages]
         for width in self.widths:
             net.gene(width.name, width.channels)
+        formats = {n: self._formats(net, f"s{n:02d}_") for n in sorted({*self.shared_formats})}
         place = [
             (s, p)
             for s, stage in zip(stages, self.stages, strict=True)
             for p in range(stage.blocks)
         ]
         last = -1
-        formats: dict[str, Value] = {}
+        own: dict[str, Value] = {}
         for node in self.nodes:
             if node.block > last:
                 net.close()
                 net.open(*place[node.block])
                 last = node.block
-                formats = {"weight": net.gene("w_bits", self.bits.codes("w")),
-                           "activation": net.gene("a_bits", self.bits.codes("a"))}  # fmt: skip
+                if self.shared_formats:
+                    own = formats[self.shared_formats[node.block]]
+                elif not self.layer_formats:
+                    own = self._formats(net)
             elif node.block < 0:
                 net.close()
-            self._write(net, node, formats if node.block >= 0 else {})
+            if self.layer_formats and node.block >= 0 and node.op in ("conv", "linear"):
+                own = self._formats(net, f"{node.name.replace('.', '_')}_")
+            self._write(net, node, own if node.block >= 0 else {})
         net.close()
         return net
+
+    def _formats(self, net: Builder, name: str = "") -> dict[str, Value]:
+        """Genes for the formats of weights and of what layers read."""
+        return {"weight": net.gene(f"{name}w_bits", self.bits.codes("w")),
+                "activation": net.gene(f"{name}a_bits", self.bits.codes("a"))}  # fmt: skip
 
     def _write(self, net: Builder, node: TracedNode, formats: dict[str, Value]) -> None:
         channels: Value = self._value(node.parts) if node.parts else node.group or node.channels
