@@ -219,6 +219,45 @@ def collect(
     return present
 
 
+def measure_candidates(
+    supernet: SupernetFile,
+    images: ImageSet,
+    genes: Genes,
+    quantization: Quantization | None = None,
+    *,
+    corrected: bool = False,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+    device: str = "cpu",
+) -> NDArray[np.float64]:
+    """Measure candidates as samples are, on all validation images, and keep nothing.
+
+    Args:
+        supernet, images, quantization, corrected, device: As in :func:`collect`.
+        genes: The candidates, ``(n, len(space.axes))``.
+        seed: Of the short fine-tunes.
+        on_progress: Called after every candidate.
+
+    Returns:
+        Accuracies, fractions, ``(n,)``.
+    """
+    pixels, labels = images.splits["validation"]
+    calibration = images.splits["calibration"][0]
+    about = {"validation_images": len(labels), "calibration_images": min(1000, len(calibration))}
+    job = _Job(
+        Path(), supernet, genes, 0, seed, quantization, corrected, calibration, pixels, labels,
+        None, images.splits["train"] if quantization else None, images.flip, about,
+        find_device(device),
+    )  # fmt: skip
+    data, out = _images(job, 0), np.empty(len(genes))
+    for place in range(len(genes)):
+        row = slice(place, place + 1)
+        out[row] = _measure(job, genes[row], np.arange(place, place + 1), data)[:, 0]
+        if on_progress is not None:
+            on_progress(place + 1, len(genes), {"accuracy": float(out[place])})
+    return out
+
+
 def _run(jobs_todo: list[_Job], jobs: int) -> Iterator[float | None]:
     if jobs <= 1 or len(jobs_todo) <= 1:
         yield from map(_work, jobs_todo)

@@ -135,7 +135,7 @@ def write_part(
         ) from error
 
 
-class _Short(Schema):
+class QuantizationTable(Schema):
     """How quantized samples were made, as :class:`apq.collect.Quantization`."""
 
     scheme: Text
@@ -179,7 +179,7 @@ class PartHeader(Sealed):
     seed: Count | None = None
     plan: Count = 1
     precision: Literal["fp32", "quantized"] | None = None
-    quantization: _Short | None = None
+    quantization: QuantizationTable | None = None
     corrected: bool = False
     cost: CostTable | None = None
 

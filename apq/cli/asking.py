@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apq.cli.common import OnProgress, err, images_for, live_line
+from apq.cli.common import OnProgress, err, images_for, live_line, out
 from apq.files.places import PREDICTOR, SUPERNET, home
 from apq.files.shipped import own_copy
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apq.iterate import Round
     from apq.predictor import Predictor
     from apq.search.problem import Problem
+    from apq.search.search import Result
     from apq.space import Space
 
 
@@ -67,6 +68,48 @@ def improve(
     path = out / "predictor.safetensors"
     predictor.save(path)
     return path, turns
+
+
+def measure_front(
+    result: Result, count: int, predictor: Path | None, supernet: Path | None, images: str | None
+) -> list[dict[str, float]]:
+    """Measure some candidates of a front as the predictor's samples were measured, on all
+    validation images: accuracy ``predicted`` and ``measured``, fractions, and ``chosen``, 1 for the
+    one that the search chose."""
+    from apq.cli.budgets import origin
+    from apq.collect import Quantization, measure_candidates
+    from apq.search.run import front_rows
+    from apq.supernet import load_supernet
+
+    front, space = result.front, result.problem.priced.space
+    path, made = supernet or home(space.name) / SUPERNET, origin(predictor, space)
+    loaded = load_supernet(path, space)
+    found = images_for(images, space, loaded.metadata, str(path), other=False)
+    rows = front_rows(front, count, result.chosen)
+    how = Quantization(**made.quantization.model_dump()) if made.quantization else None
+    with live_line("measured") as report:
+        accuracy = measure_candidates(
+            loaded, found, front.genes[rows], how, corrected=made.corrected, on_progress=report
+        )
+    return [
+        {"predicted": float(front.accuracy[row]), "measured": float(value)}
+        | {metric: float(cost[row]) for metric, cost in front.costs.items()}
+        | {"chosen": float(row == result.chosen)}
+        for row, value in zip(rows, accuracy, strict=True)
+    ]
+
+
+def tell_measured(found: Sequence[Mapping[str, float]]) -> None:
+    """Print predicted and measured accuracies beside each other."""
+    from scipy.stats import spearmanr
+
+    out.print("predicted   measured")
+    for row in found:
+        mark = "   chosen" if row["chosen"] else ""
+        out.print(f"   {row['predicted']:.2%}     {row['measured']:.2%}{mark}")
+    if len(found) > 2:
+        rank = spearmanr([r["predicted"] for r in found], [r["measured"] for r in found])
+        out.print(f"Spearman {float(rank.statistic):.3f} over {len(found)} candidates")
 
 
 def _own(folder: Path) -> None:

@@ -19,6 +19,7 @@ from apq.files.shipped import shipped
 
 if TYPE_CHECKING:
     from apq.hardware import PricedSpace
+    from apq.predictor.schema import Origin
     from apq.space import Space
 
 BUDGETS = ("latency_ms", "energy_mj", "size_mb", "bitops_g", "macs_m", "peak_memory_kb")
@@ -278,13 +279,13 @@ def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:
     return predictor.predict, made_from
 
 
-def original_accuracy(path: Path | None, space: Space) -> float | None:
-    """What the predictor's fp32 samples measured of the whole network, a fraction; None: nothing."""
+def origin(path: Path | None, space: Space) -> Origin:
+    """What the predictor's samples were, and measured of the whole network."""
     from apq.predictor import load_predictor
+    from apq.predictor.schema import Origin
 
-    told = load_predictor(path or home(space.name) / PREDICTOR, space).report
-    found = told.get("original_accuracy")
-    return None if found is None else float(found)
+    path = path or home(space.name) / PREDICTOR
+    return Origin.of(dict(load_predictor(path, space).report), str(path))
 
 
 def per_device(limits: Sequence[str]) -> dict[str, float]:

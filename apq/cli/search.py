@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.asking import as_data, improve, words
+from apq.cli.asking import as_data, improve, measure_front, tell_measured, words
 from apq.cli.budgets import (
     Budget,
     Caution,
@@ -20,7 +20,7 @@ from apq.cli.budgets import (
     WithMargin,
     given,
     load,
-    original_accuracy,
+    origin,
     per_device,
     price_on,
     product,
@@ -32,6 +32,7 @@ from apq.space.axes import is_format
 
 if TYPE_CHECKING:
     from apq.iterate import Round
+    from apq.search.problem import Problem
     from apq.search.search import Result
 
 
@@ -119,6 +120,10 @@ def search(
         Path | None,
         typer.Option(help="Quantized samples, which grow (default: data/SPACE/quantized)."),
     ] = None,
+    measure: Annotated[
+        int,
+        typer.Option(min=0, help="Measure so many of the front too, the chosen one among them."),
+    ] = 0,
     supernet: Annotated[
         Path | None,
         typer.Option(help="Measures rounds (default: data/SPACE/supernet.safetensors)."),
@@ -159,7 +164,7 @@ def search(
 
       apq search --latency-ms 0.5
 
-      apq search --accuracy-drop 1.0
+      apq search --accuracy-drop 1.0 --measure 10 --supernet mine.safetensors --images photos/
 
       apq search --latency-ms 0.4 0.5 0.6 --size-mb 0.2 --out runs/list
 
@@ -213,15 +218,9 @@ def search(
             (err if json else out).print(words(turn))
     problems = problems_of(lambda: load(predictor, priced.space))
     if accuracy_drop is not None:
-        measured = original_accuracy(predictor, priced.space)
-        problems = [allow_drop(problem, accuracy_drop, measured) for problem in problems]
-        known = (
-            "predicted at its highest bits" if measured is None else "measured in full precision"
-        )
-        whole = (problems[0].least or 0) + accuracy_drop / 100
-        err.print(
-            f"original network: {whole:.2%} ({known}); at least {problems[0].least:.2%} asked"
-        )
+        known = origin(predictor, priced.space).original_accuracy
+        problems = [allow_drop(problem, accuracy_drop, known) for problem in problems]
+        _tell_original(problems[0], accuracy_drop, known)
     results: list[Result] = []
     for problem, budget in zip(problems, budgets, strict=True):
         folder = out_path if len(budgets) == 1 else out_path / folder_name(budget)
@@ -236,13 +235,27 @@ def search(
             write_report(folder)
         if not json:
             show(result, folder)
+    checked = [measure_front(r, measure, predictor, supernet, images) for r in results if measure]
+    for found in () if json else checked:
+        tell_measured(found)
     if json:
-        figures = [describe(result) for result in results]
+        figures = [describe(r) for r in results]
+        if checked:
+            figures = [f | {"measured": c} for f, c in zip(figures, checked, strict=True)]
         rounds = {"iterations": as_data(turns)} if turns else {}
         print_json((figures[0] if len(figures) == 1 else {"runs": figures}) | rounds)
     where = out_path if len(budgets) == 1 else out_path / folder_name(budgets[-1])
     first = f"open {where / 'report.html'}, then " if picture else ""
     next_step(f"{first}apq finetune --candidate {where / 'best.json'}")
+
+
+def _tell_original(problem: Problem, points: float, measured: float | None) -> None:
+    """What the smallest accuracy comes from."""
+    least = problem.least or 0.0
+    known = "predicted at its highest bits" if measured is None else "measured in full precision"
+    err.print(
+        f"original network: {least + points / 100:.2%} ({known}); at least {least:.2%} asked for"
+    )
 
 
 def _forgiving(text: str | None) -> Any:

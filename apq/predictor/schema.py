@@ -8,8 +8,9 @@ from pydantic import Field
 
 from apq.errors import ModelError
 from apq.files import Document, Schema
-from apq.files.reading import Count, Items, Named, Text
+from apq.files.reading import Count, Fraction, Items, Named, Text
 from apq.predictor.columns import ColumnsTable
+from apq.samples import QuantizationTable
 from apq.space.schema import SpaceField
 
 _Positive = Annotated[float, Field(gt=0)]
@@ -48,6 +49,23 @@ class ProcessTable(Schema):
     amplitude: _Positive
     square: Annotated[float, Field(ge=0)]
     noise: _Positive
+
+
+class Origin(Document):
+    """What a predictor's report says of its samples.
+
+    Attributes:
+        original_accuracy: Of the whole network in full precision, as they measured it.
+        corrected: Whether subnets were refitted after cutting.
+        quantization: How the quantized ones were made; None: there were none.
+    """
+
+    what = "the report of a predictor"
+    error = ModelError
+
+    original_accuracy: Fraction | None = None
+    corrected: bool = False
+    quantization: QuantizationTable | None = None
 
 
 class FormatOnly(Document):

@@ -94,3 +94,29 @@ def test_a_trained_network_becomes_a_smaller_file(trained, monkeypatch):
     assert checked["agreement"] == 1
     assert checked["max_difference"] == 0
     assert checked["accuracy"] > before - 0.1
+
+
+def test_without_training_the_cheapest_network_within_a_drop_is_found(trained, monkeypatch):
+    folder, before = trained
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+    images = load_images("digits", 8, 1, 10)
+    mean, std = (",".join(map(str, numbers)) for numbers in (images.mean, images.std))
+    figures("space", "from-model", "own_network:build", "--input", "1x8x8", "--mean", mean,
+            "--std", std, "--out", "quick.toml")  # fmt: skip
+    of = ("--supernet", "quick.safetensors", "--images", "digits")
+    run("collect", "--corrected", *of, "--count", 26, "--out", "quick/fp32")
+    run("train-predictor", "--samples", "quick/fp32", "--no-compare", "--out",
+        "quick/predictor.safetensors")  # fmt: skip
+    best = figures("search", "--space", "quick.toml", "--predictor", "quick/predictor.safetensors",
+                   "--accuracy-drop", 3, "--objective", "accuracy", "--objective", "macs_m",
+                   "--candidates", 400, "--no-baselines", "--no-picture", "--measure", 3, *of,
+                   "--out", "quick/run")  # fmt: skip
+    assert best["limits"]["accuracy"] == pytest.approx(before - 0.03, abs=0.004)
+    assert best["predicted"]["accuracy"] >= best["limits"]["accuracy"]
+    (chosen,) = (row for row in best["measured"] if row["chosen"])
+    assert chosen["macs_m"] < figures("space", "show", "quick.toml")["largest"]["macs_m"]
+    assert chosen["measured"] > before - 0.15
+    tuned = figures("finetune", "--candidate", "quick/run/best.json", *of, "--epochs", 0,
+                    "--scheme", "fp32", "--out", "quick/model.safetensors")  # fmt: skip
+    assert tuned["before"] == pytest.approx(chosen["measured"], abs=0.03)
