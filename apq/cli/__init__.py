@@ -17,6 +17,7 @@ from apq.cli.collect import collect
 from apq.cli.common import err
 from apq.cli.compare import compare
 from apq.cli.cost import cost
+from apq.cli.explore import explore
 from apq.cli.export import export
 from apq.cli.finetune import finetune
 from apq.cli.import_ofa import import_ofa
@@ -108,6 +109,7 @@ app.command("search", cls=BudgetCommand)(search)
 app.command("sweep", cls=BudgetCommand)(sweep)
 app.command("compare", cls=BudgetCommand)(compare)
 app.command("report")(report)
+app.command("explore")(explore)
 app.command("cost")(cost)
 app.add_typer(space, name="space")
 app.add_typer(lut, name="lut")

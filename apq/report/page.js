@@ -4,6 +4,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const runs = data.runs;
+  const given = runs.length; // what an explorer's server answers comes behind, and takes turns there
   const byId = (id) => document.getElementById(id);
   const views = new Map();
   const state = { a: null, b: null, x: "", y: "accuracy", walk: 0, walkRun: 0, choice: "" };
@@ -27,7 +28,6 @@
   const spread = (at) => runs[at.run].front.spread[at.row];
   const promise = (at) => percent(value(at, GAIN)) + (spread(at) == null ? "" : ` ± ${percent(spread(at))}`);
   const count = (n) => (n == null ? "" : n.toLocaleString("en"));
-  const same = (p, q) => p && q && p.run === q.run && p.row === q.row;
 
   function sentence(at) {
     const run = runs[at.run];
@@ -76,11 +76,14 @@
     const compiled = vegaLite.compile({ config: theme(), ...spec }).spec;
     const runtime = vega.parse(compiled, null, { ast: true });
     element.replaceChildren();
+    const said = element.getAttribute("aria-label");
     const view = new vega.View(runtime, {
       container: element, renderer: "canvas", hover: false, expr: vega.expressionInterpreter,
       logLevel: vega.Warn,
     });
     views.set(element, view);
+    element.setAttribute("role", "img"); // Vega makes it a document, of which a canvas shows nothing
+    element.setAttribute("aria-label", said);
     await view.runAsync();
     return view;
   }
@@ -90,10 +93,10 @@
 
   const SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down", "triangle-left"];
   function series() {
-    const palette = colours(), several = runs.length > 1, out = [];
+    const palette = colours(), several = given > 1, out = [];
     runs.forEach((run, r) => {
-      const colour = palette[r % palette.length];
-      out.push({ key: several ? run.name : "front", colour, shape: several ? SHAPES[r % 7] : "circle", run: r, of: null });
+      const colour = r < given ? palette[r % palette.length] : css("--ink");
+      out.push({ key: runs.length > 1 ? run.name : "front", colour, shape: SHAPES[r < given ? r % 7 : 3], run: r, of: null });
       run.baselines.forEach((base, i) => {
         if (!base.found || !byId("beside").checked) return;
         const key = several ? `${brief(run.name, 16)}: ${base.name}` : base.name;
@@ -319,7 +322,7 @@
   function drawCompared() {
     const table = byId("compare"), { a, b } = state;
     table.replaceChildren();
-    const head = row(table, b ? ["", "A", "B", "B against A"] : ["", "A", "limit"], "th", "col");
+    const head = row(table, b ? ["", "A", "B", "change"] : ["", "A", "limit"], "th", "col");
     head.cells[1].className = "a";
     if (b) head.cells[2].className = "b";
     if (runs.length > 1) row(table, ["run", brief(runs[a.run].name), ...(b ? [brief(runs[b.run].name), ""] : [""])]);
@@ -404,26 +407,30 @@
     const run = runs[at.run], attributes = attributesOf(run), metrics = Object.keys(run.fixed);
     const most = new Map(attributes.map(({ name, format }) => {
       let top = 1;
-      for (const block of run.blocks) {
+      for (const each of runs) for (const block of each.blocks) {
         const i = block.choices.indexOf(name);
-        if (i >= 0) for (const o of block.options) top = Math.max(top, Number(format ? storedBits(run, o[i]) : o[i]) || 1);
+        if (i >= 0) for (const o of block.options) top = Math.max(top, Number(format ? storedBits(each, o[i]) : o[i]) || 1);
       }
       return [name, top];
     }));
     const tone = shades(css("--low"), css("--high")), chosen = [], shares = [];
     const columns = labels(attributes.map((a) => short(a.name)), 16), priced = labels(metrics.map(short), 16);
-    const twin = other && other.run === at.run ? (block) => optionOf(block, other.row) : null;
+    const twins = other && new Map(runs[other.run].blocks.map((block) => [block.name, block]));
+    const beforeOf = (block, name, label) => {
+      const twin = twins?.get(block.name);
+      if (!twin) return label;
+      const mirror = optionOf(twin, other.row);
+      return mirror == null ? null : twin.options[mirror][twin.choices.indexOf(name)] ?? null;
+    };
     for (const block of run.blocks) {
       const option = optionOf(block, at.row), labels = option == null ? null : block.options[option];
-      const mirror = twin ? twin(block) : null;
       attributes.forEach(({ name, format }, column) => {
         const i = block.choices.indexOf(name);
         if (i < 0) return;
         const label = labels ? labels[i] : null;
-        const before = twin ? (mirror == null ? null : block.options[mirror][i]) : label;
         const t = label == null ? 0 : Number(format ? storedBits(run, label) : label) / most.get(name);
         chosen.push({
-          b: block.name, c: columns[column], t: label == null ? (column ? "" : "skip") : brief(String(label), 9), differs: before !== label,
+          b: block.name, c: columns[column], t: label == null ? (column ? "" : "skip") : brief(String(label), 9), differs: beforeOf(block, name, label) !== label,
           ...(label == null ? { fill: "transparent", ink: css("--quiet") } : tone(t)),
         });
       });
@@ -447,7 +454,8 @@
     if (!at) return;
     const title = document.createElement("h3");
     title.className = letter.toLowerCase();
-    title.textContent = `${letter}${same(at, { run: at.run, row: runs[at.run].chosen }) ? ", the chosen one" : ""}`;
+    const chosen = at.row === runs[at.run].chosen ? ", the chosen one" : "";
+    title.textContent = `${letter}${chosen}${runs.length > 1 ? ` of ${brief(runs[at.run].name)}` : ""}`;
     const chart = document.createElement("div");
     chart.className = "chart";
     chart.setAttribute("role", "img");
@@ -542,8 +550,9 @@
   }
 
   async function drawCurve(id, field, title, format) {
-    const element = byId(id), names = labels(runs.map((run) => run.name), 40), palette = colours();
-    const values = runs.flatMap((run, r) => run.curve.map((p) => ({ n: p.candidates, v: p[field], r: names[r] })));
+    const ran = runs.filter((run) => run.curve.length);
+    const element = byId(id), names = labels(ran.map((run) => run.name), 40), palette = colours();
+    const values = ran.flatMap((run, r) => run.curve.map((p) => ({ n: p.candidates, v: p[field], r: names[r] })));
     if (!values.some((v) => v.v != null)) return element.replaceChildren();
     await draw(element, {
       width: wide(element), height: 220, autosize: { type: "fit", contains: "padding" }, data: { values },
@@ -552,10 +561,10 @@
         x: { field: "n", type: "quantitative", axis: { title: "candidates scored", format: "~s", grid: false } },
         y: { field: "v", type: "quantitative", scale: { zero: false }, axis: { title, format } },
         color: {
-          field: "r", type: "nominal", scale: { domain: names, range: runs.map((_, r) => palette[r % palette.length]) },
-          legend: runs.length > 1 ? { columns: 1 } : null,
+          field: "r", type: "nominal", scale: { domain: names, range: ran.map((run) => palette[runs.indexOf(run) % palette.length]) },
+          legend: ran.length > 1 ? { columns: 1 } : null,
         },
-        strokeDash: runs.length > 1 ? { field: "r", type: "nominal", legend: null } : undefined,
+        strokeDash: ran.length > 1 ? { field: "r", type: "nominal", legend: null } : undefined,
       },
     });
   }
@@ -649,6 +658,20 @@
     document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
   }
 
+  // shows what an explorer's server answered
+  async function answer(run) {
+    runs[given] = run;
+    if (state.a.run === given) state.a = { run: 0, row: runs[0].chosen };
+    state.b = { run: given, row: run.chosen };
+    state.walkRun = given;
+    state.walk = order(given).indexOf(run.chosen);
+    fillAxes();
+    fillChoices();
+    walkTo(state.walk);
+    drawCompared();
+    await Promise.all([drawFront(), drawNetwork(byId("network-a"), state.a, "A", null), drawNetwork(byId("network-b"), state.b, "B", state.a)]);
+  }
+
   function listen() {
     const chart = byId("front-chart");
     chart.addEventListener("pointermove", (event) => tell(event, nearest(event)));
@@ -696,4 +719,5 @@
   state.walk = order(0).indexOf(runs[0].chosen);
   listen();
   drawAll();
+  globalThis.apqPage = { offer: data.offer, byId, number, percent, brief, answer };
 })();

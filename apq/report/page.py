@@ -1,7 +1,8 @@
 """Runs as one self-contained HTML page that loads nothing: what people look at.
 
-Data of the runs travel as JSON, drawn by Vega-Lite (``vendor/``) in ``page.js``. Whatever came from
-files is escaped, and the page's content security policy runs no script but those, by hash.
+Data of the runs travel as JSON, drawn by Vega-Lite (``vendor/``) in ``page.js``; ``explore.js``
+asks an explorer's server (:mod:`apq.report.serve`) for other budgets. Whatever came from files is
+escaped, and the page's content security policy runs no script but those, by hash.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -50,11 +51,17 @@ def write_page(path: Path, sources: Sequence[Source]) -> Path:
     return path
 
 
-def render(sources: Sequence[Source]) -> str:
-    """The page of one or more runs; it asks nothing of anyone."""
+def render(sources: Sequence[Source], offer: Mapping[str, Any] | None = None) -> str:
+    """The page of one or more runs; it asks nothing of anyone.
+
+    Args:
+        sources: The runs.
+        offer: What an explorer offers (:attr:`apq.report.explore.Explorer.offer`): then the page
+            has sliders and asks the server that it comes from, and nobody else.
+    """
     rows = max(len(source.run.genes) for source in sources)
     while True:
-        page = _page(sources, rows)
+        page = _page(sources, rows, offer)
         if len(page.encode()) <= MOST_BYTES or rows < 10:
             return page
         rows //= 2
@@ -79,7 +86,7 @@ def _scripts() -> tuple[Script, ...]:
     licence = here.joinpath("vendor", "LICENSE").read_text("utf-8")
     texts = [f"/* Vega, Vega-Lite, vega-interpreter\n{licence}*/"]
     texts += [here.joinpath("vendor", name).read_text("utf-8") for name in SCRIPTS]
-    texts += [here.joinpath("page.js").read_text("utf-8")]
+    texts += [here.joinpath(name).read_text("utf-8") for name in ("page.js", "explore.js")]
     return tuple(Script(_without_source_map(text)) for text in texts)
 
 
@@ -88,10 +95,12 @@ def _without_source_map(script: str) -> str:
     return "\n".join(line for line in script.splitlines() if "sourceMappingURL=" not in line)
 
 
-def _policy() -> str:
+def _policy(asks: str) -> str:
+    """What the page may do; ``asks`` says whom it may ask."""
     scripts = " ".join(script.hash for script in _scripts())
     return (
-        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src {scripts}; connect-src {asks}; "
+        "style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -104,7 +113,7 @@ def embedded(data: Any) -> str:
     return text
 
 
-def _page(sources: Sequence[Source], rows: int) -> str:
+def _page(sources: Sequence[Source], rows: int, offer: Mapping[str, Any] | None) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     shown = Environment(
@@ -114,12 +123,13 @@ def _page(sources: Sequence[Source], rows: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    data = {"runs": [as_data(source.run, rows) for source in sources]}
+    data = {"runs": [as_data(source.run, rows) for source in sources], "offer": offer}
     page: str = shown.get_template("page.html.j2").render(
         title=" and ".join(source.run.name for source in sources),
         metrics=[*dict.fromkeys(m for source in sources for m in source.best.costs)],
         leader=_leader(sources),
-        policy=_policy(),
+        policy=_policy("'self'" if offer else "'none'"),
+        offer=offer,
         style=files("apq.report").joinpath("page.css").read_text("utf-8"),
         scripts=[script.text for script in _scripts()],
         data=embedded(data),

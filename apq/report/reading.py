@@ -16,7 +16,7 @@ from apq.search.best import Best, read_best
 from apq.search.explain import FIXED
 from apq.search.run import read_table
 from apq.search.tuned import ModelHeader
-from apq.space import Genes
+from apq.space import Genes, Space
 
 CLOUD = 6_000
 """At most so many evaluations are drawn."""
@@ -50,8 +50,7 @@ def read_source(folder: Path, name: str | None = None) -> Source:
     best = read_best(folder / "best.json")
     space = best.space
     front = read_table(folder / "front.parquet", space, [*best.costs]).to_pandas()
-    genes = space.from_values({axis.name: front[axis.name].to_numpy() for axis in space.axes})
-    genes = space.canonical(genes)
+    genes = genes_of(front, space)
     run = Run(
         name or folder.resolve().name,
         space,
@@ -93,6 +92,12 @@ def unique(names: Sequence[str]) -> list[str]:
             text = f"{name} ({count})"
         out.append(text)
     return out
+
+
+def genes_of(table: pd.DataFrame, space: Space) -> Genes:
+    """The candidates of a run's table, ``(n, axes)``."""
+    values = {axis.name: table[axis.name].to_numpy() for axis in space.axes}
+    return space.canonical(space.from_values(values))
 
 
 def drawn(best: Best) -> list[str]:

@@ -119,12 +119,26 @@ class Point(Schema):
     hypervolume: float | None
 
 
+class Score(Schema):
+    """The numbers of a score, as :class:`apq.search.problem.Forgiving`."""
+
+    metric: Text
+    reference: float
+    smaller: float
+    larger: float
+    rate: float
+    stress: float
+
+
 class How(Document):
     """How a search went.
 
     Attributes:
         algorithm, seed, candidates: What was asked for.
         objectives: What was optimised.
+        fix: What was not searched, as ``--fix`` has it.
+        caution: k in accuracy = mean - k · spread.
+        score: What objective ``score`` meant (:class:`apq.search.problem.Forgiving`).
         curve: How far it was after how many candidates.
         cost: What it cost.
     """
@@ -135,6 +149,9 @@ class How(Document):
     seed: int
     candidates: Count
     objectives: Items[Text]
+    fix: Items[Text] = ()
+    caution: float = 0.0
+    score: Score | None = None
     curve: Items[Point]
     cost: CostTable | None = None
 

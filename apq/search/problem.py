@@ -226,6 +226,19 @@ class Problem:
         mean, spread = (np.asarray(a, dtype=np.float64) for a in answer)
         if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
             raise ApqError("the predictor answered NaN or infinity for a candidate")
+        return self.scored(genes, mean, spread, source, begun)
+
+    def scored(
+        self,
+        genes: Genes,
+        mean: Floats,
+        spread: Floats,
+        source: str = "given",
+        begun: float | None = None,
+    ) -> Scored:
+        """Price rows whose accuracy and its spread are known, ``(n,)`` each; scoring them began at
+        ``begun`` (seconds since 1970, default: now)."""
+        begun = time.time() if begun is None else begun
         costs = self.priced.costs(genes, self.metrics)
         columns = []
         for name in self.objectives:

@@ -13,34 +13,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from small_families import SMALL
+from small_runs import NASTY, hostile, repeated, search
 
 from apq.errors import ApqError
-from apq.hardware import price_space
 from apq.report.figures import write_figures
 from apq.report.page import render, write_page, write_report
 from apq.report.picture import NAME
 from apq.report.reading import read_source, read_sources, unique
 from apq.report.view import Measured, as_data
-from apq.search.problem import Problem
-from apq.search.run import run_search
-
-NASTY = (
-    "</title></script><script>alert('x')</script><!--&\"\u2028\u202eright to left " + "x" * 10_000
-)
-
-
-def accuracy(genes):
-    """More of everything is better."""
-    mean = 0.5 + 0.4 * (1 - np.exp(-genes.sum(axis=1) / 9))
-    return mean, np.full(len(genes), 0.01)
-
-
-def search(folder, space, limit=0.7, **made_from):
-    priced = price_space(space)
-    low, high = priced.reach("bitops_g")
-    limits = {"bitops_g": low + limit * (high - low)}
-    problem = Problem(priced, accuracy, ("accuracy", "bitops_g"), limits, made_from=made_from)
-    return run_search(folder, problem, candidates=150, baselines=True, command="apq search")
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +34,7 @@ def run_folder(tmp_path_factory):
 @pytest.fixture
 def nasty_source(run_folder):
     """A run with hostile names wherever a name may stand."""
-    source = read_source(run_folder)
-    how = replace(
-        source.run, name=NASTY, baselines={NASTY: next(iter(source.run.baselines.values()))}
-    )
-    costs = {NASTY: next(iter(source.run.costs.values())), **source.run.costs}
-    search = source.best.search.model_copy(update={"algorithm": NASTY})
-    best = source.best.model_copy(
-        update={"search": search, "devices": (NASTY,), "made_from": {NASTY: NASTY},
-                "command": NASTY, "apq": NASTY, "versions": {NASTY: NASTY}, "limits": {NASTY: 1.0},
-                "costs": {NASTY: 1.0}}
-    )  # fmt: skip
-    return replace(source, run=replace(how, costs=costs, limits={NASTY: 1.0}), best=best)
+    return hostile(read_source(run_folder))
 
 
 class Page(HTMLParser):
@@ -111,7 +80,7 @@ def test_the_page_loads_nothing_and_runs_what_its_policy_lists(run_folder):
     assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
     assert all(f"'sha256-{found}'" in page.policy for found in hashes)
     assert page.policy.count("sha256-") == len(hashes)
-    assert "connect-src" not in page.policy
+    assert "connect-src 'none'" in page.policy
     assert "unsafe-eval" not in page.policy
     assert "sourceMappingURL" not in text
     assert len(text.encode()) < 3_000_000
@@ -169,18 +138,8 @@ def test_what_was_tried_as_hard_is_drawn_with_its_front(run_folder):
 
 @pytest.mark.parametrize("rows", [1, 5_000])
 def test_fronts_of_any_length_fit(run_folder, rows):
-    source = read_source(run_folder)
-    repeat = np.arange(rows) % len(source.run.genes)
-    run = replace(
-        source.run,
-        genes=source.run.genes[repeat],
-        accuracy=source.run.accuracy[repeat],
-        spread=source.run.spread[repeat],
-        costs={name: cost[repeat] for name, cost in source.run.costs.items()},
-        block_costs={name: cost[repeat] for name, cost in source.run.block_costs.items()},
-        chosen=rows - 1,
-    )
-    text = render([replace(source, run=run)])
+    long = repeated(read_source(run_folder), rows)
+    text = render([long])
     assert len(text.encode()) < 3_000_000
     found = json.loads(Page(text).data)["runs"][0]
     assert len(found["front"]["accuracy"]) == rows
