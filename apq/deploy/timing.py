@@ -178,7 +178,8 @@ def read_timings(folder: Path) -> dict[tuple[int, str], float]:
     path = folder / "timings.csv"
     found: dict[tuple[int, str], float] = {}
     if path.exists():
-        for row in csv.DictReader(path.read_text().splitlines()):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for row in csv.DictReader(line for line in lines if len(line) < 1_000):
             try:
                 found[int(row["round"]), row["name"]] = float(row["latency_ms"])
             except (KeyError, TypeError, ValueError):

@@ -42,6 +42,13 @@ def test_profiles_join_by_the_names_of_probes(kind, text, how, tmp_path):
     assert table.granularity == "block"
 
 
+def test_a_field_that_never_ends_is_refused(tmp_path):
+    path = tmp_path / "counters.csv"
+    path.write_text(TEXTS["openvino"].replace("EXECUTED", "x" * 200_000, 1))
+    with pytest.raises(TableError, match="is no CSV: field larger than"):
+        import_profiles([path], "openvino")
+
+
 def test_keys_say_their_layer():
     for layer in (BLOCK, Layer("linear", 16, 10, 1, 1)):
         assert layer_of(f"[x/{key_of(layer)}/expand]:3") == layer

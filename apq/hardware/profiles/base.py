@@ -117,7 +117,10 @@ def rows_of(
         TableError: a column is missing or twice, a row is cut short, or there is none.
     """
     mark = next((m for m in (";", "\t") if m in lines[0]), ",")
-    body = [row for row in csv.reader(lines, delimiter=mark) if any(c.strip() for c in row)]
+    try:
+        body = [row for row in csv.reader(lines, delimiter=mark) if any(c.strip() for c in row)]
+    except csv.Error as error:
+        raise TableError(f"{where} is no CSV: {error}") from error
     names = [name.strip() for name in body[0]]
     names = names[:-1] if not names[-1] else names
     missing = [name for name in need if name not in names]
