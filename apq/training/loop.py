@@ -169,8 +169,11 @@ class Training:
             tensors |= {f"{kind}.{k}": v for k, v in kept.items()}
         for name, parameter in self.model.named_parameters():
             momentum = self.optimiser.state.get(parameter, {}).get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            if momentum is None:
+                momentum = torch.zeros_like(parameter)
+            tensors[f"momentum.{name}"] = (
+                momentum  # as good as none, and what is missing is noticed
+            )
         said = {
             "kind": "checkpoint", "identity": self.identity, "step": self.step,
             "scores": self.scores, "cost": self.cost(),
@@ -192,8 +195,9 @@ class Training:
             kind, _, name = key.partition(".")
             sets.setdefault(kind, {})[name] = value.to(self.device)
         parameters = dict(self.model.named_parameters())
-        expected: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict()}
-        expected["momentum"] = {k: p for k, p in parameters.items() if k in sets["momentum"]}
+        expected: dict[str, Mapping[str, Tensor]] = {
+            "model": self.model.state_dict(), "momentum": parameters
+        }  # fmt: skip
         expected |= {kind: like for kind, like in self._allowed.items() if sets[kind]}
         for kind, found in sets.items():
             require_tensors(f"{path} ({kind})", found, expected.get(kind, {}))

@@ -46,15 +46,16 @@ search(problem, "nsga2", int(sys.argv[3]), seed=int(sys.argv[4]), options=option
 """
 
 
-def big_problem(pause=0.0):
+def big_problem(pause=0.0, stages=1):
     from formula import FormulaAccuracy
 
     from apq.hardware.pricing import price_space
     from apq.space import BitChoices, MobileNetV2, Space, Stage
 
-    stage = Stage(16, 2, depth=(1, 2), kernel=(3, 5), expand=(2, 4), width_step=8)
+    # few genes: databases take each one of every trial by itself
+    stage = Stage(16, 2, depth=(1, 2), kernel=(3, 5), expand=(2, 20), width_step=8)
     bits = BitChoices((4, 8), (8,), (8,), (4, 8))
-    space = Space(MobileNetV2("killed", 16, 10, (stage, stage), head_channels=32, bits=bits))
+    space = Space(MobileNetV2("killed", 16, 10, (stage,) * stages, head_channels=32, bits=bits))
     priced = price_space(space)
     low, high = priced.reach("bitops_g")
     accuracy = FormulaAccuracy(space)
@@ -362,10 +363,10 @@ def test_a_stored_study_reads_as_people_expect(storage):
 
 @pytest.mark.parametrize("keep", ["front", "all"])
 def test_optunas_own_sampler_continues_a_stored_search(tmp_path, keep):
-    problem = big_problem()
+    problem = big_problem(stages=2)
     storage = str(tmp_path / "study.log")
     options = Options(storage=storage, keep=keep, local_search=0.0)
-    first = search(problem, "nsga2", 600, options=options)
+    first = search(problem, "nsga2", 300, options=options)
     study = study_in(storage)
     size, best = len(study.trials), {tuple(t.values) for t in study.best_trials}
     assert (size == first.candidates) == (keep == "all")
@@ -387,8 +388,8 @@ def test_optunas_own_sampler_continues_a_stored_search(tmp_path, keep):
     genome = SpaceGenome(problem)
     random = [max(sum(genome.params(row)[k] == p[k] for k in p) for p in known) for row in fresh]
     assert np.mean(alike) > np.mean(random) + 1
-    again = search(problem, "nsga2", 900, options=Options(storage=storage))  # and ours goes on
-    assert again.candidates == 900
+    again = search(problem, "nsga2", 450, options=Options(storage=storage))  # and ours goes on
+    assert again.candidates == 450
     for values in best:
         assert np.any(np.all(again.front.values <= np.array(values) * [-1, 1] + 1e-12, axis=1))
 
