@@ -63,7 +63,7 @@ def test_type_checkers_see_the_names(tmp_path):
     mine, readme = tmp_path / "mine.py", tmp_path / "readme.py"
     text = USER.format(names=", ".join(apq.__all__))
     mine.write_text(text)
-    section = (ROOT / "README.md").read_text().partition("## As a library")[2]
+    section = (ROOT / "docs/library.md").read_text().partition("# As a library")[2]
     readme.write_text(section.partition("```python\n")[2].partition("```")[0])
     environment = os.environ | {"MYPYPATH": str(ROOT)}
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent",

@@ -78,7 +78,7 @@ def test_costs_of_a_device_without_a_table_name_the_command_that_builds_one(
     monkeypatch.chdir(tmp_path)  # no lut/ here
     assert "apq lut build --model bitfusion-apq --space digits" in said(*words, "--space", "digits")
     mine = tmp_path / "mine.toml"
-    mine.write_text((HERE / "README.md").read_text().split("```toml\n")[1].split("```")[0])
+    mine.write_text((HERE / "docs/your-space.md").read_text().split("```toml\n")[1].split("```")[0])
     assert f"apq lut build --model bitfusion-apq --space {mine}" in said(
         *words, "--space", str(mine)
     )
