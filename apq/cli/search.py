@@ -26,6 +26,7 @@ from apq.cli.budgets import (
     product,
     space_for,
 )
+from apq.cli.codesign import search_both
 from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, typed
 from apq.files.places import RUN, file_name, home
 from apq.space.axes import is_format
@@ -70,6 +71,10 @@ def search(
         typer.Option(
             help="What to trade, repeatable (default: accuracy and the first limited cost)."
         ),
+    ] = None,
+    codesign: Annotated[
+        str | None,
+        typer.Option(help="Search the accelerator too: row-stationary or bitfusion (simulated)."),
     ] = None,
     with_margin: WithMargin = False,
     fix: Fix = None,
@@ -160,6 +165,10 @@ def search(
     optuna is Optuna's own sampler, one trial at a time; paper is the search of APQ's paper as
     published; milp solves an additive model exactly; random draws within the budget.
 
+    --codesign chooses the accelerator too, its processing elements, rows, columns, buffers and
+    bandwidth; limits may be of its area_mm2 and peak power_mw, and device.json and device.csv say
+    which one it is. Latency, energy, area and power are a simulator's.
+
     Examples:
 
       apq search --latency-ms 0.5
@@ -174,6 +183,8 @@ def search(
 
       apq search --latency-ms 0.5 --fix architecture=runs/search/best.json --out runs/bits
 
+      apq search --codesign bitfusion --latency-ms 0.5 --limit area_mm2=1.5 --limit power_mw=2000
+
       apq search --latency-ms 0.5 --iterations 3 --supernet data/mine/supernet.safetensors --images photos/ --samples data/mine/fp32 --quantized-samples data/mine/quantized --out runs/mine
     """
     from apq.report.page import write_report
@@ -187,6 +198,19 @@ def search(
     options = Options(local_search, warm_start, storage, keep)
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
     chosen, named = space_for(space, predictor)
+    if codesign is not None:
+        _alone(
+            lut=lut, objective=objective, score=score, storage=storage, iterations=iterations,
+            algorithm=algorithm != "nsga2", local_search=local_search, warm_start=warm_start,
+            with_margin=with_margin, accuracy_drop=accuracy_drop, measure=measure,
+        )  # fmt: skip
+        if len(budgets := product(asked, ())) > 1:
+            raise typer.BadParameter("--codesign takes one limit per cost")
+        search_both(
+            codesign, chosen, predictor, budgets[0] | per_device(limit or []), fix or [], caution,
+            candidates, seed, baselines, json, out_path,
+        )  # fmt: skip
+        return
     priced = price_on(chosen, lut or [], named)
     budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
     budgets = priced.room(budgets, with_margin)
@@ -256,6 +280,14 @@ def _tell_original(problem: Problem, points: float, measured: float | None) -> N
     err.print(
         f"original network: {least + points / 100:.2%} ({known}); at least {least:.2%} asked for"
     )
+
+
+def _alone(**given: Any) -> None:
+    """Refuse options that ``--codesign`` has no use for."""
+    for name, value in given.items():
+        if value:
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"--codesign has no use for --{option}: leave it out")
 
 
 def _forgiving(text: str | None) -> Any:

@@ -595,6 +595,29 @@ def read_lut(path: Path | str) -> LookupTable:
     return LookupTable.read(shipped(path))
 
 
+def widened_prices(model: CostModel, layers: LayerArray) -> tuple[Prices, NDArray[np.bool_]]:
+    """Prices of layers, each ``(n,)``: those that fit no buffer at the next wider activations, then
+    weights, that do; NaN where none does. And which layers are priced wider."""
+    prices = {m: values.copy() for m, values in model.price(layers).items()}
+    bits: tuple[str, ...] = ("activation_bits", "weight_bits")
+    if model.granularity == "block":
+        bits += ("dw_activation_bits", "dw_weight_bits")
+    wider = layers.copy()
+    widened = np.zeros(len(layers), dtype=bool)
+    for name in bits:
+        for _ in range(3):
+            held = INTEGER_BITS[wider[name]]
+            todo = np.isnan(np.stack(list(prices.values()))).any(axis=0)
+            todo &= (held > 0) & (held < 8)
+            if not todo.any():
+                break
+            wider[name][todo] = np.minimum(8, 2 * held[todo])
+            widened |= todo
+            for metric, values in model.price(wider[todo]).items():
+                prices[metric][todo] = values
+    return prices, widened
+
+
 def build_table(space: Space, model: CostModel, command: str = "") -> LookupTable:
     """Price every layer of a space on a model.
 
@@ -617,23 +640,7 @@ def build_table(space: Space, model: CostModel, command: str = "") -> LookupTabl
         True
     """
     layers = needed_layers(space, model)
-    prices = {m: values.copy() for m, values in model.price(layers).items()}
-    bits: tuple[str, ...] = ("activation_bits", "weight_bits")
-    if model.granularity == "block":
-        bits += ("dw_activation_bits", "dw_weight_bits")
-    wider = layers.copy()
-    widened = np.zeros(len(layers), dtype=bool)
-    for name in bits:
-        for _ in range(3):
-            held = INTEGER_BITS[wider[name]]
-            todo = np.isnan(np.stack(list(prices.values()))).any(axis=0)
-            todo &= (held > 0) & (held < 8)
-            if not todo.any():
-                break
-            wider[name][todo] = np.minimum(8, 2 * held[todo])
-            widened |= todo
-            for metric, values in model.price(wider[todo]).items():
-                prices[metric][todo] = values
+    prices, widened = widened_prices(model, layers)
     todo = np.isnan(np.stack(list(prices.values()))).any(axis=0)
     if todo.any():
         raise TableError(model.explain(layers[todo]))
