@@ -21,6 +21,8 @@ Pixels = NDArray[np.uint8]
 
 MOST_BYTES = 32 * 2**30
 """Decoded images of one part that are held in memory at most."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held; 1: upright."""
 BACKGROUND = (255, 255, 255, 255)
 """What transparent pixels are laid over: white."""
 
@@ -146,6 +148,8 @@ def _upright(image: Picture) -> Picture:
 
     image.load()
     try:
+        if image.getexif().get(ORIENTATION, 1) == 1:
+            return image
         return ImageOps.exif_transpose(image) or image
     except Exception:  # a broken tag raises whatever its bytes lead to
         return image

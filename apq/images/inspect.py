@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-_ORIENTATION = 0x0112
-"""The EXIF tag that says how a camera was held; 1: upright."""
+from apq.images.decode import ORIENTATION
 
 Seen = tuple[NDArray[np.uint64], list[str], list[tuple[str, ...]]]
 """Hashes of contents; why each cannot be used (empty: it can); what is unusual about each."""
@@ -81,7 +80,7 @@ def inspect(data: bytes) -> tuple[str, tuple[str, ...]]:
             mode, (wide, high) = image.mode, image.size
             if _truncated(data, image.format or ""):
                 return "truncated", ()
-            turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+            turned = image.getexif().get(ORIENTATION, 1) not in (0, 1)
             clear = mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     except Image.DecompressionBombError:
         return "too many pixels", ()

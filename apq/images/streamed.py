@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import math
 import os
+import shutil
 import tempfile
 import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -203,19 +206,24 @@ class Streamed:
         yield from map(self._stored, places) if self.kept else self._decoded(places)
 
     def _decoded(self, places: Sequence[Index]) -> Iterator[Pixels]:
-        how = (self.side, self.channels, self.fit)
-        pieces = [-(-len(batch) // CHUNK) for batch in places]
-
-        def jobs() -> Iterator[tuple[Any, ...]]:
+        workers, most = default_workers(), max(map(len, places), default=0)
+        depth = workers + max(2, -(-most // CHUNK))
+        chunks = ((batch, start) for batch in places for start in range(0, len(batch), CHUNK))
+        with shared_block((depth, CHUNK, *self.shape[1:])) as (path, block):
+            jobs = (
+                (
+                    self.source.read(self.index[batch[start : start + CHUNK]]),
+                    self.fit, path, block.shape, number % depth,
+                )
+                for number, (batch, start) in enumerate(chunks)
+            )  # fmt: skip
+            made = enumerate(ahead(decode_into, jobs, workers, depth))
             for batch in places:
+                out = np.empty((len(batch), *self.shape[1:]), dtype=np.uint8)
                 for start in range(0, len(batch), CHUNK):
-                    rows = self.index[batch[start : start + CHUNK]]
-                    yield self.source.read(rows), how
-
-        workers = default_workers()
-        made = ahead(decode_chunk, jobs(), workers, depth=workers + max(2, *pieces, 2))
-        for count in pieces:
-            yield np.concatenate([*itertools.islice(made, count)])
+                    number, count = next(made)  # its place is written again after the next ones
+                    out[start : start + count] = block[number % depth, :count]
+                yield out
 
     def __getstate__(self) -> dict[str, Any]:
         if self.kept:
@@ -246,10 +254,38 @@ def _remove(name: str, owner: int) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def decode_chunk(items: Sequence[Item], how: tuple[int, int, str]) -> Pixels:
-    """Decode some pictures; what a worker process does."""
-    side, channels, fit = how
-    out = np.full((len(items), side, side, channels), 128, dtype=np.uint8)
+@contextlib.contextmanager
+def shared_block(shape: tuple[int, ...]) -> Iterator[tuple[str, Pixels]]:
+    """An array that worker processes write into, and the file it lies in: in memory where there is
+    room for it, else in the temporary folder, whose pages are hardly ever written."""
+    size, memory = math.prod(shape), Path("/dev/shm")
+    fast = memory.is_dir() and shutil.disk_usage(memory).free > 4 * size
+    handle, path = tempfile.mkstemp(prefix="apq-batches-", dir=memory if fast else None)
+    try:
+        os.truncate(handle, size)
+        os.close(handle)
+        yield path, block_at(path, shape)
+    finally:
+        with contextlib.suppress(OSError):  # a system that keeps files which somebody has open
+            os.unlink(path)
+
+
+@lru_cache(maxsize=4)
+def block_at(path: str, shape: tuple[int, ...]) -> Pixels:
+    """The array of :func:`shared_block` in another process."""
+    return np.memmap(path, np.uint8, "r+", shape=shape)
+
+
+def decode_into(
+    items: Sequence[Item], fit: str, path: str, shape: tuple[int, ...], place: int
+) -> int:
+    """Decode some pictures into a place of a shared block; what a worker process does.
+
+    Returns:
+        How many.
+    """
+    out = block_at(path, shape)[place]
+    side, channels = shape[2], shape[4]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for row, item in enumerate(items):
@@ -257,5 +293,5 @@ def decode_chunk(items: Sequence[Item], how: tuple[int, int, str]) -> Pixels:
                 data = item if isinstance(item, Path) else encoded(item)
                 out[row] = decode(data, "a picture", side, channels, fit)
             except (ImagesError, OSError):
-                continue
-    return out
+                out[row] = 128
+    return len(items)
