@@ -121,6 +121,18 @@ Device = Annotated[
     typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, or auto (the best there is)."),
 ]
 
+Augment = Annotated[
+    str,
+    typer.Option(
+        help="How training images are changed: shift (a few pixels, mirrored), photo (crops of any "
+        "size, mirrored, other colours) or randaugment (crops, then two random operations)."
+    ),
+]
+Balance = Annotated[
+    bool,
+    typer.Option(help="Draw images of all classes as often, however many each has."),
+]
+
 OtherImages = Annotated[
     bool,
     typer.Option(help="Use these images although the weights were made with others."),

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import Device, OtherImages, images_for, live_line, next_step, out, print_json
+from apq.cli.common import (
+    Augment,
+    Balance,
+    Device,
+    OtherImages,
+    images_for,
+    live_line,
+    next_step,
+    out,
+    print_json,
+)
 from apq.files.places import RUN, SUPERNET, home
 
 
@@ -48,6 +58,8 @@ def finetune(
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the training images.")] = 10,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate.")] = 0.005,
+    augment: Augment = "shift",
+    balance: Balance = False,
     distil: Annotated[bool, typer.Option(help="Learn from the largest subnet as well.")] = True,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from random weights, for comparison.")
@@ -82,6 +94,8 @@ def finetune(
       apq finetune --candidate runs/search/best.json --supernet data/mine/supernet.safetensors --images photos/ --out runs/search/model.safetensors
 
       apq finetune --candidate runs/search/best.json --images photos/ --scheme fp32 --out runs/search/float.safetensors
+
+      apq finetune --candidate runs/search/best.json --images photos/ --augment photo --balance
     """
     from dataclasses import asdict
 
@@ -100,7 +114,7 @@ def finetune(
     path = out_path or candidate.with_name("model.safetensors")
     recipe = FinetuneRecipe(
         scheme, epochs, batch, lr, distil=distil, from_scratch=from_scratch, corrected=corrected,
-        fixed_weight_bits=fixed_weight_bits, seed=seed,
+        fixed_weight_bits=fixed_weight_bits, seed=seed, augment=augment, balance=balance,
     )  # fmt: skip
     with live_line("fine-tune") as report:
         model, result = finetune_candidate(
@@ -118,6 +132,9 @@ def finetune(
         out.print(f"quantized, not yet tuned   validation {result.before:.2%}")
         out.print(f"tuned (epoch {result.best_epoch:>3})          validation {result.after:.2%}")
         out.print(f"tuned (epoch {result.best_epoch:>3})          test       {result.test:.2%}")
+        weakest = sorted(result.classes.items(), key=lambda pair: pair[1])[:5]
+        scores = ", ".join(f"{name} {score:.0%}" for name, score in weakest)
+        out.print(f"weakest classes            test       {scores}")
         if searched_on:
             out.print(f"searched on the supernet {searched_on}, tuned from {loaded.hash}")
         out.print(f"wrote {path} in {told(result.cost)}")

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import Device, err, live_line, next_step, out, print_json, warn
+from apq.cli.common import (
+    Augment,
+    Balance,
+    Device,
+    err,
+    live_line,
+    next_step,
+    out,
+    print_json,
+    warn,
+)
 from apq.files.places import SUPERNET, home
 
 TOLD = (
@@ -47,6 +57,8 @@ def train_supernet(
     cutmix: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of batches with mixed images.")
     ] = 0.0,
+    augment: Augment = "shift",
+    balance: Balance = False,
     average: Annotated[
         float,
         typer.Option(
@@ -88,6 +100,8 @@ def train_supernet(
 
       apq train-supernet --space cifar10 --images photos/ --epochs 40 --out data/mine/supernet.safetensors
 
+      apq train-supernet --space mine.toml --images photos/::fit=crop --epochs 60 --augment photo --balance --out data/mine/supernet.safetensors
+
       apq train-supernet --space cifar10 --images photos/ --epochs 150 --batch 256 --lr 0.2 --device cuda --precision bf16 --out data/mine/supernet.safetensors
 
       apq train-supernet --space mine.toml --start mine.safetensors --images photos/ --epochs 0 --order taylor --out data/mine/supernet.safetensors
@@ -124,6 +138,8 @@ def train_supernet(
         lr=lr,
         weight_decay=weight_decay,
         cutmix=cutmix,
+        augment=augment,
+        balance=balance,
         average=average,
         seed=seed,
         phases=names,

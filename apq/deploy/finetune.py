@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,16 +12,16 @@ from torch import Tensor, nn
 
 from apq.cost import Cost
 from apq.deploy.model import Chosen, Model, build_network, save_model
-from apq.errors import ModelError
+from apq.errors import ModelError, choose
 from apq.images import ImageSet
 from apq.quantize.distribution import BinaryInputs
 from apq.quantize.finetune import one_cycle, quantized_step, refit_weights
 from apq.search.search import Result
 from apq.space import Candidate, Space
 from apq.supernet import Subnet, SupernetFile, largest
-from apq.supernet.augment import augment
+from apq.supernet.augment import AUGMENTS
 from apq.supernet.correct import Corrector
-from apq.supernet.evaluate import EvalImages, Images, accuracy, normalise, recalibrate
+from apq.supernet.evaluate import EvalImages, Images, accuracy, answers, normalise, recalibrate
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.memory import keep_memory
 from apq.training import OnProgress, Training, find_device, sgd
@@ -47,6 +48,8 @@ class FinetuneRecipe:
         fixed_weight_bits: Weight bits of stem, first block, head and classifier; None: the space's.
             The model's space says so too, and its size counts them.
         seed: Decides order, augmentation and random starts.
+        augment: Key of :data:`apq.supernet.augment.AUGMENTS`: how images are changed.
+        balance: Whether images of all classes are drawn as often, with repetition.
 
     Example:
         >>> import apq
@@ -65,6 +68,8 @@ class FinetuneRecipe:
     corrected: bool | None = None
     fixed_weight_bits: int | None = None
     seed: int = 0
+    augment: str = "shift"
+    balance: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class FinetuneReport:
         best_epoch: Counted from 1; validation chose it. 0: no epoch was better than the start.
         after: Of the chosen epoch.
         test: Of the chosen epoch, on test images, which nothing else has seen.
+        classes: Of the chosen epoch, on the test images of each class that has some, by its name.
         predicted, predicted_spread: What the predictor said, if it was asked.
         cost: Of the training, all parts of an interrupted run together.
     """
@@ -86,6 +92,7 @@ class FinetuneReport:
     best_epoch: int
     after: float
     test: float
+    classes: dict[str, float]
     predicted: float | None
     predicted_spread: float | None
     cost: Cost
@@ -130,7 +137,7 @@ def finetune_candidate(
         SpaceError: the candidate is not of the supernet's space.
         ModelError: training diverged, a checkpoint of another fine-tuning is in the way, or the
             search is about another supernet.
-        ApqError: unknown scheme, bits it does not offer, or no such device.
+        ApqError: unknown scheme or augmentation, bits the scheme does not offer, or no such device.
 
     Example:
         >>> import apq
@@ -159,6 +166,7 @@ def finetune_candidate(
         recipe = replace(recipe, corrected=chosen.corrected)
     if recipe.fixed_weight_bits is not None:
         space = space.with_(fixed_weight_bits=recipe.fixed_weight_bits)
+    choose(recipe.augment, AUGMENTS, "augmentation")
     where, mean, std = find_device(device), supernet.mean, supernet.std
     data = EvalImages.of(images, mean, std, device=where)
     keep_memory()
@@ -184,9 +192,10 @@ def finetune_candidate(
     model.load_state_dict(training.kept["best"])
     best, scores = epochs.best, training.scores
     held = EvalImages.of(images, mean, std, "test", calibration=0, device=where)
-    test, _ = accuracy(model, held.images, held.labels)
+    right = answers(model, held.images, held.labels)[0]
     report = FinetuneReport(
-        scores[0], tuple(scores[1:]), best, scores[best], test, chosen.accuracy, chosen.spread,
+        scores[0], tuple(scores[1:]), best, scores[best], float(right.mean()),
+        by_class(right, held.labels, images.classes), chosen.accuracy, chosen.spread,
         training.cost(),
     )  # fmt: skip
     made = {
@@ -199,6 +208,20 @@ def finetune_candidate(
     save_model(out, result)
     checkpoint.unlink(missing_ok=True)
     return result, report
+
+
+def by_class(right: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Accuracy on the images of each class that has some.
+
+    Args:
+        right: Whether each image was answered right, ``(n,)``.
+        labels: Of each, ``(n,)``.
+        classes: Names by label.
+    """
+    every = labels.cpu().numpy()
+    count = np.bincount(every, minlength=len(classes))
+    hits = np.bincount(every, right.numpy(), len(classes))
+    return {classes[i]: float(hits[i] / count[i]) for i in np.flatnonzero(count).tolist()}
 
 
 def _chosen(candidate: Candidate | Chosen | Result) -> Chosen:
@@ -264,7 +287,7 @@ class _Epochs:
     ) -> None:
         self.training, self.recipe, self.data, self.teacher = training, recipe, data, teacher
         self.normalisation, self.flip, self.on_progress = normalisation, images.flip, on_progress
-        self.feed = Feed(images.splits["train"], recipe.batch, training.device)
+        self.feed = Feed(images.splits["train"], recipe.batch, training.device, recipe.balance)
         self.total = recipe.epochs * self.feed.per_epoch
         self.binary = BinaryInputs(training.model) if recipe.distribution else None
         if not training.scores:
@@ -285,7 +308,8 @@ class _Epochs:
             refit_weights(self.training.model)
         images, labels = self.feed.at(step, self.recipe.seed)
         rng = np.random.default_rng((self.recipe.seed, 2, step))  # a resumed step draws the same
-        x = normalise(augment(images, self.flip, rng), *self.normalisation)
+        changed = AUGMENTS[self.recipe.augment](images, self.flip, rng)
+        x = normalise(changed, *self.normalisation)
         self.training.model.train()
         extra = self._distribution if self.binary is not None else None
         return quantized_step(self.training, x, labels, self.teacher, extra)

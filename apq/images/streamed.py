@@ -177,12 +177,13 @@ class Streamed:
         """These of the images."""
         return replace(self, index=self.index[index], kept=kept, _file=[])
 
-    def order(self, rng: np.random.Generator) -> Index:
-        """All places in a random order. Where pictures lie in shards that are read whole, shards
-        are shuffled, and the pictures of as many as ``WINDOW`` holds."""
+    def order(self, rng: np.random.Generator, chance: NDArray[np.float64] | None = None) -> Index:
+        """All places in a random order, or as many drawn by chance, with repetition. Where pictures
+        lie in shards that are read whole, shards are shuffled, and the pictures of as many as
+        ``WINDOW`` holds."""
         shards = self.source.shards()
         if shards is None:
-            return rng.permutation(len(self))
+            return any_order(len(self), rng, chance)
         assert isinstance(self.source, RowGroups)
         own, weight = shards[self.index], self.source.weight
         mixed = rng.permutation(np.unique(own))
@@ -193,7 +194,7 @@ class Streamed:
                 held, number = 0, number + 1
             held += int(weight[shard])
             window[shard] = number
-        places = rng.permutation(len(self))
+        places = any_order(len(self), rng, chance)
         return places[np.argsort(window[own[places]], kind="stable")]
 
     def batches(self, places: Sequence[Index]) -> Iterator[Pixels]:
@@ -252,6 +253,15 @@ class Streamed:
 def _remove(name: str, owner: int) -> None:
     if os.getpid() == owner:
         Path(name).unlink(missing_ok=True)
+
+
+def any_order(
+    count: int, rng: np.random.Generator, chance: NDArray[np.float64] | None = None
+) -> Index:
+    """All of ``range(count)`` in a random order, or as many drawn by the chance of each."""
+    if chance is None:
+        return rng.permutation(count)
+    return rng.choice(count, count, p=chance)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ class Accuracy(Schema):
     best_epoch: Count
     after: Fraction
     test: Fraction
+    classes: Named[Fraction] | None = None  # not of earlier versions
     predicted: float | None
     predicted_spread: float | None
     seconds: Annotated[float, Field(ge=0)] | None = None  # of earlier versions

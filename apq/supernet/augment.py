@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from apq.supernet.photographs import photo, rand_augment
 
 
 def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
@@ -29,6 +32,14 @@ def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
     channel = torch.arange(c, device=images.device)[None, :, None, None]
     out = padded[index, channel, rows, cols]
     return out.contiguous(memory_format=torch.channels_last)
+
+
+AUGMENTS: dict[str, Callable[[Tensor, bool, np.random.Generator], Tensor]] = {
+    "shift": augment,
+    "photo": photo,
+    "randaugment": rand_augment,
+}
+"""By name: from uint8 images ``(n, c, h, w)`` and whether they may be mirrored to others."""
 
 
 def cutmix(

@@ -18,7 +18,7 @@ from apq.errors import SpaceError, choose
 from apq.images import ImageSet
 from apq.space import Axis, Candidate, Space
 from apq.space.graph import parts
-from apq.supernet.augment import augment, cutmix
+from apq.supernet.augment import AUGMENTS, cutmix
 from apq.supernet.evaluate import (
     CPU,
     EvalImages,
@@ -71,6 +71,8 @@ class Recipe:
         phases: Which of PHASES to go through; their shares keep their proportions.
         order: By what channels are sorted (:data:`apq.supernet.orders.ORDERS`), once, before the
             first width opens; measured on calibration images.
+        augment: Key of :data:`apq.supernet.augment.AUGMENTS`: how images are changed.
+        balance: Whether images of all classes are drawn as often, with repetition.
         precision: Key of :data:`apq.training.devices.PRECISIONS`: what convolutions and matrix
             products are computed in; weights and the update stay in float32.
 
@@ -91,6 +93,8 @@ class Recipe:
     phases: tuple[str, ...] = tuple(name for name, _ in PHASES)
     precision: str = "fp32"
     order: str = "l1"
+    augment: str = "shift"
+    balance: bool = False
 
 
 def _first_steps(total: int, phases: tuple[str, ...]) -> dict[str, int]:
@@ -196,11 +200,12 @@ def train(
     Raises:
         ModelError: the training diverged, or the checkpoint belongs to another training.
         SpaceError: weights of ``start_from`` do not fit the space.
-        ApqError: a phase, the order, the precision or the device is unknown.
+        ApqError: a phase, the order, the augmentation, the precision or the device is unknown.
     """
     for name in recipe.phases:
         choose(name, Recipe.phases, "phase")
     choose(recipe.order, ORDERS, "order")
+    choose(recipe.augment, AUGMENTS, "augmentation")
     where = find_device(device)
     torch.manual_seed(recipe.seed)
     network = Supernet(space)
@@ -257,7 +262,7 @@ class _Steps:
         self.sorted_already, self.on_progress = sorted_already, on_progress
         assert isinstance(training.model, Supernet)
         self.network = training.model
-        self.feed = Feed(images.splits["train"], recipe.batch, training.device)
+        self.feed = Feed(images.splits["train"], recipe.batch, training.device, recipe.balance)
         first = training.identity["start_from"]
         self.total = max(0 if first else 1, round(recipe.epochs * self.feed.per_epoch))
         self.loss_mean, self.hit_mean = float("nan"), float("nan")
@@ -320,7 +325,7 @@ class _Steps:
         """Augmented, normalised images of a step, and their labels or class probabilities."""
         recipe, images = self.recipe, self.images
         x, y = self.feed.at(step, recipe.seed)
-        x = augment(x, images.flip, rng)
+        x = AUGMENTS[recipe.augment](x, images.flip, rng)
         if recipe.cutmix and rng.random() < recipe.cutmix:
             x, y = cutmix(x, y, self.network.space.classes, rng)
         return normalise(x, *self.normalisation), y

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apq.images.sets import Part
-from apq.images.streamed import Streamed
+from apq.images.streamed import Streamed, any_order
 
 
 class Feed:
@@ -22,23 +22,25 @@ class Feed:
         part: Images and labels.
         batch: Images per step.
         device: Where batches go. Images in memory lie there all the time.
+        balance: Whether an epoch draws its images with repetition, those of each class as often.
     """
 
-    def __init__(self, part: Part, batch: int, device: torch.device) -> None:
+    def __init__(self, part: Part, batch: int, device: torch.device, balance: bool = False) -> None:
         pixels, numbers = part
         self._streamed = pixels if isinstance(pixels, Streamed) else None
         self._data = None if self._streamed else to_tensor(pixels[:]).to(device)
         self._batch, self._device = min(batch, len(numbers)), device
+        self._chance = balanced(numbers) if balance else None
         self._order: NDArray[np.integer[Any]] = np.empty(0, dtype=np.int64)
         self._next: tuple[int, Iterator[NDArray[np.uint8]]] = -1, iter(())
         self.labels = torch.from_numpy(numbers).to(device)
 
     def begin(self, rng: np.random.Generator) -> None:
-        """Draw the order of a new epoch; any permutation in memory, see ``Streamed.order``."""
+        """Draw the order of a new epoch; any in memory, see ``Streamed.order``."""
         if self._streamed is None:
-            self._order = rng.permutation(len(self.labels))
+            self._order = any_order(len(self.labels), rng, self._chance)
         else:
-            self._order = self._streamed.order(rng)
+            self._order = self._streamed.order(rng, self._chance)
         self._next = -1, iter(())
 
     @property
@@ -75,3 +77,15 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     with warnings.catch_warnings():  # worker processes map arrays read-only, and nothing writes
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+
+
+def balanced(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The chance of each image with which all classes that have images are drawn as often.
+
+    Example:
+        >>> balanced(np.array([0, 0, 0, 1])).round(2).tolist()
+        [0.17, 0.17, 0.17, 0.5]
+    """
+    weight = 1 / np.bincount(labels)[labels]
+    found: NDArray[np.float64] = weight / weight.sum()
+    return found

@@ -43,6 +43,9 @@ def test_the_model_file_gives_back_the_network_that_was_tuned(tuned, digits):
     assert torch.equal(loaded.network(images), model.network(images))
     assert accuracy(loaded.network, images, labels)[0] == report.test
     assert loaded.metadata["accuracy"]["test"] == report.test
+    assert loaded.metadata["accuracy"]["classes"] == report.classes
+    share = np.bincount(labels) / len(labels)
+    assert share @ list(report.classes.values()) == pytest.approx(report.test)
     assert loaded.classes == digits.classes
 
 
