@@ -90,7 +90,7 @@ class Browser:
         """Write what is seen, or the whole page, as PNG."""
         if whole:
             height = self.run("return document.documentElement.scrollHeight")
-            width = self.run("return document.documentElement.clientWidth")
+            width = self.run("return innerWidth")
             self.show(width, self.run("return matchMedia('(prefers-color-scheme: dark)').matches"),
                       min(height, 6000))  # fmt: skip
         path.write_bytes(b64decode(self.ask("/screenshot", method="GET")))

@@ -46,10 +46,11 @@ def explore(
       apq explore runs/search --stored
     """
     import webbrowser
+    from contextlib import nullcontext
 
     from apq.report.explore import serve_run
 
-    with one_thread():
+    with nullcontext() if stored else one_thread():
         server = serve_run(_explorer(folder, predictor, lut, stored), port)
         out.print(server.address)
         err.print("open this address in a browser; Ctrl-C ends it")

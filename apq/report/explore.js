@@ -2,7 +2,8 @@
 // within them, one question at a time, always the latest.
 "use strict";
 (() => {
-  const { offer, byId, number, percent, brief, answer } = globalThis.apqPage;
+  const { data, byId, number, percent, brief, answer } = globalThis.apqPage;
+  const offer = data.offer;
   if (!offer) return;
   const STEPS = 400, fields = new Map();
   let wanted = null, asking = false, file = null;

@@ -25,6 +25,7 @@ from apq.report.view import as_data
 MOST_BYTES = 2_900_000
 """Of the page; fronts that would need more are thinned."""
 
+OWN_SCRIPTS = ("base.js", "page.js", "explore.js")
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.min.js")
 
 
@@ -86,7 +87,7 @@ def _scripts() -> tuple[Script, ...]:
     licence = here.joinpath("vendor", "LICENSE").read_text("utf-8")
     texts = [f"/* Vega, Vega-Lite, vega-interpreter\n{licence}*/"]
     texts += [here.joinpath("vendor", name).read_text("utf-8") for name in SCRIPTS]
-    texts += [here.joinpath(name).read_text("utf-8") for name in ("page.js", "explore.js")]
+    texts += [here.joinpath(name).read_text("utf-8") for name in OWN_SCRIPTS]
     return tuple(Script(_without_source_map(text)) for text in texts)
 
 

@@ -111,6 +111,21 @@ def test_a_page_is_read_by_keyboard_and_by_ear(tab, source, tmp_path):
     assert tab.complaints() == []
 
 
+def test_runs_over_each_other_are_told_apart(tab, source, tmp_path):
+    search(tmp_path / "tight", SPACE, limit=0.3)
+    tab.show(400)
+    opened(tab, tmp_path, source, read_source(tmp_path / "tight"))
+    fits(tab, 400)
+    marks = tab.run(
+        "return [...document.querySelectorAll('#front-key li')].map((l) => l.innerText)"
+    )
+    assert [mark[2:] for mark in marks] == [source.run.name, "tight"]
+    assert len({mark[0] for mark in marks}) == 2
+    tab.run("document.getElementById('beside').click()")
+    tab.wait("return document.getElementById('front-key').children.length > 2")
+    assert tab.complaints() == []
+
+
 def test_hostile_names_are_shown_as_text(tab, source, tmp_path):
     tab.show(400)
     opened(tab, tmp_path, hostile(source))
