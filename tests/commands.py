@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from documented_json import check
 from typer.testing import CliRunner
 
 from apq.cli import app
@@ -18,6 +19,8 @@ def run(*words: object) -> str:
 
 
 def figures(*words: object) -> dict[str, Any]:
-    """What a command prints as JSON."""
+    """What a command prints as JSON, which has to be what ``docs/json.md`` promises."""
     told: dict[str, Any] = json.loads(run(*words, "--json"))
+    group = words[0] in ("lut", "space")
+    check(" ".join(map(str, words[: 1 + group])), told)
     return told

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import figures
 from typer.testing import CliRunner
 
 from apq.cli import app
@@ -59,12 +60,12 @@ def test_the_loop_measures_learns_and_continues(folder):
         "search", "--space", "digits", "--bitops-g", 0.005, "--candidates", 300,
         "--per-iteration", 3, "--supernet", folder / "supernet.safetensors", "--images", "digits",
         "--samples", folder / "fp32", "--quantized-samples", folder / "quantized",
-        "--algorithm", "evolution", "--out", folder / "run", "--json",
+        "--algorithm", "evolution", "--out", folder / "run",
     )  # fmt: skip
-    first = json.loads(run(*words, "--iterations", 1))
+    first = figures(*words, "--iterations", 1)
     assert [(r["start"], r["stop"]) for r in first["iterations"]] == [(12, 15)]
     assert len(rows(folder)) == 15
-    again = json.loads(run(*words, "--iterations", 2))
+    again = figures(*words, "--iterations", 2)
     assert again["iterations"][0] == first["iterations"][0]
     assert again["iterations"][1]["stop"] == 18
     frame = rows(folder)
@@ -74,7 +75,7 @@ def test_the_loop_measures_learns_and_continues(folder):
     assert predictor.report["counts"]["quantized"] == 18
     assert again["costs"]["bitops_g"] <= 0.005
     # nothing is left to do
-    assert json.loads(run(*words, "--iterations", 2))["iterations"] == again["iterations"]
+    assert figures(*words, "--iterations", 2)["iterations"] == again["iterations"]
     assert len(rows(folder)) == 18
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from commands import figures
 from typer.testing import CliRunner
 
 from apq.cli import app
@@ -20,10 +21,6 @@ def run(*words: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == code, f"{words}\n{result.output}\n{result.exception!r}"
     return result.stdout
-
-
-def figures(*words: object) -> dict:
-    return json.loads(run(*words, "--json"))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands import figures
 from typer.testing import CliRunner
 
 from apq.cli import app
@@ -34,7 +35,7 @@ def best(tmp_path, tiny_space):
 @pytest.mark.parametrize("model", COST_MODELS)
 def test_prices_of_a_candidate_add_up_in_the_space_its_file_names(best, tiny_space, model):
     path, genes = best
-    told = json.loads(run("price", path, "--lut", model, "--json").stdout)
+    told = figures("lut", "price", path, "--lut", model)
     assert told["space"] == "tiny"
     costs = price_space(tiny_space, load_cost_model(model)).costs(genes)
     assert told["totals"] == pytest.approx({name: float(v[0]) for name, v in costs.items()})
@@ -70,7 +71,7 @@ def test_show_says_what_a_table_that_was_changed_lacks(tmp_path):
     told = run("show", path, "--space", "digits").stdout
     assert "1 rows for digits" in told
     assert "its header says that it has" in told
-    assert json.loads(run("show", path, "--json").stdout)["out_of_step"].startswith("its header")
+    assert figures("lut", "show", path)["out_of_step"].startswith("its header")
     with pytest.raises(TableError, match="its header says that it has"):
         LookupTable.read(path)
 

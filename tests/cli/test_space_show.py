@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from commands import figures
 from typer.testing import CliRunner
 
 from apq.cli import app
@@ -37,7 +36,7 @@ def test_genes_nodes_and_sizes_are_said_in_words():
 
 
 def test_json_holds_every_gene():
-    told = json.loads(shown("cifar10-chain", "--json"))
+    told = figures("space", "show", "cifar10-chain")
     space = load_space("cifar10-chain")
     assert told["candidates"] == space.count()
     assert [*told["genes"]] == [axis.name for axis in space.axes]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from commands import figures
 from typer.testing import CliRunner
 
 from apq.cli import app
@@ -32,11 +33,9 @@ def run(*words):
 
 
 def test_finetune_export_verify(folder):
-    tuned = json.loads(
-        run(
-            "finetune", "--candidate", folder / "best.json", "--epochs", 1, "--batch", 64,
-            "--supernet", folder / "supernet.safetensors", "--images", "digits", "--json",
-        ).stdout
+    tuned = figures(
+        "finetune", "--candidate", folder / "best.json", "--epochs", 1, "--batch", 64,
+        "--supernet", folder / "supernet.safetensors", "--images", "digits",
     )  # fmt: skip
     assert tuned["predicted"] == 0.75
     assert 0 < tuned["test"] <= 1
@@ -45,9 +44,9 @@ def test_finetune_export_verify(folder):
 
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    exported = json.loads(run("export", "--model", model, "--json").stdout)
+    exported = figures("export", "--model", model)
     assert (folder / "model.onnx").stat().st_size == exported["file_bytes"]
-    found = json.loads(run("verify", "--model", model, "--images", "digits", "--json").stdout)
+    found = figures("verify", "--model", model, "--images", "digits")
     assert found["max_difference"] < 1e-5
     assert found["accuracy"] == tuned["test"]
     assert found["predicted"]["latency_ms"] == 0.25

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documented_json import check
 
 from apq.cli import main
 from apq.errors import ModelError, TableError
@@ -226,6 +227,7 @@ def test_a_folder_from_another_device_becomes_a_calibrated_table(timed, tmp_path
         main()
     assert stopped.value.code == 0
     told = json.loads(capsys.readouterr().out)
+    check("lut measure", told)
     assert told["after"]["worst"] < 1e-6
     assert told["kernels"] == []
     costs = price_space(tiny_space, LookupTable.read(to)).costs(found.genes)
