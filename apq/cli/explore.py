@@ -68,6 +68,7 @@ def _explorer(
     folder: Path, predictor: Path | None, lut: list[str] | None, stored: bool
 ) -> Explorer:
     """The run with its tables and predictor, which have to be those of the search."""
+    from apq.errors import ModelError
     from apq.report.explore import Explorer, require_same
     from apq.report.reading import read_source
 
@@ -75,6 +76,11 @@ def _explorer(
     best = source.best
     tables = [n.removeprefix("lut:") for n in best.made_from if n.startswith("lut:")]
     priced = price_on(best.space, lut or tables)
-    accuracy, hashes = (None, {}) if stored else load(predictor, best.space)
+    try:
+        accuracy, hashes = (None, {}) if stored else load(predictor, best.space)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}\nOr choose among what was scored alone: apq explore {folder} --stored"
+        ) from error
     require_same(best.made_from, priced.made_from | hashes, folder)
     return Explorer(source, priced.costs, accuracy)
