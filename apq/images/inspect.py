@@ -37,6 +37,11 @@ def encoded(item: Item) -> bytes:
         return file.read(size)
 
 
+def content_hash(data: bytes) -> int:
+    """A number of 64 bits that equal pictures have in common, by their bytes."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
 def inspect_all(items: Sequence[Item]) -> Seen:
     """Look at encoded pictures without decoding them.
 
@@ -53,8 +58,7 @@ def inspect_all(items: Sequence[Item]) -> Seen:
                 data = encoded(item)
             except OSError:
                 data = b""
-            digest = hashlib.blake2b(data, digest_size=8).digest()
-            hashes[i] = int.from_bytes(digest, "little")
+            hashes[i] = content_hash(data)
             problem, traits = inspect(data)
             wrong.append(problem)
             unusual.append(traits)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from apq.errors import ImagesError, ModelError, choose
 from apq.images.decode import FITS, Pixels, decode_all
 from apq.images.gather import Gathered, gather
-from apq.images.inspect import encoded
+from apq.images.inspect import content_hash, encoded
 from apq.images.labels import Labels, one_list, renumbered
 from apq.images.streamed import Pictures, Streamed
 
@@ -110,7 +110,8 @@ def load_images(
             directory with one folder per class (optionally below ``train/``, ``val/`` and
             ``test/``). What follows ``::`` chooses: ``SOURCE::image=COLUMN,label=COLUMN`` columns
             of Parquet files, ``fit=crop`` the middle of each picture instead of all of it squashed
-            into a square.
+            into a square, ``split=content`` a split by the contents of pictures, not by their order
+            (streamed sets are always split so).
         side: Height and width to give the images, in pixels; others are resized (bilinear).
         channels: 1 (grey) or 3 (RGB).
         classes: How many classes the network tells apart; checked if given.
@@ -136,6 +137,7 @@ def load_images(
         place, chosen = chosen_columns(source)
         path = Path(place)
         fit = choose(chosen.pop("fit", "squash"), FITS, "fit")
+        split = choose(chosen.pop("split", "order"), ("order", "content"), "split")
         if chosen and place == "digits":
             raise ImagesError("'digits' has no columns to choose; give --images digits")
         if not path.is_file() and not path.is_dir():
@@ -146,11 +148,15 @@ def load_images(
             )
         parts, notes = gather(path, chosen)
         told = {**chosen, **({"fit": fit} if fit != "squash" else {})}
+        told |= {"split": split} if split != "order" else {}
         words = ",".join(f"{role}={name}" for role, name in sorted(told.items()))
         name = f"{path.name}::{words}" if words else path.name
         count = sum(part.count for part in parts.values())
-        build = _in_memory if count * side * side * channels <= memory else _streamed
-        found = build(name, parts, (side, channels, fit), notes)
+        how = side, channels, fit
+        if count * side * side * channels > memory:
+            found = _streamed(name, parts, how, notes)
+        else:
+            found = _in_memory(name, parts, how, notes, split == "content")
     if classes is not None and len(found.classes) != classes:
         raise ImagesError(
             f"{found.name} has {len(found.classes)} classes, the space has {classes}. "
@@ -159,8 +165,9 @@ def load_images(
     return found
 
 
-COLUMNS = ("image", "label", "fit")
-"""What can be chosen behind ``::``: columns of a Parquet file, and how pictures become squares."""
+COLUMNS = ("image", "label", "fit", "split")
+"""What can be chosen behind ``::``: columns of a Parquet file, how pictures become squares, and by
+what they are split."""
 
 
 def chosen_columns(source: str) -> tuple[str, dict[str, str]]:
@@ -180,7 +187,7 @@ def chosen_columns(source: str) -> tuple[str, dict[str, str]]:
         if role not in COLUMNS or not equals or not name or role in columns:
             raise ImagesError(
                 f"{source!r} chooses columns by {pair!r}; write them as "
-                f"{place}::image=COLUMN,label=COLUMN, or one of them (or fit=crop)"
+                f"{place}::image=COLUMN,label=COLUMN, or one of them (or fit=crop, split=content)"
             )
         columns[role] = name
     return place, columns
@@ -253,17 +260,21 @@ def _labels(
 
 
 def _in_memory(
-    name: str, parts: Mapping[str, Gathered], how: How, notes: tuple[str, ...]
+    name: str, parts: Mapping[str, Gathered], how: How, notes: tuple[str, ...], contents: bool
 ) -> ImageSet:
-    """Everything decoded."""
+    """Everything decoded; split by contents, or by order."""
     side, channels, fit = how
-    pixels = {}
+    pixels, hashes = {}, {}
     for part, found in parts.items():
         items = found.source.read(np.arange(found.count))
         data = [encoded(item) if isinstance(item, tuple) else item for item in items]
         pixels[part] = decode_all(data, map(found.where, range(found.count)), side, channels, fit)
+        if contents:
+            hashes[part] = np.array([content_hash(encoded(item)) for item in data], dtype=np.uint64)
     classes, labels, more = _labels(name, parts)
     whole = {part: (pixels[part], labels[part]) for part in parts}
+    if contents:
+        return _cut(name, whole, hashes, classes, how, (*notes, *more))
     return _split(name, whole, classes, True, (*notes, *more))
 
 
@@ -290,15 +301,31 @@ def _streamed(
     told = ", ".join(f"{what} {n:,}" for what, n in [*unusual.most_common(), *wrong.most_common()])
     size = f"{count * how[0] ** 2 * how[1] / 2**30:.1f} GiB decoded, so they are streamed"
     more = (*more, f"note: {count - left:,} pictures, {size}; left out {left:,}", "note: " + told)
-    cut = by_content(hashes, {part: own for part, (_, own) in whole.items()})
+    return _cut(name, whole, hashes, classes, how, (*notes, *more))
+
+
+def _cut(
+    name: str,
+    whole: Mapping[str, Part],
+    hashes: Mapping[str, NDArray[np.uint64]],
+    classes: tuple[str, ...],
+    how: How,
+    notes: tuple[str, ...],
+) -> ImageSet:
+    """Split parts by the hashes of their pictures."""
+    labels = {part: own for part, (_, own) in whole.items()}
+    cut = by_content(hashes, labels)
     splits: dict[str, Part] = {}
-    for split, (part, index) in cut.items():
-        pictures, own = whole[part]
-        assert isinstance(pictures, Streamed)
-        splits[split] = pictures.part(index, split in ("calibration", "validation")), own[index]
-    digest = _content(cut, hashes, {p: own for p, (_, own) in whole.items()}, classes, how)
-    ordered = {split: splits[split] for split in SPLITS}
-    return ImageSet(name, ordered, classes, True, (*notes, *more), digest)
+    for split in SPLITS:
+        part, index = cut[split]
+        pictures = whole[part][0]
+        if isinstance(pictures, Streamed):
+            pictures = pictures.part(index, split in ("calibration", "validation"))
+        else:
+            pictures = pictures[index]
+        splits[split] = pictures, labels[part][index]
+    digest = _content(cut, hashes, labels, classes, how)
+    return ImageSet(name, splits, classes, True, notes, digest)
 
 
 def by_content(

@@ -66,6 +66,10 @@ def test_streams_are_what_memory_holds_and_every_source_is_split_alike(sources):
     for split in ("train", "calibration", "validation", "test"):
         alike = [keyed(images.splits[split]) for images in found.values()]
         assert alike[0] == alike[1] == alike[2], split
+    again = load_images(f"{sources['tars']}::split=content", 8, 3)
+    assert again.digest() == found["folder"].digest()
+    for split in ("train", "calibration", "validation", "test"):
+        assert keyed(again.splits[split]) == keyed(found["folder"].splits[split])
     for name, images in found.items():
         assert isinstance(images.splits["train"][0], Streamed)
         every = [keyed(images.splits[s]) for s in ("train", "validation", "test")]
