@@ -64,8 +64,8 @@ def compare(
     """Compare published methods on one space, one predictor and one table, or devices.
 
     Writes compare.parquet (every answer), compare.md and compare.html (one page). Methods: haq,
-    amc, proxylessnas, pipeline (these three in turn), dnas, singlepath, mpnas, spos, chamnet,
-    autoqkeras, lana, and every algorithm of apq search.
+    amc, proxylessnas, pipeline (these three in turn), dnas, singlepath, mpnas, spos, hurricane,
+    chamnet, autoqkeras, lana, and every algorithm of apq search.
 
     With --devices the space is searched for each device alone and for all of them together, and
     every winner is run on every device (devices.parquet): do networks travel?

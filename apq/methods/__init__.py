@@ -87,6 +87,12 @@ METHODS: dict[str, Method] = {
         "Evolution with redraws, 25 mutants and 25 crosses of the ten best, nothing scored twice.",
         "Guo et al., ECCV 2020",
     ),
+    "hurricane": Method(
+        "hurricane:hurricane",
+        "Kernels and formats that pay on the device, evolution of the later half of the blocks, "
+        "then of the earlier one.",
+        "2019, arXiv 1910.11609",
+    ),
     "chamnet": Method(
         "chamnet:chamnet",
         "A Gaussian process on a short vector per network, 240 samples chosen in rounds, evolution "

@@ -12,12 +12,17 @@ POPULATION, PARENTS, MUTANTS, CROSSES, RATE = 50, 10, 25, 25, 0.1
 """As released. All genes take part, number formats too (the paper's section 4.4)."""
 
 
-def spos(book: Book) -> None:
+def spos(book: Book, repair: bool = False) -> None:
     """Rounds of 25 mutants and 25 crosses of the ten best; nothing is scored twice, and what is
     over the limits is drawn again. Scores are those of the problem: a predictor's, or, as
-    published, a supernet's."""
+    published, a supernet's.
+
+    Args:
+        book: Of the method.
+        repair: Pull random rows under the limits instead, where few keep them by themselves.
+    """
     problem, rng, space = book.problem, book.rng, book.problem.space
-    redraw = Redraw(problem)
+    redraw = (lambda count, draw: book.repaired(draw(count))) if repair else Redraw(problem)
     rows = space.canonical(redraw(min(POPULATION, book.left), lambda n: space.draw(n, rng)))
     seen: set[int] = set()
     value = book.score(rows)
