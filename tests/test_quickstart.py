@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import apq.quickstart as module
 from apq.cli import app
+from apq.cli.quickstart import _show as show
 from apq.hardware.lut import LookupTable
 from apq.space import load_space
 from apq.space.layer import to_array
@@ -27,7 +28,11 @@ def short(monkeypatch):
     monkeypatch.setattr(module.os, "cpu_count", lambda: 1)
 
 
-def test_the_whole_chain_ends_with_a_true_table(short, tmp_path):
+def table_rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "tau" in line or "±" in line or "kB" in line]
+
+
+def test_the_whole_chain_ends_with_a_true_table(short, tmp_path, monkeypatch, capsys):
     made = module.quickstart(tmp_path / "run")
     table = LookupTable.read(tmp_path / "run/bitfusion-apq.csv")
     space = load_space("digits")
@@ -52,6 +57,10 @@ def test_the_whole_chain_ends_with_a_true_table(short, tmp_path):
         assert part in shown.stdout
     for row in made.rows:  # the same seeds give the same figures
         assert f"{row.latency_ms:.4f}" in shown.stdout
+    monkeypatch.setenv("COLUMNS", "60")
+    capsys.readouterr()
+    show(made, 1.0)
+    assert max(map(len, table_rows(capsys.readouterr().out))) <= 60
     result = CliRunner().invoke(
         app, ["quickstart", "--out", str(tmp_path / "run"), "--latency-ms", "1e-6", "--json"]
     )

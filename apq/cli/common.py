@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -167,6 +168,22 @@ def images_for(
     if not other:
         require_same_images(made_of, found, what)
     return found
+
+
+def table_row(*cells: str) -> None:
+    """Print a row of a table, its cells padded by the caller.
+
+    Where a terminal (or ``COLUMNS``) is too narrow, the last cells go on with the next line, indented;
+    cells of one width break at the same place in every row. A pipe or a file gets whole lines.
+    """
+    narrow = out.is_terminal or "COLUMNS" in os.environ
+    line = ""
+    for cell in cells:
+        if narrow and line.strip() and len((line + cell).rstrip()) > out.width:
+            out.print(line.rstrip())
+            line = "    "
+        line += cell
+    out.print(line.rstrip())
 
 
 def typed() -> str:

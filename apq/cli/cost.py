@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.common import out, print_json
+from apq.cli.common import out, print_json, table_row
 from apq.files.places import RUN
 
 if TYPE_CHECKING:
@@ -110,10 +110,11 @@ def _pairs(option: str, texts: Sequence[str], most: int) -> list[tuple[str, list
     return found
 
 
-def _columns(of: Footprint) -> str:
-    """Hours by kind, energy, CO2e and price."""
+def _columns(of: Footprint) -> tuple[str, ...]:
+    """Hours of all kinds, energy, CO2e and price, as cells of a row."""
     hours = sum(of.hours.values())
-    return f"{hours:>10.3g} {of.kwh:>9.3g} {of.kg_co2e:>9.3g} {of.lb_co2e:>9.3g}   {_usd(of)}"
+    numbers = (f"{hours:>10.3g}", f"{of.kwh:>9.3g}", f"{of.kg_co2e:>9.3g}", f"{of.lb_co2e:>9.3g}")
+    return *(f" {number}" for number in numbers), f"   {_usd(of)}"
 
 
 def _usd(of: Footprint) -> str:
@@ -124,21 +125,24 @@ def _show(found: Pipeline, rates: Rates, deployments: int, epochs: float | None)
     from apq.cost import device_hours
 
     width = max(28, *(len(stage.name) for stage in found.stages))
-    head = f"{'':<{width}} {'hours':>10} {'kWh':>9} {'kg CO2e':>9} {'lb CO2e':>9}   $"
-    out.print(head)
+    heads = (f" {'hours':>10}", f" {'kWh':>9}", f" {'kg CO2e':>9}", f" {'lb CO2e':>9}", "   $")
+    table_row(" " * width, *heads)
     for stage in found.stages:
-        told = "not known" if stage.cost is None else _columns(rates.of(device_hours(stage.cost)))
+        told: tuple[str, ...] = (" not known",)
+        if stage.cost is not None:
+            told = _columns(rates.of(device_hours(stage.cost)))
         note = f"   ({stage.path.as_posix()}{': ' if stage.note else ''}{stage.note})"
-        out.print(f"{stage.name:<{width}} {told}{note}")
+        table_row(f"{stage.name:<{width}}", *told, note)
     total, more = found.total(rates), found.marginal(rates)
     silent = sum(stage.cost is None for stage in found.stages)
-    out.print(f"{'all that is known':<{width}} {_columns(total)}")
+    table_row(f"{'all that is known':<{width}}", *_columns(total))
     if silent:
         out.print(f"{silent} of {len(found.stages)} are not known: the total is too low")
     for kind, hours in total.hours.items():
         out.print(f"  {kind}: {hours:.3g} hours")
     if any(stage.each for stage in found.stages):
-        out.print(f"\n{'one more deployment':<{width}} {_columns(more)}")
+        out.print()
+        table_row(f"{'one more deployment':<{width}}", *_columns(more))
         _show_training(found, rates, deployments, epochs, width)
     out.print("\nassumed, and overridden by --watts, --price, --pue, --carbon:")
     for line in rates.stated(total.hours):
@@ -156,9 +160,9 @@ def _show_training(
         out.print("training a network instead: not known; it needs a fine-tuned model and --epochs")
         return
     passes = found.epochs if epochs is None else epochs
-    out.print(f"{'training one from scratch':<{width}} {_columns(each)}")
+    table_row(f"{'training one from scratch':<{width}}", *_columns(each))
     scored = max(1, found.candidates)
-    out.print(f"{f'training all {scored:,} scored':<{width}} {_columns(each.times(scored))}")
+    table_row(f"{f'training all {scored:,} scored':<{width}}", *_columns(each.times(scored)))
     more, once = found.marginal(rates), _once(found, rates)
     own, other = (sum(f.hours.values()) for f in (more, each))
     out.print(
@@ -190,10 +194,10 @@ def _show_published(deployments: int) -> None:
         hours, more = published(name, deployments)
         once, each = PUBLISHED[name]
         form = f"{once:g} + {each:g} N" if once else f"{each:g} N"
-        out.print(
-            f"  {name:<26}{form:>14} = {hours:>7,.0f}   {more.lb_co2e:>6.2f} lb CO2e"
-            f"   $ {_usd(more)}"
-        )
+        table_row(
+            f"  {name:<26}", f"{form:>14} = {hours:>7,.0f}   ", f"{more.lb_co2e:>6.2f} lb CO2e",
+            f"   $ {_usd(more)}",
+        )  # fmt: skip
 
 
 def _plain(of: Footprint | None) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.common import next_step, out, print_json, typed
+from apq.cli.common import next_step, out, print_json, table_row, typed
 from apq.files.places import table_of
 
 if TYPE_CHECKING:
@@ -303,8 +303,8 @@ def price(
     prices = device.price(rows)
     if json:
         each = [
-            {"layer": str(to_layer(row))} | {m: float(v[i]) for m, v in prices.items()}
-            for i, row in enumerate(rows)
+            {"layer": str(to_layer(layer))} | {m: float(v[i]) for m, v in prices.items()}
+            for i, layer in enumerate(rows)
         ]
         print_json({"space": chosen.name, "device": device.name, "totals": totals, "layers": each})
         return
@@ -312,11 +312,10 @@ def price(
     runs = f", which runs every layer of at most {at} bits at {at}" if at else ""
     out.print(f"{file} in space {chosen.name} on {device.name}{runs}", markup=False)
     if layers:
-        names = [str(to_layer(row)) for row in rows]
+        names = [str(to_layer(layer)) for layer in rows]
         pad = max(len(name) for name in names)
         for i, name in enumerate(names):
-            told = "  ".join(f"{m} {v[i]:<10.4g}" for m, v in prices.items())
-            out.print(f"{name:<{pad}}  {told}".rstrip(), markup=False)
+            table_row(f"{name:<{pad}}  ", *(f"{m} {v[i]:<10.4g}  " for m, v in prices.items()))
         for metric, value in device.overhead.items():
             out.print(f"{'overhead of every network':<{pad}}  {metric} {value:.4g}")
     for metric, value in totals.items():

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apq.cli.common import OnProgress, err, live_line, next_step, out, print_json
+from apq.cli.common import OnProgress, err, live_line, next_step, out, print_json, table_row
 
 
 def quickstart(
@@ -73,24 +73,25 @@ def _show(made: Any, seconds: float) -> None:
     out.print("\npredictor, held out (95 % intervals)")
     for kind, ways in made.predictor.report["held_out"].items():
         for name, s in ways.items():
-            out.print(
-                f"  {kind + ': ' + name:<26} Kendall tau {s['kendall']:.2f} "
-                f"({s['kendall_low']:.2f} … {s['kendall_high']:.2f})   "
-                f"pairwise {s['pairwise']:.2f}   n = {s['count']}"
-            )
+            table_row(
+                f"  {kind + ': ' + name:<26} Kendall tau {s['kendall']:.2f} ",
+                f"({s['kendall_low']:.2f} … {s['kendall_high']:.2f})   ",
+                f"pairwise {s['pairwise']:.2f}   ", f"n = {s['count']}",
+            )  # fmt: skip
     out.print()
-    out.print(
-        f"digits, latency budget {made.budget_ms:.4f} ms on a simulated Bit Fusion\n"
-        f"{'network':<22} {'predicted':>13} {'validation':>11} {'test (95 %)':>13} "
-        f"{'ms':>7} {'mJ':>7} {'kB':>6}"
-    )
+    out.print(f"digits, latency budget {made.budget_ms:.4f} ms on a simulated Bit Fusion")
+    table_row(
+        f"{'network':<22}", f" {'predicted':>13}", f" {'validation':>11}", f" {'test (95 %)':>13}",
+        f" {'ms':>7}", f" {'mJ':>7}", f" {'kB':>6}",
+    )  # fmt: skip
     for row in made.rows:
         half = 196 * (row.test * (1 - row.test) / made.test_images) ** 0.5
-        out.print(
-            f"{row.name:<22} {f'{row.predicted:.1%} ±{row.spread:.1%}':>13} {row.validation:>11.1%} "
-            f"{f'{row.test:.1%} ±{half:.1f}':>13} {row.latency_ms:>7.4f} {row.energy_mj:>7.4f} "
-            f"{row.size_kb:>6.1f}" + ("  over budget" if row.latency_ms > made.budget_ms else "")
-        )
+        table_row(
+            f"{row.name:<22}", f" {f'{row.predicted:.1%} ±{row.spread:.1%}':>13}",
+            f" {row.validation:>11.1%}", f" {f'{row.test:.1%} ±{half:.1f}':>13}",
+            f" {row.latency_ms:>7.4f}", f" {row.energy_mj:>7.4f}", f" {row.size_kb:>6.1f}",
+            "  over budget" if row.latency_ms > made.budget_ms else "",
+        )  # fmt: skip
     out.print()
     out.print(
         "predicted: after 20 training steps; validation and test: after the final fine-tune.\n"

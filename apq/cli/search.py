@@ -27,7 +27,7 @@ from apq.cli.budgets import (
     space_for,
 )
 from apq.cli.codesign import search_both
-from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, typed
+from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, table_row, typed
 from apq.files.places import RUN, file_name, home
 from apq.space.axes import is_format
 
@@ -383,9 +383,8 @@ def _beside(result: Result) -> None:
         enough = problem.least is None or found.accuracy >= problem.least
         over = " (over the budget)" if enough else " (not accurate enough)"
         over = "" if found.within_limits else over
-        out.print(
-            f"  {name:<{pad}}{found.accuracy:.2%} ± {found.spread:.2%} predicted; {costs}{over}"
-        )
+        score = f"{found.accuracy:.2%} ± {found.spread:.2%} predicted; "
+        table_row(f"  {name:<{pad}}", score, f"{costs}{over}")
     if result.strongest is not None and problem.least is not None:
         metric, best = problem.costs_minimised[0], names[result.strongest]
         share = 1 - result.costs[metric] / best.costs[metric] if best else 0.0
@@ -408,8 +407,8 @@ def _explain(result: Result) -> None:
     told.append("what is not searched")
     pad = max(map(len, told)) + 4
     for block, what in zip(blocks, told, strict=True):
-        shares = "  ".join(f"{m} {block[m]:.4g} ({block[f'{m}_share']:.0%})" for m in metrics)
-        out.print(f"  {block['slot']:<6}{what:<{pad}}{shares}")
+        shares = (f"{m} {block[m]:.4g} ({block[f'{m}_share']:.0%})  " for m in metrics)
+        table_row(f"  {block['slot']:<6}{what:<{pad}}", *shares)
 
 
 def _choices(block: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.common import live_line, next_step, one_thread, out, print_json
+from apq.cli.common import live_line, next_step, one_thread, out, print_json, table_row
 from apq.files.places import PREDICTOR, home
 
 if TYPE_CHECKING:
@@ -153,15 +153,15 @@ def _on_table(file: Path | None, table: str, **how: Any) -> Predictor:
 def _print(report: Mapping[str, Any]) -> None:
     """The held-out figures, one way of training per line."""
     out.print(", ".join(f"{report['counts'][kind]} {kind} samples" for kind in report["counts"]))
-    out.print(
-        f"{'held out':<24} {'pairwise':>8}  {'Kendall tau (95 %)':<22} {'RMSE':>7}"
-        f" {'covered':>8} {'n':>6}"
-    )
+    table_row(
+        f"{'held out':<24}", f" {'pairwise':>8}  ", f"{'Kendall tau (95 %)':<22}", f" {'RMSE':>7}",
+        f" {'covered':>8}", f" {'n':>6}",
+    )  # fmt: skip
     for kind, ways in report["held_out"].items():
         for name, s in ways.items():
             tau = f"{s['kendall']:.3f} ({s['kendall_low']:.3f} .. {s['kendall_high']:.3f})"
             covered = f"{s['coverage_90']:.0%}" if "coverage_90" in s else "-"
-            out.print(
-                f"{kind + ': ' + name:<24} {s['pairwise']:>8.3f}  {tau:<22} {s['rmse']:>7.2%}"
-                f" {covered:>8} {s['count']:>6}"
-            )
+            table_row(
+                f"{kind + ': ' + name:<24}", f" {s['pairwise']:>8.3f}  ", f"{tau:<22}",
+                f" {s['rmse']:>7.2%}", f" {covered:>8}", f" {s['count']:>6}",
+            )  # fmt: skip
