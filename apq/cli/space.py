@@ -104,7 +104,7 @@ def from_onnx(
     a torch network. What it gives is compared with onnxruntime.
 
     A last softmax is left out. An operator that is not read is named with its node; so is every
-    layer that keeps its full width. Needs apq-nas[onnx].
+    layer that keeps its full width. Needs the extra onnx of apq-nas.
 
     Examples:
 

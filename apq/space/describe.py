@@ -22,7 +22,8 @@ def genes_in_words(space: Space) -> list[tuple[str, str]]:
     alike: dict[tuple[tuple[str, tuple[Any, ...]], ...], list[str]] = {}
     for slot in space.slots:
         own = tuple((a, _menu(space, f"{slot.name}_{a}")) for a in slot.attributes)
-        alike.setdefault(own, []).append(slot.name)
+        if own:
+            alike.setdefault(own, []).append(slot.name)
     for own, blocks in alike.items():
         words = [f"{name} {_choices(labels)}" for name, labels in own if not is_format(name)]
         formats = [f"{name} {_choices(labels)}" for name, labels in own if is_format(name)]
@@ -90,12 +91,21 @@ def space_file(space: Space) -> str:
 def to_toml(data: Mapping[str, Any]) -> str:
     """Plain data of a space as the TOML file that ``--space`` reads."""
     tables = {k: v for k, v in data.items() if isinstance(v, Mapping) or _rows(v)}
-    lines = [f"{k} = {json.dumps(v)}" for k, v in data.items() if k not in tables]
+    lines = [f"{k} = {_toml(v)}" for k, v in data.items() if k not in tables]
     for name, value in tables.items():
         for table in [value] if isinstance(value, Mapping) else value:
             head = f"[{name}]" if isinstance(value, Mapping) else f"[[{name}]]"
-            lines += ["", head, *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+            lines += ["", head, *(f"{k} = {_toml(v)}" for k, v in table.items())]
     return "\n".join(line for line in lines if line != "exclude = []") + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A value on one line; texts and numbers are written as JSON writes them."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k} = {_toml(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _rows(value: Any) -> bool:

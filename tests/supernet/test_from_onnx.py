@@ -98,7 +98,8 @@ def _shapes(net: Written) -> str:
     a = net.node("Split", x, net.constant([2, 4]), count=2, axis=3)
     x = net.node("Concat", a, a.replace("_0", "_1"), x, axis=3)
     x = net.node("Squeeze", net.node("Unsqueeze", x, net.constant([1])), net.constant([1]))
-    return net.node("ReduceMean", net.node("Gather", x, net.constant([0, 2]), axis=2), axes=[3])
+    x = net.node("ReduceL2", net.node("Gather", x, net.constant([0, 2]), axis=2), axes=[3])
+    return net.node("ReduceMean", x, axes=[2], keepdims=0)
 
 
 def _sizes(net: Written) -> str:
@@ -250,3 +251,15 @@ def test_the_command_writes_space_and_supernet(tmp_path):
     with torch.no_grad():
         whole = file.network.subnet(largest(space)).eval()(x)
         torch.testing.assert_close(whole, read_onnx(path, (1, 8, 8))(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_space_with_operations_of_torch_survives_its_file(tmp_path):
+    net = Written(["n", 1, 8, 8])
+    x = net.node("PRelu", net.conv("x", 1, 16, 3, strides=[2, 1]), net.weight(16, 1, 1))
+    x = net.node("Relu", net.conv(x, 16, 16, 1))
+    x = net.node("MatMul", net.node("Flatten", net.node("GlobalAveragePool", x)), net.weight(16, 3))
+    made = figures("space", "from-onnx", net.save(tmp_path, x), "--mean", "0.5", "--std", "0.25",
+                   "--out", tmp_path / "b.toml")  # fmt: skip
+    space = load_space(str(tmp_path / "b.toml"))
+    assert sum(bool(node.held) for node in space.graph.nodes) == 2
+    assert load_supernet(Path(made["supernet"]), space).network.space == space

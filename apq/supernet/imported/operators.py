@@ -272,6 +272,9 @@ def reduce(node: Operation, x: Tensor, axes: Any = None) -> Tensor:
     said = node.get("axes") if axes is None else axes
     dims = [*range(x.dim())] if said is None or not len(said) else numbers(said)
     keep = bool(node.get("keepdims", 1))
+    if node.op in ("ReduceL1", "ReduceL2"):
+        norm: Tensor = torch.linalg.vector_norm(x, int(node.op[-1]), dims, keep)
+        return norm
     function: Any = {"ReduceMean": torch.mean, "ReduceSum": torch.sum, "ReduceMax": torch.amax,
                      "ReduceMin": torch.amin}[node.op]  # fmt: skip
     result: Tensor = function(x, dims, keepdim=keep)
@@ -384,6 +387,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Reciprocal": one(torch.reciprocal), "Floor": one(torch.floor), "Ceil": one(torch.ceil),
     "Softmax": _softmax, "LogSoftmax": _softmax,
     "ReduceMean": reduce, "ReduceSum": reduce, "ReduceMax": reduce, "ReduceMin": reduce,
+    "ReduceL1": reduce, "ReduceL2": reduce,
     "Reshape": reshape, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze,
     "Transpose": lambda node, x: x.permute(node.get("perm", [*range(x.dim())][::-1])),
     "Slice": slices, "Gather": gather, "Split": split, "Expand": expand,
