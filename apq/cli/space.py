@@ -124,12 +124,12 @@ def from_onnx(
         least=least, multiple=multiple, share=share,
     )  # fmt: skip
     traced = replace(traced, notes=network.notes + traced.notes)
-    _write(traced, out_path, weights, {**about, "traced": file.name}, json, gap)
+    _write(traced, out_path, weights, {**about, "traced": file.name}, json, difference=gap)
 
 
 def _write(
     traced: TracedNetwork, out_path: Path, weights: Path | None, about: dict[str, Any], json: bool,
-    gap: float | None = None,
+    **extra: float | None,
 ) -> None:  # fmt: skip
     """The space and the supernet of a traced network, and words about what stays as it is."""
     from apq.files import whole
@@ -146,12 +146,14 @@ def _write(
     save_supernet(kept, traced.supernet, {**about, "channels_sorted": False})
     if json:
         told: dict[str, Any] = {"fixed": dict(traced.kept), "notes": dict(traced.notes)}
-        told |= {"unpriced_macs_m": dict(traced.unpriced), "difference": gap}
+        told |= {"unpriced_macs_m": dict(traced.unpriced)}
+        told |= extra
         print_json({"space": str(out_path), "supernet": str(kept), **told})
         return
     _tell(traced.space)
-    if gap is not None:
-        out.print(f"  onnxruntime gives the same: largest relative difference {gap:.1e}")
+    for name, number in extra.items():
+        compared = "not compared" if number is None else f"{number:.1e} of the largest number"
+        out.print(f"  {name} from onnxruntime: {compared}")
     for line in said:
         out.print(f"  {line}", soft_wrap=True)
     out.print(f"wrote {out_path} and {kept}")
