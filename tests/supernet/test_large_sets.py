@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
+from apq.collect import collect
 from apq.images import load_images
 from apq.images.streamed import Streamed
 from apq.runtime.shared import SharedStart, choices
+from apq.samples import part_files
 from apq.space import load_space
-from apq.supernet import Supernet, evaluate, smallest
+from apq.supernet import Supernet, evaluate, load_supernet, smallest
 from apq.supernet.evaluate import EvalImages, Normalised, at_once, measure
+from apq.supernet.network import save_supernet
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +72,6 @@ def test_photographs_go_through_networks_in_smaller_batches(digits):
 
 
 def test_streams_are_read_as_they_are_needed(tmp_path, monkeypatch):
-    from PIL import Image
-
     for i in range(40):
         (tmp_path / f"c{i % 2}").mkdir(exist_ok=True)
         Image.new("L", (8, 8), 6 * i).save(tmp_path / f"c{i % 2}" / f"{i}.png")
@@ -83,3 +87,27 @@ def test_streams_are_read_as_they_are_needed(tmp_path, monkeypatch):
         found = torch.cat([*made.images.in_parts(parts)])
         assert torch.equal(found, kept.images)
         assert made.labels.tolist() == labels.tolist()
+
+
+def test_samples_of_a_stream_are_those_of_the_same_images_in_memory(
+    tiny_space, tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    for i in range(100):
+        path = tmp_path / "photos" / f"c{i % 10}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    held = load_images(f"{tmp_path / 'photos'}::split=content", 8, 1)
+    streamed = load_images(str(tmp_path / "photos"), 8, 1, memory=0)
+    torch.manual_seed(0)
+    file = tmp_path / "supernet.safetensors"
+    network = Supernet(tiny_space).eval()
+    save_supernet(file, network, {"mean": held.mean, "std": held.std})
+    losses = []
+    for name, images in (("held", held), ("streamed", streamed)):
+        if name == "streamed":
+            monkeypatch.setattr(evaluate, "HELD", 0)
+        collect(load_supernet(file), images, tmp_path / name, 2, validation_images=5)
+        losses.append([pq.read_table(f)["loss"].to_pylist() for f in part_files(tmp_path / name)])
+    for found, expected in zip(*losses, strict=True):
+        assert found == pytest.approx(expected, abs=1e-6)  # a shared beginning runs in torch
