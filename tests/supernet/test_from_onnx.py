@@ -121,8 +121,9 @@ def _dense(net: Written) -> str:
 
 def _fixed_batch(net: Written) -> str:
     net.shape[0] = 1
-    x = net.node("Reshape", net.node("Relu", "x"), net.constant([1, -1]))
-    return net.node("Identity", net.node("Reshape", x, net.constant([1, 16, 16])))
+    x = net.node("Concat", net.node("Relu", "x"), net.weight(1, 4, 8, 8), axis=1)
+    x = net.node("Reshape", x, net.constant([1, -1]))
+    return net.node("Identity", net.node("Reshape", x, net.constant([1, 32, 16])))
 
 
 CASES = (_pools, _windows, _entries, _shapes, _sizes, _dense, _fixed_batch)

@@ -329,6 +329,17 @@ def gather(node: Operation, x: Tensor, at: Any) -> Tensor:
     return torch.index_select(x, axis, torch.tensor([p % x.shape[axis] for p in places]))
 
 
+def concat(node: Operation, *parts: Tensor) -> Tensor:
+    """One behind the other; what a file for one image has once is there for every image."""
+    axis, count = node.get("axis", 1), max(len(part) for part in parts)
+    if axis % parts[0].dim():
+        parts = tuple(
+            part.expand(count, *part.shape[1:]) if len(part) == 1 < count else part
+            for part in parts
+        )
+    return torch.cat(parts, axis)
+
+
 def split(node: Operation, x: Tensor, sizes: Any = None) -> Sequence[Tensor]:
     """Parts of one dimension."""
     axis = node.get("axis", 0) % x.dim()
@@ -391,7 +402,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Reshape": reshape, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze,
     "Transpose": lambda node, x: x.permute(node.get("perm", [*range(x.dim())][::-1])),
     "Slice": slices, "Gather": gather, "Split": split, "Expand": expand,
-    "Concat": lambda node, *several: torch.cat(several, node.get("axis", 1)),
+    "Concat": concat,
     "DepthToSpace": depth_to_space, "Cast": cast, "Identity": one(lambda x: x),
     "Dropout": one(lambda x: x),
 }  # fmt: skip
