@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import figures, run
+from documented_json import check
 from networks import resnet
 
 from apq.images import load_images
@@ -114,6 +115,7 @@ def test_without_training_the_cheapest_network_within_a_drop_is_found(trained, m
                    "--out", "quick/run")  # fmt: skip
     assert best["limits"]["accuracy"] == pytest.approx(before - 0.03, abs=0.004)
     assert best["predicted"]["accuracy"] >= best["limits"]["accuracy"]
+    check("search", best)
     (chosen,) = (row for row in best["measured"] if row["chosen"])
     assert chosen["macs_m"] < figures("space", "show", "quick.toml")["largest"]["macs_m"]
     assert chosen["measured"] > before - 0.15
