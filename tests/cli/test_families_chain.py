@@ -124,9 +124,10 @@ def test_a_family_goes_from_training_to_a_verified_file(space_file, monkeypatch)
     monkeypatch.chdir(space_file.parent)
     named = ("--space", "mine.toml")
     space, found = load_space("mine.toml"), Path("runs/search")
-    run("train-supernet", *named, "--images", "digits", "--epochs", 2)
-    run("collect", *named, "--count", 24)
-    run("collect", *named, "--quantized", "--count", 20, "--finetune-steps", 4)
+    few = ("--validation-images", 100, "--calibration-images", 100)
+    run("train-supernet", *named, "--images", "digits", "--epochs", 0.7)
+    run("collect", *named, "--count", 20, *few)
+    run("collect", *named, "--quantized", "--count", 12, "--finetune-steps", 2, *few)
     frame = pd.read_parquet("data/mine/quantized")
     assert list(frame.columns)[12:] == [axis.name for axis in space.axes]
     run("train-predictor", *named, "--no-compare")
@@ -134,7 +135,7 @@ def test_a_family_goes_from_training_to_a_verified_file(space_file, monkeypatch)
     low, high = _reach(space, Path("lut/bitfusion-apq-mine.csv"))
     budget = (low + high) / 2
     small = ("--fix", "resolution=min") if "resolution" in space.place else ()
-    run("search", *named, "--latency-ms", budget, "--candidates", 400, *small)
+    run("search", *named, "--latency-ms", budget, "--candidates", 200, *small)
     best = json.loads((found / "best.json").read_text())
     assert best["costs"]["latency_ms"] <= budget
     assert best["made_from"]["image_set"] == "digits"
