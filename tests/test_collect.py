@@ -96,7 +96,7 @@ def test_supernet_and_fp32_samples_serve_another_menu_of_formats(supernet_path, 
     loaded = load_supernet(supernet_path, other)
     assert loaded.hash == own.hash
     assert loaded.network.space == other
-    collect(own, digits, tmp_path / "fp32", 30, validation_images=60, calibration_images=60)
+    collect(own, digits, tmp_path / "fp32", 24, validation_images=60, calibration_images=60)
     samples = read_samples(tmp_path / "fp32", other)
     assert samples.space == other
     values = other.values(samples.genes)
@@ -107,11 +107,11 @@ def test_supernet_and_fp32_samples_serve_another_menu_of_formats(supernet_path, 
     dear = tmp_path / "quantized"
     how = Quantization(finetune_steps=0)
     options = {"validation_images": 40, "calibration_images": 40, "quantization": how}
-    collect(loaded, digits, dear, 30, **options)
+    collect(loaded, digits, dear, 20, **options)
     predictor = train_predictor(mine, read_samples(dear), compare=False)
     assert predictor.space == other
     with pytest.raises(SamplesError, match="made differently"):
-        collect(own, digits, dear, 40, **options)
+        collect(own, digits, dear, 30, **options)
     wider = space.with_(head_channels=space.family.head_channels + 8)
     with pytest.raises(SpaceError, match="head_channels"):
         load_supernet(supernet_path, wider)
@@ -224,17 +224,17 @@ def fill_together(processes, folder: Path, supernet_path: Path, count: int, chun
         assert worker.exitcode == 0
 
 
-def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
+def test_killed_four_times_and_shared_by_two_it_ends_with_exactly_the_count(
     tmp_path, supernet_path
 ):
     """SIGKILL at random moments; then two processes finish the folder together."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["apq.collect", "sklearn.datasets"])
     rng = random.Random(0)
-    count = 200
+    count = 90
     reached = [0]
-    for _ in range(5):
-        process = processes.Process(target=fill, args=(tmp_path, supernet_path, count))
+    for _ in range(4):
+        process = processes.Process(target=fill, args=(tmp_path, supernet_path, count, 5))
         process.start()
         while process.is_alive() and int(covered(tmp_path, count).sum()) == reached[-1]:
             time.sleep(0.01)
@@ -244,9 +244,9 @@ def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
         assert process.exitcode in (-signal.SIGKILL, 0)
         reached.append(int(covered(tmp_path, count).sum()))
         for part in part_files(tmp_path):  # not what a kill left half written, under another name
-            assert len(pd.read_parquet(part)) == 10
+            assert len(pd.read_parquet(part)) == 5
     assert reached == sorted(set(reached))
-    fill_together(processes, tmp_path, supernet_path, count, chunks=(10, 10))
+    fill_together(processes, tmp_path, supernet_path, count, chunks=(5, 5))
     samples = read_samples(tmp_path)
     assert len(samples) == len(pd.read_parquet(tmp_path)) == count
     genes = samples.genes[np.lexsort(samples.genes.T)]
@@ -256,19 +256,19 @@ def test_killed_five_times_and_shared_by_two_it_ends_with_exactly_the_count(
 
 def test_two_processes_with_different_chunks_measure_everything_once(tmp_path, supernet_path):
     processes = multiprocessing.get_context("forkserver")
-    fill_together(processes, tmp_path, supernet_path, 90, chunks=(20, 5, 7))
+    fill_together(processes, tmp_path, supernet_path, 40, chunks=(10, 3, 4))
     samples = read_samples(tmp_path)
-    assert len(samples) == 90
-    assert len(np.unique(samples.genes, axis=0)) == 90
+    assert len(samples) == 40
+    assert len(np.unique(samples.genes, axis=0)) == 40
 
 
 def test_a_part_that_is_removed_is_collected_again_and_nothing_else(tmp_path, supernet_path):
-    fill(tmp_path, supernet_path, 60, 10)
+    fill(tmp_path, supernet_path, 24, 4)
     before = read_samples(tmp_path).frame
     parts = part_files(tmp_path)
     kept = {p: p.stat().st_mtime_ns for p in parts if p is not parts[2]}
     parts[2].unlink()
-    fill(tmp_path, supernet_path, 60, 40)  # one chunk around the gap
+    fill(tmp_path, supernet_path, 24, 16)  # one chunk around the gap
     assert all(p.stat().st_mtime_ns == at for p, at in kept.items())
     after = read_samples(tmp_path).frame
     assert after.drop(columns="seconds").equals(before.drop(columns="seconds"))

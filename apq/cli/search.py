@@ -263,7 +263,7 @@ def search(
     for found in () if json else checked:
         tell_measured(found)
     if json:
-        figures = [describe(r) for r in results]
+        figures = [describe(r, typed()) for r in results]
         if checked:
             figures = [f | {"measured": c} for f, c in zip(figures, checked, strict=True)]
         rounds = {"iterations": as_data(turns)} if turns else {}
