@@ -64,6 +64,15 @@ def cifar10() -> Space:
     )
 
 
+def cifar10_low_bits() -> Space:
+    """The architectures of ``cifar10`` with 2 and 3 bits to choose from: there bits matter.
+
+    Its supernet and fp32 samples are those of ``cifar10``.
+    """
+    bits = (2, 3, 4, 6, 8)
+    return cifar10().with_(name="cifar10-low-bits", bits=BitChoices(bits, bits, bits, bits))
+
+
 def _proxyless(stage: Callable[..., Stage]) -> tuple[Stage, ...]:
     """The six stages of ProxylessNAS: channels and strides; the last has one block."""
     sizes = ((24, 2), (40, 2), (80, 2), (96, 1), (192, 2))
@@ -191,6 +200,7 @@ def cifar10_chain() -> Space:
 PRESETS: dict[str, Callable[[], Space]] = {
     "digits": digits,
     "cifar10": cifar10,
+    "cifar10-low-bits": cifar10_low_bits,
     "apq-imagenet": apq_imagenet,
     "ofa-proxyless": ofa_proxyless,
     "ofa-mobilenet-v3": ofa_mobilenet_v3,
