@@ -39,7 +39,7 @@ def wanted(run: Path, only: list[str]) -> list[dict[str, Any]]:
             "spread": one["accuracy_spread"], "candidate": json.dumps(one["candidate"]),
         }
         for name, one in found.items()
-        if not only or name in only
+        if not only or name in ("joint search", *only)
     ]  # fmt: skip
 
 
