@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -37,43 +38,17 @@ def test_importing_loads_nothing_large():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-USER = """
-import apq
-from apq import (
-    {names},
-)
-
-space: apq.Space = apq.load_space("digits").restrict("bits=8")
-images = apq.load_images("digits", space.resolution, space.in_channels)
-supernet = apq.train_supernet(space, images, "supernet.safetensors", apq.SupernetRecipe(epochs=9))
-apq.collect_samples(supernet, images, "fp32", 100)
-predictor = apq.train_predictor(apq.read_samples("fp32"))
-priced = apq.price_space(space, apq.read_lut("lut.csv"))
-found = apq.search_front(priced, predictor.predict, {{"latency_ms": 0.02}})
-candidate: apq.Candidate = found.candidate
-model, report = apq.finetune(found, supernet, images, "model.safetensors")
-size: int = apq.export(model, "model.onnx").file_bytes
-accuracy: float = apq.verify(model, "model.onnx", images).accuracy
-wrong: int = apq.load_space("digits")
-"""
-
-
-def test_type_checkers_see_the_names(tmp_path):
+def test_type_checkers_see_every_name_and_the_documented_example():
+    """mypy reads tests/typed_user.py with the package: an error it must find is marked there."""
     assert (ROOT / "apq/py.typed").exists()
-    mine, readme = tmp_path / "mine.py", tmp_path / "readme.py"
-    text = USER.format(names=", ".join(apq.__all__))
-    mine.write_text(text)
-    section = (ROOT / "docs/library.md").read_text().partition("# As a library")[2]
-    readme.write_text(section.partition("```python\n")[2].partition("```")[0])
-    environment = os.environ | {"MYPYPATH": str(ROOT)}
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent",
-               "--cache-dir", str(ROOT / ".mypy_cache"),
-               str(mine), str(readme), str(ROOT / "examples/search_digits.py")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    errors = [line for line in done.stdout.splitlines() if "error:" in line]
-    last = len(text.splitlines())
-    assert len(errors) == 1, done.stdout
-    assert f"mine.py:{last}: error: Incompatible types in assignment" in errors[0]
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert checked["strict"]
+    assert {"apq", "examples", "tests/typed_user.py"} <= set(checked["files"])
+    user = (ROOT / "tests/typed_user.py").read_text()
+    for name in apq.__all__:
+        assert f"    {name},\n" in user, name
+    example = (ROOT / "docs/library.md").read_text().partition("```python\n")[2]
+    assert example.partition("```")[0].partition("import apq\n")[2].strip() in user
 
 
 WRITERS = (
