@@ -32,7 +32,7 @@ from apq.runtime.session import fast
 from apq.runtime.shared import SharedStart, answers_alone, choices
 from apq.samples import part_files, part_metadata, write_part
 from apq.space import Candidate, Genes
-from apq.space.graph import number
+from apq.space.layer import both
 from apq.supernet.correct import Corrector
 from apq.supernet.drawn import REFERENCES, draw
 from apq.supernet.elastic import resized
@@ -345,7 +345,7 @@ def _references(supernet: SupernetFile, data: EvalImages, corrected: bool) -> ND
     cut = _cut(supernet, data, corrected)
     for row in rows:
         subnet = cut(space.build(row))
-        total += torch.stack(answers_alone(subnet, data.at(number(subnet.graph.side)))).numpy()
+        total += torch.stack(answers_alone(subnet, data.at(subnet.graph.size))).numpy()
     return total / len(rows)
 
 
@@ -399,23 +399,23 @@ def _measure(
     scores = np.empty((len(rows), 3))
     candidates = [space.build(row) for row in rows]
     graphs = [space.graph_of(candidate) for candidate in candidates]
-    beginnings = [(number(graph.side), choices(graph)) for graph in graphs]
+    beginnings = [(both(graph.size), choices(graph)) for graph in graphs]
     order = sorted(range(len(rows)), key=beginnings.__getitem__)  # equal ones come together
-    upcoming = [*(beginnings[index] for index in order[1:]), (0, ())]
-    side, here, shared = 0, data, SharedStart(data)
+    upcoming = [*(beginnings[index] for index in order[1:]), ((0, 0), ())]
+    size, here, shared = (0, 0), data, SharedStart(data)
     cut = _cut(job.supernet, data, job.corrected)
-    for index, (next_side, following) in zip(order, upcoming, strict=True):
+    for index, (next_size, following) in zip(order, upcoming, strict=True):
         began = time.perf_counter()
         candidate = candidates[index]
         subnet = cut(candidate)
-        if side != beginnings[index][0]:
-            side = beginnings[index][0]
-            here = data.at(side)
+        if size != beginnings[index][0]:
+            size = beginnings[index][0]
+            here = data.at(size)
             shared = SharedStart(here)
         if job.quantization is None and job.corrected:
             score, loss = estimate(fast(fold(subnet), subnet), here)
         elif job.quantization is None:
-            score, loss = shared.measure(subnet, following if next_side == side else ())
+            score, loss = shared.measure(subnet, following if next_size == size else ())
         else:
             assert job.train is not None
             place = int(places[index])
@@ -466,8 +466,8 @@ def measure_quantized(
         how: Scheme and fine-tune.
         seed: Decides which training images are seen.
     """
-    side, device = number(subnet.graph.side), data.images.device
-    data, subnet = data.at(side), subnet.to(device)
+    size, device = subnet.graph.size, data.images.device
+    data, subnet = data.at(size), subnet.to(device)
     recalibrate(subnet, data.calibration[:FIRST_IMAGES])
     images = data.calibration[:RANGE_IMAGES]
     model = quantize_subnet(subnet, subnet.graph, images, how.scheme)
@@ -476,7 +476,7 @@ def measure_quantized(
         pick = np.sort(rng.permutation(len(train[1]))[: how.finetune_steps * how.batch])
         mean, std = normalisation
         finetune(
-            model, resized(to_tensor(train[0][pick]).to(device), side),
+            model, resized(to_tensor(train[0][pick]).to(device), size),
             torch.from_numpy(train[1][pick]).to(device), mean=mean, std=std,
             steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed, flip=flip,
         )  # fmt: skip

@@ -163,7 +163,7 @@ def images_for(
     name = told.get("name") if isinstance(told, Mapping) else made_of.get("image_set")
     if source is None and name != "digits":
         raise ImagesError(f"give --images: {what} was made with the images {name or '(unnamed)'}")
-    found = load_images(source or "digits", space.resolution, space.in_channels, space.classes)
+    found = load_images(source or "digits", space.image_size, space.in_channels, space.classes)
     err.print(found.describe())
     if not other:
         require_same_images(made_of, found, what)

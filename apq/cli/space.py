@@ -261,9 +261,10 @@ def filter_(
 def _tell(space: Space) -> None:
     """Genes, exclusions, how many candidates, and how large they are."""
     from apq.space.describe import ends, genes_in_words
+    from apq.space.layer import both
 
     kind = space.to_dict().get("family", "mobilenet_v2")
-    side = f"{space.resolution}x{space.resolution}x{space.in_channels}"
+    side = "x".join(map(str, (*both(space.image_size), space.in_channels)))
     out.print(f"{space.name}: family {kind}, images {side}, {space.classes} classes")
     for name, words in genes_in_words(space):
         out.print(f"  {name}: {words}", soft_wrap=True)

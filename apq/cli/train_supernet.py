@@ -123,7 +123,7 @@ def train_supernet(
             f"{path} is there already, and samples and predictors were made with it. Give another "
             "place by --out, or the same one to replace it."
         )
-    found = load_images(images, chosen.resolution, chosen.in_channels)
+    found = load_images(images, chosen.image_size, chosen.in_channels)
     err.print(found.describe())
     if len(found.classes) != chosen.classes:
         warn(f"the network gets {len(found.classes)} classes, as the images have "

@@ -20,7 +20,7 @@ from apq.files import whole
 from apq.files.tensors import save_tensors
 from apq.quantize.integer import IntegerLayer
 from apq.runtime.folded import FloatLayer, Steps, fold, weight_shape
-from apq.space.graph import number
+from apq.space.layer import both
 from apq.version import __version__
 
 FORMATS = {
@@ -154,17 +154,20 @@ def _expressible(model: Model, form: str) -> None:
     """Refuse what no file of a form can hold yet.
 
     Raises:
-        ModelError: the network was traced, and has an operation that only torch runs, or an input
-            that is not square.
+        ModelError: the network was traced, and has an operation that only torch runs.
     """
     for node in model.space.graph_of(model.candidate).nodes:
-        odd = bool(node.size) and (node.op == "image" or form not in ("onnx", "qonnx"))
-        if node.op == "torch" or odd:
-            what = f"the operation {node.call}" if node.call else "a size of its own"
+        if node.op == "torch":
             raise ModelError(
-                f"a {form} file cannot hold node {node.name}: it has {what}; only torch runs it. "
-                "The model file itself runs in torch: apq.load_model(FILE).network"
+                f"a {form} file cannot hold node {node.name}: only torch runs the operation "
+                f"{node.call}. The model file itself runs in torch: apq.load_model(FILE).network"
             )
+
+
+def _image_shape(model: Model) -> tuple[int, int, int]:
+    """Channels, height and width."""
+    height, width = both(model.space.graph_of(model.candidate).size)
+    return model.space.in_channels, height, width
 
 
 def _write_onnx(
@@ -179,8 +182,7 @@ def _write_onnx(
     """Write the file; bytes of its weights, and its opset."""
     from apq.runtime.onnx_graph import onnx_model
 
-    space, side = model.space, number(model.space.graph_of(model.candidate).side)
-    shape = (batch, space.in_channels, side, side)
+    shape = (batch, *_image_shape(model))
     told = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about(model).items()}
     kind = {"onnx": "qdq", "onnx-integer": "integer", "qonnx": "qonnx"}[form]
     built = onnx_model(steps, shape, told, kind, int2, opset)
@@ -202,9 +204,7 @@ def _write_tflite(
 
     if batch is None:
         raise ModelError("a TFLite file has a fixed batch; leave out --dynamic-batch, give --batch")
-    side = number(model.space.graph_of(model.candidate).side)
-    shape = (batch, model.space.in_channels, side, side)
-    made = tflite_model(steps, shape, about(model), whole_bytes=whole_bytes)
+    made = tflite_model(steps, (batch, *_image_shape(model)), about(model), whole_bytes=whole_bytes)
     text = form == "c"
     try:
         with whole(path) as partial:

@@ -7,7 +7,7 @@ stands between layers there: bytes.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from apq.runtime.onnx_graph import onnx_model, require_onnx
 from apq.space import Candidate, Layer, Space
 from apq.space.families.mobilenet_v2 import block_alone
 from apq.space.graph import LAYERS, Graph, Node, number
+from apq.space.layer import both
 
 Precision = Literal["fp32", "int8"]
 BITS: dict[str, int] = {"fp32": 32, "int8": 8}
@@ -39,8 +40,7 @@ def layer_model(layer: Layer, precision: Precision, seed: int = 0) -> bytes:
 def network_model(space: Space, candidate: Candidate, precision: Precision, seed: int = 0) -> bytes:
     """A whole network as it would be deployed, with random weights."""
     graph = space.graph_of(candidate)
-    side = number(graph.side)
-    shape = (1, space.in_channels, side, side)
+    shape = (1, space.in_channels, *both(graph.size))
     return _model(graph_steps(graph, precision, seed), shape, part=False)
 
 
@@ -114,7 +114,8 @@ def _layer(
     groups, kernel, channels = number(node.groups), number(node.kernel), number(node.channels)
     shape = (channels, number(graph.in_channels(node)) // groups, kernel, kernel)
     bias, fan_in = torch.zeros(channels), float(np.prod(shape[1:]))
-    how = {"stride": node.stride, "padding": kernel // 2, "groups": groups}
+    padding = kernel // 2 if node.padding < 0 else node.padding
+    how: dict[str, Any] = {"stride": node.stride, "padding": padding, "groups": groups}
     grid = grids[node.inputs[0]]
     if grid is None:
         weights = rng.standard_normal(shape, dtype=np.float32) / np.float32(fan_in**0.5)

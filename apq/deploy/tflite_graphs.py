@@ -11,7 +11,7 @@ from apq.deploy.graphs import graph_steps, layer_steps
 from apq.runtime.flatbuffer import FlatBuffer
 from apq.runtime.tflite_graph import tflite_model
 from apq.space import Candidate, Layer, Space
-from apq.space.graph import number
+from apq.space.layer import both
 
 
 def layer_tflite(layer: Layer, seed: int = 0) -> bytes:
@@ -23,8 +23,7 @@ def layer_tflite(layer: Layer, seed: int = 0) -> bytes:
 def network_tflite(space: Space, candidate: Candidate, seed: int = 0) -> bytes:
     """A whole network as it would be deployed, with random weights of 8 bits."""
     graph = space.graph_of(candidate)
-    side = number(graph.side)
-    shape = (1, space.in_channels, side, side)
+    shape = (1, space.in_channels, *both(graph.size))
     return tflite_model(graph_steps(graph, "int8", seed), shape, {}).data
 
 

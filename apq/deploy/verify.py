@@ -25,7 +25,7 @@ from apq.files.reading import Count, Items, Text
 from apq.files.tensors import load_tensors, require_tensors
 from apq.images import ImageSet
 from apq.runtime.session import Runner, open_session
-from apq.space.graph import LAYERS, number
+from apq.space.graph import LAYERS
 from apq.supernet.evaluate import CPU, Normalised, at_once, batches, in_parts
 from apq.training import OnProgress
 
@@ -51,7 +51,7 @@ class NodeTable(Schema):
     act: Literal["", "relu", "relu6", "hswish", "hsigmoid"]
     window: Annotated[tuple[Count, Count], Field(strict=False)] = (1, 1)
     shape: Annotated[tuple[Count, ...], Field(strict=False, max_length=4)] = ()
-    stride: Count = 1
+    stride: Count | Annotated[tuple[Count, Count], Field(strict=False)] = 1
     padding: Count = 0
     groups: Annotated[int, Field(ge=1)] = 1
     bits: Annotated[int, Field(ge=0, le=32)] = 0
@@ -155,11 +155,11 @@ def verify(
     runner, shape = open_file(file, options or {})
     pixels, labels = images.splits["test"]
     labels = labels[:limit]
-    count, side = len(labels), number(model.space.graph_of(model.candidate).side)
+    count, size = len(labels), model.space.graph_of(model.candidate).size
     model.network.eval()
     tolerance = max(1e-4, getattr(runner, "step", 0.0))
     worst, off, same, right, model_right = 0.0, 0, 0, 0, 0
-    seen = Normalised(pixels, np.arange(count), model.mean, model.std, CPU, side)
+    seen = Normalised(pixels, np.arange(count), model.mean, model.std, CPU, size)
     parts = [*batches(count, at_once(seen))]
     for part, x in zip(parts, in_parts(seen, parts), strict=True):
         with torch.no_grad():

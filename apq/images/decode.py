@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.errors import ImagesError
+from apq.space.layer import Size, both
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -30,7 +31,7 @@ BACKGROUND = (255, 255, 255, 255)
 def decode_all(
     items: Sequence[bytes | Path],
     names: Iterable[str],
-    side: int,
+    size: Size,
     channels: int,
     fit: str = "squash",
 ) -> Pixels:
@@ -39,26 +40,28 @@ def decode_all(
     Args:
         items: Encoded pictures, or paths of files that hold one.
         names: What to call each in messages.
-        side: Height and width to give them, in pixels; others are resized (bilinear).
+        size: Height and width to give them, in pixels; others are resized (bilinear).
         channels: 1 (grey) or 3 (RGB).
         fit: Key of ``FITS``.
 
     Returns:
-        Shape ``(len(items), side, side, channels)``.
+        Shape ``(len(items), height, width, channels)``.
 
     Raises:
         ImagesError: one cannot be decoded, or all together would not fit into memory.
     """
-    size = len(items) * side * side * channels
-    if size > MOST_BYTES:
+    height, width = both(size)
+    taken = len(items) * height * width * channels
+    if taken > MOST_BYTES:
         raise ImagesError(
-            f"{len(items):,} images of {side} x {side} x {channels} take {size / 2**30:.0f} GiB in "
-            f"memory, the limit is {MOST_BYTES / 2**30:.0f}. Use fewer, or a smaller resolution."
+            f"{len(items):,} images of {height} x {width} x {channels} take {taken / 2**30:.0f} "
+            f"GiB in memory, the limit is {MOST_BYTES / 2**30:.0f}. Use fewer, or a smaller "
+            "resolution."
         )
-    out = np.empty((len(items), side, side, channels), dtype=np.uint8)
+    out = np.empty((len(items), height, width, channels), dtype=np.uint8)
 
     def one(job: tuple[int, bytes | Path, str]) -> None:
-        out[job[0]] = decode(job[1], job[2], side, channels, fit)
+        out[job[0]] = decode(job[1], job[2], size, channels, fit)
 
     from PIL import Image
 
@@ -68,13 +71,15 @@ def decode_all(
     return out
 
 
-def decode(data: bytes | Path, where: str, side: int, channels: int, fit: str = "squash") -> Pixels:
-    """One picture, ``(side, side, channels)``; upright, its first frame, without transparency.
+def decode(
+    data: bytes | Path, where: str, size: Size, channels: int, fit: str = "squash"
+) -> Pixels:
+    """One picture, ``(height, width, channels)``; upright, its first frame, without transparency.
 
     Args:
         data: It, encoded, or the path of a file that holds it.
         where: What to call it in messages.
-        side: Height and width to give it, in pixels.
+        size: Height and width to give it, in pixels.
         channels: 1 (grey) or 3 (RGB).
         fit: Key of ``FITS``.
 
@@ -82,32 +87,35 @@ def decode(data: bytes | Path, where: str, side: int, channels: int, fit: str = 
         ImagesError: it cannot be decoded, has a range of values that is not known, or has more
             pixels than Pillow's limit.
     """
-    image = FITS[fit](opened(data, where, channels), side)
-    return np.asarray(image, dtype=np.uint8).reshape(side, side, channels)
+    height, width = both(size)
+    image = FITS[fit](opened(data, where, channels), height, width)
+    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
 
 
-def _squash(image: Picture, side: int) -> Picture:
+def _squash(image: Picture, height: int, width: int) -> Picture:
     """All of it, whatever its proportions were."""
     from PIL import Image
 
-    if image.size == (side, side):
+    if image.size == (width, height):
         return image
-    return image.resize((side, side), Image.Resampling.BILINEAR)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _crop(image: Picture, side: int) -> Picture:
-    """The middle: 7/8 of the shorter side, as networks for photographs are evaluated."""
+def _crop(image: Picture, height: int, width: int) -> Picture:
+    """The middle: 7/8 of the largest box of the wanted proportions, for a square of the shorter
+    side, as networks for photographs are evaluated."""
     from PIL import Image
 
     wide, high = image.size
-    edge = min(wide, high) * 7 / 8
-    left, top = (wide - edge) / 2, (high - edge) / 2
-    box = (left, top, left + edge, top + edge)
-    return image.resize((side, side), Image.Resampling.BILINEAR, box)
+    across = min(wide, high * width / height) * 7 / 8
+    down = min(high, wide * height / width) * 7 / 8
+    left, top = (wide - across) / 2, (high - down) / 2
+    box = (left, top, left + across, top + down)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box)
 
 
-FITS: dict[str, Callable[[Any, int], Any]] = {"squash": _squash, "crop": _crop}
-"""How a picture of other proportions becomes a square."""
+FITS: dict[str, Callable[[Any, int, int], Any]] = {"squash": _squash, "crop": _crop}
+"""How a picture of other proportions becomes one of a given height and width."""
 
 
 def opened(data: bytes | Path, where: str, channels: int) -> Picture:

@@ -27,6 +27,7 @@ from apq.images.gather import Gathered, gather
 from apq.images.inspect import content_hash, encoded
 from apq.images.labels import Labels, one_list, renumbered
 from apq.images.streamed import Pictures, Streamed
+from apq.space.layer import Size, both, size_of
 
 SPLITS = ("train", "calibration", "validation", "test")
 _SPLIT_SEED = 20200615  # fixed: a split never depends on a command's --seed
@@ -48,7 +49,7 @@ class ImageSet:
 
     Attributes:
         name: What was read, for metadata.
-        splits: Per split uint8 images ``(n, side, side, channels)``, an array or a ``Streamed``,
+        splits: Per split uint8 images ``(n, height, width, channels)``, an array or a ``Streamed``,
             and labels ``(n,)``.
         classes: Class names by label.
         flip: Whether a mirrored image is still a valid example of its class.
@@ -99,7 +100,7 @@ class ImageSet:
 
 
 def load_images(
-    source: str, side: int, channels: int, classes: int | None = None, memory: int = MEMORY
+    source: str, side: Size, channels: int, classes: int | None = None, memory: int = MEMORY
 ) -> ImageSet:
     """Read an image set.
 
@@ -110,9 +111,10 @@ def load_images(
             directory with one folder per class (optionally below ``train/``, ``val/`` and
             ``test/``). What follows ``::`` chooses: ``SOURCE::image=COLUMN,label=COLUMN`` columns
             of Parquet files, ``fit=crop`` the middle of each picture instead of all of it squashed
-            into a square, ``split=content`` a split by the contents of pictures, not by their order
+            into the size, ``split=content`` a split by the contents of pictures, not by their order
             (streamed sets are always split so).
-        side: Height and width to give the images, in pixels; others are resized (bilinear).
+        side: Height and width to give the images, in pixels (``Space.image_size``): one number, or
+            a pair; others are resized (bilinear).
         channels: 1 (grey) or 3 (RGB).
         classes: How many classes the network tells apart; checked if given.
         memory: Bytes that decoded images may take in memory; larger sets are streamed. In memory,
@@ -131,6 +133,7 @@ def load_images(
     """
     if channels not in (1, 3):
         raise ImagesError(f"images have 1 or 3 channels, the space asks for {channels}")
+    side = size_of(side)
     if source == "digits":
         found = _digits(side, channels)
     else:
@@ -153,7 +156,7 @@ def load_images(
         name = f"{path.name}::{words}" if words else path.name
         count = sum(part.count for part in parts.values())
         how = side, channels, fit
-        if count * side * side * channels > memory:
+        if count * math.prod(both(side)) * channels > memory:
             found = _streamed(name, parts, how, notes)
         else:
             found = _in_memory(name, parts, how, notes, split == "content")
@@ -166,7 +169,7 @@ def load_images(
 
 
 COLUMNS = ("image", "label", "fit", "split")
-"""What can be chosen behind ``::``: columns of a Parquet file, how pictures become squares, and by
+"""What can be chosen behind ``::``: columns of a Parquet file, how pictures get their size, and by
 what they are split."""
 
 
@@ -234,8 +237,8 @@ def _moments(images: Pictures) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
 
 
-How = tuple[int, int, str]
-"""Side, channels and fit of images."""
+How = tuple[Size, int, str]
+"""Height and width, channels and fit of images."""
 
 
 def _labels(
@@ -299,7 +302,9 @@ def _streamed(
         told = ", ".join(f"{problem} {n:,}" for problem, n in wrong.most_common())
         raise ImagesError(f"{name}: of {count:,} pictures {left:,} cannot be used ({told})")
     told = ", ".join(f"{what} {n:,}" for what, n in [*unusual.most_common(), *wrong.most_common()])
-    size = f"{count * how[0] ** 2 * how[1] / 2**30:.1f} GiB decoded, so they are streamed"
+    size = (
+        f"{count * math.prod(both(how[0])) * how[1] / 2**30:.1f} GiB decoded, so they are streamed"
+    )
     more = (*more, f"note: {count - left:,} pictures, {size}; left out {left:,}", "note: " + told)
     return _cut(name, whole, hashes, classes, how, (*notes, *more))
 
@@ -433,7 +438,7 @@ def _share_rare_classes(cut: dict[str, NDArray[np.intp]], labels: Labels) -> Non
                 cut[giver] = np.delete(cut[giver], at)
 
 
-def _digits(side: int, channels: int) -> ImageSet:
+def _digits(side: Size, channels: int) -> ImageSet:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -443,7 +448,7 @@ def _digits(side: int, channels: int) -> ImageSet:
 
         grey = np.stack(
             [
-                np.asarray(Image.fromarray(g).resize((side, side), Image.Resampling.BILINEAR))
+                np.asarray(Image.fromarray(g).resize(both(side)[::-1], Image.Resampling.BILINEAR))
                 for g in grey
             ]
         )

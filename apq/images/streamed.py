@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from apq.errors import ImagesError
 from apq.images.decode import Pixels, decode
 from apq.images.inspect import Item, encoded
+from apq.space.layer import Size, both
 from apq.workers import ahead, default_workers
 
 Index = NDArray[np.integer[Any]]
@@ -32,11 +33,11 @@ CHUNK = 32
 
 
 class Pictures(Protocol):
-    """uint8 images ``(n, side, side, channels)``: an array in memory, or a :class:`Streamed`."""
+    """uint8 images ``(n, height, width, channels)``: an array in memory, or a :class:`Streamed`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(n, side, side, channels)``."""
+        """``(n, height, width, channels)``."""
         ...
 
     def __len__(self) -> int: ...
@@ -141,19 +142,19 @@ class Streamed:
     """Images that are decoded when they are asked for.
 
     What cannot be decoded after all (:func:`apq.images.inspect.inspect` has left out what can be
-    told from a file's beginning and end) is a grey square.
+    told from a file's beginning and end) is grey all over.
 
     Attributes:
         source: Where the encoded pictures lie.
         index: Which of them these are, ``(n,)``.
-        side, channels: Of the images.
+        size, channels: Of the images.
         fit: Key of :data:`apq.images.decode.FITS`.
         kept: Whether decoded images are kept in a temporary file when all are read again and again.
     """
 
     source: Source = field(repr=False)
     index: Index = field(repr=False)
-    side: int
+    size: Size
     channels: int
     fit: str = "squash"
     kept: bool = False
@@ -161,14 +162,14 @@ class Streamed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(n, side, side, channels)``."""
-        return (len(self.index), self.side, self.side, self.channels)
+        """``(n, height, width, channels)``."""
+        return (len(self.index), *both(self.size), self.channels)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, index: Any, /) -> Pixels:
-        """Decoded images at a slice or an array of places, ``(k, side, side, channels)``."""
+        """Decoded images at a slice or an array of places, ``(k, height, width, channels)``."""
         where = np.arange(len(self))[index]
         found = [*self.batches(np.array_split(where, max(1, -(-len(where) // 256))))]
         return np.concatenate(found) if found else np.empty((0, *self.shape[1:]), np.uint8)
@@ -295,13 +296,13 @@ def decode_into(
         How many.
     """
     out = block_at(path, shape)[place]
-    side, channels = shape[2], shape[4]
+    size, channels = (shape[2], shape[3]), shape[4]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for row, item in enumerate(items):
             try:
                 data = item if isinstance(item, Path) else encoded(item)
-                out[row] = decode(data, "a picture", side, channels, fit)
+                out[row] = decode(data, "a picture", size, channels, fit)
             except (ImagesError, OSError):
                 out[row] = 128
     return len(items)

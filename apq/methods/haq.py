@@ -71,7 +71,7 @@ def layer_states(book: Book, row: Genes, axes: Sequence[int]) -> Floats:
         inside, outside = int(layer["in_channels"]), int(layer["out_channels"])
         weights = kernel**2 * inside * outside / groups
         found.append([
-            float(groups > 1), inside, outside, node.stride, kernel, weights,
+            float(groups > 1), inside, outside, int(layer["stride"]), kernel, weights,
             int(layer["height"]), len(found), 0.0, float(axis.name == nodes[0].weight),
         ])  # fmt: skip
     table = np.array(found, dtype=np.float64)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from apq.quantize.base import Packed
 from apq.space.graph import Node, number, walk
+from apq.space.layer import Size, both
 from apq.supernet.calls import TorchCall, run_call
 from apq.supernet.elastic import ACTIVATIONS
 from apq.supernet.network import max_pool
@@ -99,7 +100,7 @@ class IntegerLayer:
     bias: Tensor
     rounding: Rounding
     output: Rounding | None
-    stride: int = 1
+    stride: Size = 1
     padding: int = 0
     groups: int = 1
     act: str = ""
@@ -164,7 +165,7 @@ def integer_layer(
     rounding: Rounding,
     output: Rounding | None,
     *,
-    stride: int = 1,
+    stride: Size = 1,
     padding: int = 0,
     groups: int = 1,
     act: str = "",
@@ -253,7 +254,7 @@ def operation_of(network: nn.Module, node: Node) -> Operation | None:
 
 def window(node: Node) -> tuple[int, int]:
     """Kernel and stride of a ``maxpool``, else (1, 1)."""
-    return (number(node.kernel), node.stride) if node.op == "maxpool" else (1, 1)
+    return (number(node.kernel), both(node.stride)[0]) if node.op == "maxpool" else (1, 1)
 
 
 @torch.no_grad()

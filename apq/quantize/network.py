@@ -26,9 +26,9 @@ from apq.quantize.integer import (
 )
 from apq.quantize.schemes import find_scheme
 from apq.quantize.uniform import Uniform, UniformActivations
-from apq.space.graph import LAYERS, Graph, Node, number, owns
+from apq.space.graph import LAYERS, Graph, Node, owns
 from apq.supernet.depthwise import depthwise
-from apq.supernet.elastic import ACTIVATIONS, convolve, resized
+from apq.supernet.elastic import ACTIVATIONS, convolve, resized, stride_of
 from apq.supernet.network import Network, activated, attach, combine, run_nodes
 
 FACTORS = Rounding(1 / 255, 0, 255, 8)
@@ -67,7 +67,7 @@ class QuantizedConv(nn.Module):
         gain = bn.weight / torch.sqrt(bn.running_var + bn.eps)
         return integer_layer(
             fold_gain(self.weights.pack(c.weight), gain), bn.bias - bn.running_mean * gain,
-            rounding, output, stride=int(c.stride[0]), padding=int(c.padding[0]), groups=c.groups,
+            rounding, output, stride=stride_of(c), padding=int(c.padding[0]), groups=c.groups,
             act=next(name for name, kind in ACTIVATIONS.items() if type(self.act) is kind),
         )  # fmt: skip
 
@@ -75,10 +75,11 @@ class QuantizedConv(nn.Module):
         """Same shapes as the float layer's."""
         x = self.inputs(x) if self.inputs is not None else x
         c, weight = self.conv, self.weights(self.conv.weight)
-        if 1 < c.groups == c.out_channels:
-            y = depthwise(x, weight, int(c.stride[0]))
+        half = int(c.padding[0]) == weight.shape[-1] // 2
+        if half and 1 < c.groups == c.out_channels:
+            y = depthwise(x, weight, stride_of(c))
         else:
-            y = convolve(x, weight, None, int(c.stride[0]), c.groups)
+            y = convolve(x, weight, None, stride_of(c), c.groups, int(c.padding[0]))
         out: Tensor = self.act(self.bn(y))
         return out
 
@@ -168,7 +169,7 @@ class QuantizedSubnet(nn.Module):
         """Logits ``(n, classes)``."""
         if self.training:
             return self.simulate(x)
-        return run(self.integer(), resized(x, number(self.graph.side)))
+        return run(self.integer(), resized(x, self.graph.size))
 
     def simulate(self, x: Tensor) -> Tensor:
         """Logits computed in float: what training sees."""

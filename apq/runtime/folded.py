@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from apq.quantize import QuantizedSubnet
 from apq.quantize.integer import IntegerLayer, Step, operation_of, window
 from apq.space.graph import LAYERS, Node
+from apq.space.layer import Size
+from apq.supernet.elastic import stride_of
 from apq.supernet.network import Network
 
 
@@ -20,7 +22,7 @@ class FloatLayer:
 
     weight: Tensor
     bias: Tensor
-    stride: int = 1
+    stride: Size = 1
     padding: int = 0
     groups: int = 1
     act: str = ""
@@ -66,6 +68,6 @@ def _layer(network: Network, node: Node) -> FloatLayer:
     fused = nn.utils.fuse_conv_bn_eval(conv, bn)
     assert fused.bias is not None
     return FloatLayer(
-        fused.weight.detach(), fused.bias.detach(), int(conv.stride[0]), int(conv.padding[0]),
+        fused.weight.detach(), fused.bias.detach(), stride_of(conv), int(conv.padding[0]),
         conv.groups, node.act,
     )  # fmt: skip

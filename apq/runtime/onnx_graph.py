@@ -29,6 +29,7 @@ from apq.quantize import Packed
 from apq.quantize.integer import IntegerLayer, Rounding, Step, mean_factor, scale_factor
 from apq.runtime.folded import FloatLayer, Steps, weight_shape
 from apq.space.graph import walk
+from apq.space.layer import Size, both
 
 if TYPE_CHECKING:
     import onnx
@@ -92,17 +93,16 @@ def onnx_model(
     require_onnx()
     layers = [step.layer for step in steps if step.layer is not None]
     graph = _Float() if isinstance(layers[0], FloatLayer) else _WRITERS[form](int2)
-    sides = {"image": input_shape[2]}
+    sides = {"image": input_shape[2:]}
 
     def write(step: Step[IntegerLayer | FloatLayer], *inputs: _Tensor) -> _Tensor:
-        side = sides.get(step.inputs[0], input_shape[2])
-        stride = step.window[1] if step.layer is None else step.layer.stride
-        sides[step.name] = -(-side // stride)
+        side = sides.get(step.inputs[0], input_shape[2:])
+        sides[step.name] = _moved(step, side)
         if step.layer is not None:
             return graph.layer(step.name, step.layer, inputs[0])
         if step.op == "pool":
-            sides[step.name] = 1
-            return graph.mean(step.name, inputs[0], step.grid, side * side)
+            sides[step.name] = 1, 1
+            return graph.mean(step.name, inputs[0], step.grid, side[0] * side[1])
         if step.op == "concat":
             return graph.concat(step.name, inputs, step.grid)
         if step.op == "maxpool":
@@ -125,6 +125,20 @@ def onnx_model(
     ends = (("image", input_shape[1:], part and first.grid), ("logits", shape, given))
     model: onnx.ModelProto = graph.model(input_shape[0], ends, metadata, opset)
     return model
+
+
+def _moved(step: Step[IntegerLayer | FloatLayer], side: tuple[int, int]) -> tuple[int, int]:
+    """Height and width that a convolution or maximum gives, from those it takes."""
+    if step.layer is None:
+        kernel, stride = step.window
+        padding = kernel // 2 if kernel % 2 else 0
+        moves: Size = stride
+    else:
+        kernel, moves = weight_shape(step.layer)[-1], step.layer.stride
+        padding = step.layer.padding
+    height, width = ((n + 2 * padding - kernel) // move + 1
+                     for n, move in zip(side, both(moves), strict=True))  # fmt: skip
+    return height, width
 
 
 @dataclass(frozen=True)
@@ -204,7 +218,7 @@ class _Graph:
         """A Conv node; attributes that say what is the rule anyway are left out."""
         kernel = weight_shape(layer)[-1]
         said: dict[str, Any] = {"kernel_shape": [kernel] * 2} if kernel > 1 else {}
-        said |= {"strides": [layer.stride] * 2} if layer.stride > 1 else {}
+        said |= {"strides": [*both(layer.stride)]} if layer.stride != 1 else {}
         said |= {"pads": [layer.padding] * 4} if layer.padding else {}
         said |= {"group": layer.groups} if layer.groups > 1 else {}
         return self.node("Conv", inputs, name, **said)

@@ -30,6 +30,7 @@ from apq.quantize.integer import IntegerLayer, Rounding, Step
 from apq.runtime.flatbuffer import FlatBuffer, Quantization
 from apq.runtime.folded import FloatLayer, Steps, weight_shape
 from apq.space.graph import walk
+from apq.space.layer import Size, both
 from apq.supernet.elastic import ACTIVATIONS
 
 TOP, BOTTOM = 127, -128
@@ -281,7 +282,7 @@ class _Writer:
         return out
 
     def padded(
-        self, name: str, x: _Tensor, kernel: int, stride: int, before: int, value: int
+        self, name: str, x: _Tensor, kernel: int, stride: Size, before: int, value: int
     ) -> tuple[_Tensor, int, tuple[int, int]]:
         """Input, kind of padding and output's sides of a window that moves by ``stride``.
 
@@ -289,15 +290,16 @@ class _Writer:
         rule does not fit, a PAD says it.
         """
         kinds = self.file.schema.Padding
-        sides = [(n + 2 * before - kernel) // stride + 1 for n in x.shape[1:3]]
+        moves = [*zip(x.shape[1:3], both(stride), strict=True)]
+        sides = [(n + 2 * before - kernel) // step + 1 for n, step in moves]
         ends = [
-            (before, max(0, (out - 1) * stride + kernel - n - before))
-            for n, out in zip(x.shape[1:3], sides, strict=True)
+            (before, max(0, (out - 1) * step + kernel - n - before))
+            for (n, step), out in zip(moves, sides, strict=True)
         ]
         side = sides[0], sides[1]
         if not any(sum(end) for end in ends):
             return x, int(kinds.VALID), side
-        whole = all(out == -(-n // stride) for n, out in zip(x.shape[1:3], sides, strict=True))
+        whole = all(out == -(-n // step) for (n, step), out in zip(moves, sides, strict=True))
         if whole and all(end[0] == sum(end) // 2 for end in ends):
             return x, int(kinds.SAME), side
         (top, bottom), (left, right) = ends
@@ -323,10 +325,11 @@ class _Writer:
         x, padding, side = self.padded(
             name, x, kernel, layer.stride, layer.padding, zero_point(x.grid)
         )
+        rows, columns = both(layer.stride)
         op, options, inputs, fields = self.convolution(name, layer, x)
         return self.ended(
             name, op, inputs, layer.output, (x.shape[0], *side, weight_shape(layer)[0]), options,
-            padding=padding, strideW=layer.stride, strideH=layer.stride,
+            padding=padding, strideW=columns, strideH=rows,
             fusedActivationFunction=self.fused(layer.output), **fields,
         )  # fmt: skip
 

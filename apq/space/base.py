@@ -23,7 +23,7 @@ from apq.space.families.base import plain
 from apq.space.families.builder import Builder
 from apq.space.formats import FORMATS, Choice, choice_of, code_of, ordered
 from apq.space.graph import LATER, Graph, Node, is_priced, number
-from apq.space.layer import Layer, LayerArray, to_layer
+from apq.space.layer import Layer, LayerArray, Size, size_of, to_layer
 from apq.space.restrictions import parse as parse_restriction
 from apq.space.tables import read_family
 
@@ -142,6 +142,12 @@ class Space:
         """Largest height and width of an image in pixels."""
         side = self.graph.nodes[0].side
         return max(self.axis(side).choices) if isinstance(side, str) else number(side)
+
+    @property
+    def image_size(self) -> Size:
+        """Largest height and width of an image in pixels: one number, or both where it is not
+        square."""
+        return size_of(self.graph.nodes[0].size or self.resolution)
 
     # ---- structure -------------------------------------------------------------------------
 

@@ -54,7 +54,8 @@ def nodes_in_words(space: Space) -> list[tuple[str, str, str, str]]:
         if node.op == "conv":
             words.insert(1, f"{kernel}x{kernel}" if kernel.isdigit() else f"kernel {kernel}")
             words += ["depthwise"] if groups != 1 and groups == node.channels else []
-            words += [f"stride {node.stride}"] if node.stride > 1 else []
+            steps = node.stride if isinstance(node.stride, int) else "x".join(map(str, node.stride))
+            words += [f"stride {steps}"] if steps != 1 else []
         words += [node.act] if node.act else []
         words += [node.call] if node.call else []
         when = ", ".join(f"{gene} in {list(allowed)}" for gene, allowed in node.when)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.space.formats import AS_PRICED, BITS
-from apq.space.layer import LayerArray, layer_array, out_side
+from apq.space.layer import LayerArray, Size, both, layer_array, out_side, size_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Node:
         inputs: Names of the nodes whose outputs it reads.
         channels: Channels of its output.
         kernel, stride, groups: Of a convolution, padded by ``kernel // 2``. A depthwise one has as
-            many groups as channels.
+            many groups as channels. A stride may be a pair: by rows, by columns.
         act: ``"relu"``, ``"relu6"``, or nothing: what its output goes through last. Of an ``act``:
             ``"hswish"`` or ``"hsigmoid"``.
         bias: Whether a linear layer has one.
@@ -109,7 +109,7 @@ class Node:
     inputs: tuple[str, ...] = ()
     channels: Value = 0
     kernel: Value = 1
-    stride: int = 1
+    stride: Size = 1
     groups: Value = 1
     act: str = ""
     bias: bool = True
@@ -141,8 +141,13 @@ class Graph:
 
     @property
     def side(self) -> Value:
-        """Height and width of the image in pixels."""
+        """Height and width of the image in pixels; of one that is not square, the larger."""
         return self.nodes[0].side
+
+    @property
+    def size(self) -> Size:
+        """Height and width of one candidate's image in pixels."""
+        return size_of(self.nodes[0].size or number(self.side))
 
     @property
     def layers(self) -> tuple[Node, ...]:
@@ -268,13 +273,8 @@ class Graph:
                 found[node.name] = resolve(node.side, values or {})
             elif node.op in ("pool", "linear"):
                 found[node.name] = 1
-            elif isinstance(found[node.inputs[0]], tuple):
-                found[node.name] = tuple(
-                    int(out_side(s, node.stride)) for s in found[node.inputs[0]]
-                )
             else:
-                side = out_side(found[node.inputs[0]], node.stride)
-                found[node.name] = side if side.ndim else int(side)
+                found[node.name] = _strided(found[node.inputs[0]], node.stride)
         return found
 
     def row(self, node: Node, side: Any, values: Mapping[str, Any] | None = None) -> LayerArray:
@@ -296,10 +296,13 @@ class Graph:
                 weight_bits=32, activation_bits=32,
             )  # fmt: skip
         height, width = side if isinstance(side, tuple) else (side, side)
-        if node.size and node.op == "conv":  # what gives as many pixels with half the kernel
+        stride = min(both(node.stride))
+        if node.op == "conv" and (node.size or node.stride != stride):
+            # what gives as many pixels with half the kernel, and the smaller stride both ways
+            ends = node.size or _strided((height, width), node.stride)
             height, width = (
-                s if out_side(s, node.stride) == out else out * node.stride
-                for s, out in zip((height, width), node.size, strict=True)
+                np.where(out_side(s, stride) == end, s, end * stride)
+                for s, end in zip((height, width), ends, strict=True)
             )
         weight, activation = (AS_PRICED[resolve(v, known)] for v in (node.weight, node.activation))
         return layer_array(
@@ -309,7 +312,7 @@ class Graph:
             height=height,
             width=width,
             kernel=resolve(node.kernel, known),
-            stride=node.stride,
+            stride=stride,
             groups=resolve(node.groups, known),
             weight_bits=weight,
             activation_bits=activation,
@@ -353,6 +356,15 @@ class Graph:
             alive = {node.name, *node.inputs, *(later & earlier)}
             peak = np.maximum(peak, there(node, values) * sum(bits(n) for n in sorted(alive)))
         return np.asarray(peak)
+
+
+def _strided(side: Any, stride: Size) -> Any:
+    """Height and width of what a padded window that moves by ``stride`` gives, as :meth:`sides`."""
+    if isinstance(side, tuple) or not isinstance(stride, int):
+        pair = side if isinstance(side, tuple) else (side, side)
+        return tuple(_strided(s, step) for s, step in zip(pair, both(stride), strict=True))
+    out = out_side(side, stride)
+    return out if out.ndim else int(out)
 
 
 def resolve(value: Any, values: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ are array expressions. :class:`Layer` is the readable form of one row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from apq.space.formats import BITS, TABLE_BITS, in_words
 
 LayerArray = NDArray[np.void]
+
+Size = int | tuple[int, int]
+"""Of height and width: one number for both, or one for each."""
 
 OPS: tuple[str, ...] = ("conv", "linear", "mbconv")
 """Codes of the ``op`` field, by position. ``mbconv`` is a whole inverted residual block."""
@@ -102,6 +106,17 @@ def to_array(layers: list[Layer] | tuple[Layer, ...]) -> LayerArray:
         for layer in layers
     ]
     return np.array(rows, dtype=LAYER_DTYPE)
+
+
+def both(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def size_of(numbers: int | Sequence[int]) -> Size:
+    """One number where height and width are the same, else both."""
+    height, width = map(int, both(numbers))
+    return height if height == width else (height, width)
 
 
 def out_side(side: ArrayLike, stride: ArrayLike) -> NDArray[np.int64]:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from apq.errors import ModelError
 from apq.space import Candidate
 from apq.space.graph import LAYERS, Graph, Node, depthwise, number
-from apq.supernet.elastic import ConvBN, taken
+from apq.space.layer import both
+from apq.supernet.elastic import ConvBN, stride_of, taken
 from apq.supernet.evaluate import Images
 from apq.supernet.network import Network, Subnet, Supernet, largest, run_nodes
 from apq.supernet.statistics import Moments, absorb_statistics
@@ -198,10 +199,10 @@ def _refitted(node: Node, subnet: Network, x: Tensor, wanted: Tensor, original: 
 
 def _patches(x: Tensor, conv: nn.Conv2d, places: Places) -> Tensor:
     """What some output pixels of a convolution are computed from, ``(m, channels, k, k)``."""
-    kernel, stride = int(conv.kernel_size[0]), int(conv.stride[0])
+    kernel, moves = int(conv.kernel_size[0]), both(stride_of(conv))
     rows, columns = (int(edge) for edge in conv.padding)
     padded = F.pad(x, (columns, columns, rows, rows))
-    windows = padded.unfold(2, kernel, stride).unfold(3, kernel, stride)
+    windows = padded.unfold(2, kernel, moves[0]).unfold(3, kernel, moves[1])
     return windows[places[0], :, places[1], places[2]]
 
 

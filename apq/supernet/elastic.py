@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apq.space.layer import Size, both, size_of
+
 
 class HardSigmoid(nn.Module):
     """``relu6(x + 3) / 6``, in the operations and the order in which exported files have them."""
@@ -44,7 +46,7 @@ class ConvBN(nn.Module):
         cin: int,
         cout: int,
         kernel: int = 1,
-        stride: int = 1,
+        stride: Size = 1,
         groups: int = 1,
         act: str = "relu6",
         epsilon: float = 1e-5,
@@ -61,7 +63,7 @@ class ConvBN(nn.Module):
         c = self.conv
         single = c.kernel_size == (1, 1) and c.padding == (0, 0)
         if single and c.stride != (1, 1) and torch.is_grad_enabled():
-            x = convolve(x, c.weight, c.bias, int(c.stride[0]), c.groups)
+            x = convolve(x, c.weight, c.bias, stride_of(c), c.groups)
         else:
             x = c(x)
         out: Tensor = self.act(self.bn(x))
@@ -72,7 +74,7 @@ def convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int = 1,
+    stride: Size = 1,
     groups: int = 1,
     padding: int = -1,
 ) -> Tensor:
@@ -83,22 +85,26 @@ def convolve(
     oneDNN as PyTorch 2.13 has it.
     """
     kernel = weight.shape[-1]
-    if kernel == 1 and stride > 1 and padding <= 0:
-        x, stride = x[:, :, ::stride, ::stride], 1
+    if kernel == 1 and stride != 1 and padding <= 0:
+        rows, columns = both(stride)
+        x, stride = x[:, :, ::rows, ::columns], 1
     return F.conv2d(x, weight, bias, stride, kernel // 2 if padding < 0 else padding, 1, groups)
 
 
-def resized(images: Tensor, side: int | tuple[int, ...]) -> Tensor:
-    """Square images with ``side`` pixels: ``(n, c, h, h) -> (n, c, side, side)``, any type; a pair
-    is height and width.
+def stride_of(conv: nn.Conv2d) -> Size:
+    """By how many rows and columns a convolution moves."""
+    return size_of([int(step) for step in conv.stride])
+
+
+def resized(images: Tensor, size: Size) -> Tensor:
+    """Images of a height and width: ``(n, c, h, w) -> (n, c, height, width)``, any type.
 
     Linear interpolation over as many pixels as one of the result covers, as Pillow resizes; images
-    of that size already are returned as they are.
+    of that size already are returned as they are, and so are signals, ``(n, c, length)``.
     """
-    size = (side, side) if isinstance(side, int) else (side[0], side[1])
-    if images.shape[-2:] == size:
+    if images.dim() != 4 or images.shape[-2:] == both(size):
         return images
-    return F.interpolate(images, size, mode="bilinear", antialias=True)
+    return F.interpolate(images, both(size), mode="bilinear", antialias=True)
 
 
 def taken(tensor: Tensor, dim: int, kept: Sequence[tuple[int, int]]) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from apq.errors import ModelError
 from apq.images import ImageSet
 from apq.images.streamed import Pictures, Streamed
+from apq.space.layer import Size, both, size_of
 from apq.supernet.elastic import ConvBN, resized
 from apq.training.feed import to_tensor
 
@@ -48,7 +49,7 @@ class Normalised:
         places: Which of them, in order, ``(m,)``.
         mean, std: Normalisation per channel on the 0..1 scale.
         device: Where they are given.
-        side: Height and width to give them.
+        size: Height and width to give them.
     """
 
     pixels: Pictures
@@ -56,18 +57,18 @@ class Normalised:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
-    side: int
+    size: Size
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """``(m, channels, side, side)``."""
-        return len(self), self.pixels.shape[3], self.side, self.side
+        """``(m, channels, height, width)``."""
+        return len(self), self.pixels.shape[3], *both(self.size)
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, part: slice) -> Tensor:
-        """float32 images ``(k, channels, side, side)``."""
+        """float32 images ``(k, channels, height, width)``."""
         return self._made(self.pixels[self.places[part]])
 
     def in_parts(self, parts: Sequence[slice]) -> Iterator[Tensor]:
@@ -83,12 +84,12 @@ class Normalised:
         limit = HELD if self.device.type == "cpu" else GPU_HELD
         if 4 * math.prod(self.shape) > limit:
             return self
-        if self.side == self.pixels.shape[1]:
+        if both(self.size) == self.pixels.shape[1:3]:
             return self[:]
         return torch.cat([*self.in_parts([*batches(len(self), at_once(self))])])
 
     def _made(self, pixels: NDArray[np.uint8]) -> Tensor:
-        return resized(normalise(to_tensor(pixels).to(self.device), self.mean, self.std), self.side)
+        return resized(normalise(to_tensor(pixels).to(self.device), self.mean, self.std), self.size)
 
 
 Images = Tensor | Normalised
@@ -164,7 +165,7 @@ class EvalImages:
         """
 
         def images(of: Pictures, which: NDArray[np.int64]) -> Images:
-            return Normalised(of, which, *normalisation, device, of.shape[1]).kept()
+            return Normalised(of, which, *normalisation, device, size_of(of.shape[1:3])).kept()
 
         return cls(
             images(held, np.arange(len(held))[:calibration]),
@@ -172,13 +173,13 @@ class EvalImages:
             torch.from_numpy(labels[places]).to(device),
         )
 
-    def at(self, side: int) -> EvalImages:
-        """The same with images of ``side`` pixels (:func:`~apq.supernet.elastic.resized`)."""
+    def at(self, size: Size) -> EvalImages:
+        """The same with images of a height and width (:func:`~apq.supernet.elastic.resized`)."""
 
         def sized(images: Images) -> Images:
             if isinstance(images, Normalised):
-                return replace(images, side=side).kept()
-            return resized(images, side)
+                return replace(images, size=size).kept()
+            return resized(images, size)
 
         return replace(self, calibration=sized(self.calibration), images=sized(self.images))
 

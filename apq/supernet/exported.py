@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from apq.errors import ModelError
 from apq.space.families.traced import TracedHeld, TracedNode, TracedPart
+from apq.space.layer import size_of
 from apq.supernet.calls import DTYPES, find_call
 
 BATCH = 251
@@ -352,7 +353,7 @@ class Reader:
             seen = replace(seen, axis=None, runs=())
         out, cin = len(w), seen.shape[1]
         steps, pads = _many(stride, dims, 1), _many(padding, dims, 0)
-        uniform = dims == 2 and w.shape[2] == w.shape[3] <= 31 and steps[0] == steps[1] <= 32
+        uniform = dims == 2 and w.shape[2] == w.shape[3] <= 31 and max(steps) <= 32
         uniform = uniform and pads[0] == pads[1] and set(_many(dilation, dims, 1)) == {1}
         name, again = self._layer_name(node, held)
         runs, reads = self._conv_groups(node, seen, out, cin, groups)
@@ -371,12 +372,13 @@ class Reader:
             return self._call_layer(node, name, runs, reads, weights, groups, w, -dims - 1)
         depthwise = 1 < groups == out == cin
         made = TracedNode(
-            name, "conv", (seen.node,), out, kernel=w.shape[2], stride=steps[0],
+            name, "conv", (seen.node,), out, kernel=w.shape[2], stride=size_of(steps),
             depthwise=depthwise, groups=1 if depthwise else groups,
             padding=-1 if pads[0] == w.shape[2] // 2 and w.shape[2] % 2 else pads[0],
         )  # fmt: skip
         shown, size = node.meta["val"].shape, seen.shape[2:]
-        if tuple(shown[2:]) != tuple(-(-s // steps[0]) for s in size) or size[0] != size[1]:
+        usual = tuple(-(-n // step) for n, step in zip(size, steps, strict=True))
+        if tuple(shown[2:]) != usual:
             made = replace(made, size=tuple(map(int, shown[2:])))
         self.tensors[name] = data
         return self._put(made, runs, -3)

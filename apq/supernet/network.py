@@ -21,6 +21,7 @@ from apq.files.tensors import load_tensors, require_tensors, save_tensors, weigh
 from apq.space import Candidate, Space
 from apq.space.graph import Follows, Graph, Node, Value, number, owns, parts, resolve, walk
 from apq.space.graph import depthwise as is_depthwise
+from apq.space.layer import both
 from apq.space.schema import SpaceField
 from apq.supernet.calls import TorchCall, run_call
 from apq.supernet.depthwise import depthwise
@@ -88,8 +89,8 @@ def run_nodes(nodes: Sequence[Node], x: Tensor, run: Callable[..., Tensor]) -> T
         x: Images, or what the first node reads.
         run: From a node and the values of its inputs to the value of its output.
     """
-    if nodes[0].op == "image" and x.dim() == 4:
-        x = resized(x, nodes[0].size or number(nodes[0].side))
+    if nodes[0].op == "image":
+        x = resized(x, Graph(tuple(nodes[:1])).size)
     out: Tensor = walk(nodes, x, run)
     return out
 
@@ -153,7 +154,7 @@ def combine(node: Node, *inputs: Tensor) -> Tensor:
     if node.op == "act":
         return activated(node, inputs[0])
     if node.op == "maxpool":
-        return max_pool(inputs[0], number(node.kernel), node.stride)
+        return max_pool(inputs[0], number(node.kernel), both(node.stride)[0])
     if node.op == "torch":
         return run_call(node.call, node.args, inputs, ())
     assert node.op == "pool", node.op

@@ -256,7 +256,7 @@ def test_the_command_writes_space_and_supernet(tmp_path):
 
 def test_a_space_with_operations_of_torch_survives_its_file(tmp_path):
     net = Written(["n", 1, 8, 8])
-    x = net.node("PRelu", net.conv("x", 1, 16, 3, strides=[2, 1]), net.weight(16, 1, 1))
+    x = net.node("PRelu", net.conv("x", 1, 16, 3, dilations=[2, 1]), net.weight(16, 1, 1))
     x = net.node("Relu", net.conv(x, 16, 16, 1))
     x = net.node("MatMul", net.node("Flatten", net.node("GlobalAveragePool", x)), net.weight(16, 3))
     made = figures("space", "from-onnx", net.save(tmp_path, x), "--mean", "0.5", "--std", "0.25",

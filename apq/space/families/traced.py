@@ -9,6 +9,7 @@ from apq.files.limits import MOST_CHANNELS, MOST_ITEMS
 from apq.space.families.base import Checks, Name, Rules, Sides, WeightBits
 from apq.space.families.builder import Builder
 from apq.space.graph import Follows, Held, Value
+from apq.space.layer import both, size_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class TracedNode:
         inputs: Nodes it reads; ``image`` is the input.
         channels: Of its output, at full width; 0 where they follow from the inputs.
         group: Name of the width that chooses its channels; empty: they are fixed.
-        kernel, stride: Of a convolution or of a maximum over pixels.
+        kernel, stride: Of a convolution or of a maximum over pixels. A convolution may have two
+            strides: by rows, by columns.
         depthwise: Whether it convolves every channel by itself.
         act: Activation, or nothing.
         block: Number of the block it belongs to; -1: none, its formats are fixed.
@@ -72,7 +74,7 @@ class TracedNode:
     channels: int = 0
     group: str = ""
     kernel: int = 1
-    stride: int = 1
+    stride: Sides = 1
     depthwise: bool = False
     act: str = ""
     block: int = -1
@@ -179,7 +181,10 @@ class Traced:
                 checks.need(1 <= node.kernel <= 31, f"{where}: kernel", node.kernel, "1..31")
             else:
                 checks.kernels(f"{where}: kernel", (node.kernel,))
-            checks.need(1 <= node.stride <= 32, f"{where}: stride", node.stride, "1..32")
+            steps = (node.stride,) if isinstance(node.stride, int) else node.stride
+            fits = len(steps) in (1, 2 if node.op == "conv" else 1)
+            fits &= all(1 <= step <= 32 for step in steps)
+            checks.need(fits, f"{where}: stride", node.stride, "1..32; of a convolution, or two")
             named = [
                 *node.parts,
                 *node.reads,
@@ -261,8 +266,9 @@ class Traced:
         where: dict[str, Any] = {"size": node.size} if node.size else {}
         if node.op == "conv":
             net.conv(
-                node.name, node.inputs[0], channels, kernel=node.kernel, stride=node.stride,
-                groups=channels if node.depthwise else self._groups(node), act=node.act,
+                node.name, node.inputs[0], channels, kernel=node.kernel,
+                stride=size_of(node.stride), act=node.act,
+                groups=channels if node.depthwise else self._groups(node),
                 padding=node.padding, epsilon=node.epsilon, **formats, **where,
             )  # fmt: skip
         elif node.op == "linear":
@@ -270,7 +276,7 @@ class Traced:
         elif node.op == "pool":
             net.pool(node.name, node.inputs[0])
         elif node.op == "maxpool":
-            net.maxpool(node.name, node.inputs[0], node.kernel, node.stride)
+            net.maxpool(node.name, node.inputs[0], node.kernel, both(node.stride)[0])
         elif node.op == "act":
             net.act(node.name, node.inputs[0], node.act)
         elif node.op == "scale":
