@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from apq.errors import ApqError, ModelError
@@ -141,6 +142,16 @@ def _moved(step: Step[IntegerLayer | FloatLayer], side: tuple[int, int]) -> tupl
     return height, width
 
 
+def _sixfold(grid: Rounding, to: Rounding, act: str) -> float | None:
+    """The step that takes six times an activation to the integers of the activation itself, so that
+    no value need be divided; None where it rounds an integer of ``grid`` otherwise."""
+    real = torch.arange(grid.low, grid.high + 1).float() * torch.tensor(grid.scale)
+    factor = (real + 3.0).clamp(0.0, 6.0)
+    y = real * factor if act == "hswish" else factor
+    step = float(torch.tensor(to.scale) * 6.0)
+    return step if torch.equal(replace(to, scale=step).codes(y), to.codes(y / 6.0)) else None
+
+
 @dataclass(frozen=True)
 class _Tensor:
     """A tensor between layers: a name, and the grid whose integers it holds (None: real)."""
@@ -196,12 +207,16 @@ class _Graph:
         return self.node("MaxPool", [x], name, **size)
 
     def curved(self, name: str, x: str, act: str) -> str:
-        """Hard swish or hard sigmoid, spelled out: operators of that name round otherwise."""
+        """Six times hard swish or hard sigmoid, spelled out: operators of that name round
+        otherwise."""
         y = self.node("Add", [x, self.scalar("three", 3.0)], f"{name}.shifted")
         ends = [self.scalar("zero", 0.0), self.scalar("six", 6.0)]
         y = self.node("Clip", [y, *ends], f"{name}.clipped")
-        y = self.node("Mul", [x, y], f"{name}.product") if act == "hswish" else y
-        return self.node("Div", [y, self.scalar("six", 6.0)], name)
+        return self.node("Mul", [x, y], f"{name}.product") if act == "hswish" else y
+
+    def sixth(self, name: str, x: str) -> str:
+        """What ``curved`` gives, divided by 6."""
+        return self.node("Div", [x, self.scalar("six", 6.0)], name)
 
     def sum_of(self, name: str, inputs: Sequence[str]) -> str:
         """Two tensors or more, added one after the other."""
@@ -326,7 +341,7 @@ class _Float(_Graph):
         return _Tensor(self.max_pool(name, x.name, kernel, stride))
 
     def curve(self, name: str, x: _Tensor, grid: Any, act: str) -> _Tensor:
-        return _Tensor(self.curved(name, x.name, act))
+        return _Tensor(self.sixth(name, self.curved(name, x.name, act)))
 
     def scaled(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
         return _Tensor(self.node("Mul", [x.name for x in inputs], name))
@@ -388,7 +403,11 @@ class _Bytes(_Graph):
         return _Tensor(self.max_pool(name, x.name, kernel, stride), x.grid)
 
     def curve(self, name: str, x: _Tensor, grid: Any, act: str) -> _Tensor:
-        return self.quantize(name, self.curved(name, self.real(x), act), grid, self.scale(grid))
+        assert x.grid is not None
+        y, step = self.curved(name, self.real(x), act), _sixfold(x.grid, grid, act)
+        if step is not None:
+            return self.quantize(name, y, grid, self.scalar(f"step{step:.9g}", step))
+        return self.quantize(name, self.sixth(name, y), grid, self.scale(grid))
 
     def counts(self, x: _Tensor) -> str:
         """A tensor's integers, in float. Not by a DequantizeLinear: onnxruntime would take the
