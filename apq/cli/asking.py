@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from apq.cli.common import OnProgress, err, images_for, live_line, out
 from apq.files.places import PREDICTOR, SUPERNET, home
 from apq.files.shipped import own_copy
+from apq.space.axes import is_format
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -68,6 +69,43 @@ def improve(
     path = out / "predictor.safetensors"
     predictor.save(path)
     return path, turns
+
+
+BRIEFLY = 1.0
+"""Seconds for a bound that nobody asked for."""
+
+
+def bound_of(
+    result: Result, predictor: Path | None, seconds: float | None
+) -> dict[str, float] | None:
+    """A bound on what could be predicted within a search's limits, as plain data; None: none was
+    asked for, and more than number formats was searched."""
+    from apq.bound import upper_bound
+    from apq.predictor import load_predictor
+
+    problem = result.problem
+    if seconds is None:
+        if not only_formats(problem.space):
+            return None
+        seconds = BRIEFLY
+    if not seconds:
+        return None
+    space = problem.priced.space
+    loaded = load_predictor(predictor or home(space.name) / PREDICTOR, space)
+    best = float(result.front.accuracy.max())
+    return upper_bound(problem, loaded, best, seconds).to_dict(best)
+
+
+def only_formats(space: Space) -> bool:
+    """Whether nothing but number formats is left to choose, blocks that never run aside."""
+    import numpy as np
+
+    every = np.array([[max(allowed) for allowed in space.allowed]], dtype=np.int16)
+    runs = space.decides(every)[0]
+    return all(
+        is_format(axis.attribute) or len(allowed) == 1 or not there
+        for axis, allowed, there in zip(space.axes, space.allowed, runs, strict=True)
+    )
 
 
 def measure_front(

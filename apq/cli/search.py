@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.asking import as_data, improve, measure_front, tell_measured, words
+from apq.cli.asking import as_data, bound_of, improve, measure_front, tell_measured, words
 from apq.cli.budgets import (
     Budget,
     Caution,
@@ -129,6 +129,14 @@ def search(
         int,
         typer.Option(min=0, help="Measure so many of the front too, the chosen one among them."),
     ] = 0,
+    bound: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="Say how much better anything could be predicted (see below).",
+        ),
+    ] = None,
     supernet: Annotated[
         Path | None,
         typer.Option(help="Measures rounds (default: data/SPACE/supernet.safetensors)."),
@@ -164,6 +172,10 @@ def search(
     start and local search; evolution is the same with the mutants and crossovers of APQ's paper;
     optuna is Optuna's own sampler, one trial at a time; paper is the search of APQ's paper as
     published; milp solves an additive model exactly; random draws within the budget.
+
+    --bound 30 spends 30 seconds per budget on an upper bound of what the predictor can predict within
+    the limits. Where only number formats are searched that is done for a second unless it is 0; the
+    larger the searched part of the architecture, the less it says (docs/methods.md).
 
     --codesign chooses the accelerator too, its processing elements, rows, columns, buffers and
     bandwidth; limits may be of its area_mm2 and peak power_mw, and device.json and device.csv say
@@ -202,7 +214,7 @@ def search(
         _alone(
             lut=lut, objective=objective, score=score, storage=storage, iterations=iterations,
             algorithm=algorithm != "nsga2", local_search=local_search, warm_start=warm_start,
-            with_margin=with_margin, accuracy_drop=accuracy_drop, measure=measure,
+            with_margin=with_margin, accuracy_drop=accuracy_drop, measure=measure, bound=bound,
         )  # fmt: skip
         if len(budgets := product(asked, ())) > 1:
             raise typer.BadParameter("--codesign takes one limit per cost")
@@ -251,7 +263,7 @@ def search(
         with live_line(f"{algorithm} {_words(budget)}") as report, one_thread():
             result = run_search(
                 folder, problem, algorithm, candidates, seed, options, results, report,
-                baselines, typed(),
+                baselines, typed(), partial(bound_of, predictor=predictor, seconds=bound),
             )  # fmt: skip
         results.append(result)
         if picture:
@@ -271,6 +283,18 @@ def search(
     where = out_path if len(budgets) == 1 else out_path / folder_name(budgets[-1])
     first = f"open {where / 'report.html'}, then " if picture else ""
     next_step(f"{first}apq finetune --candidate {where / 'best.json'}")
+
+
+def _tell_bound(result: Result) -> None:
+    """How far from the best prediction the found one can be."""
+    bound = result.bound
+    if bound is None:
+        return
+    better = max(bound["points"], 0.0)
+    out.print(
+        f"at most {better:.2f} points better is predicted for anything within the limits "
+        f"({bound['parts']:,.0f} parts of the space, {bound['seconds']:.1f} s)"
+    )
 
 
 def _tell_original(problem: Problem, points: float, measured: float | None) -> None:
@@ -343,6 +367,7 @@ def show(result: Result, folder: Path) -> None:
         f"chosen: {front.accuracy[row]:.2%} ± {front.spread[row]:.2%} predicted; "
         + ", ".join(f"{metric} {cost[row]:.4g}" for metric, cost in front.costs.items())
     )
+    _tell_bound(result)
     _explain(result)
     _beside(result)
     if "surrogate_optimum" in result.notes:

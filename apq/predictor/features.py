@@ -14,6 +14,7 @@ from apq.space.graph import there
 from apq.space.layer import bitops, macs, weight_count
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Groups = tuple[tuple[str, int], ...]
 """Names of neighbouring columns that mean the same kind of thing, and how many there are."""
 
@@ -170,6 +171,50 @@ class SpaceFeatures:
             np.concatenate([part.reshape(n, -1) for part in arch], axis=1),
             np.concatenate([part.reshape(n, -1) for part in bits], axis=1),
         )
+
+    def parts(self) -> tuple[Doubles, Doubles, Doubles]:
+        """What the smooth columns, those of the bits after the others, are sums of.
+
+        Returns:
+            A row per column of the encoding, one per stage (times its depth), and one per logarithm
+            of a count: macs, weights, BitOps and weight bits, at least 1, of all blocks, then of
+            each stage. ``(…, a + b)`` each.
+
+        Example:
+            >>> import apq
+            >>> of_choices, of_depths, of_logs = SpaceFeatures(apq.load_space("digits")).parts()
+            >>> of_choices.shape[1] == of_depths.shape[1] == of_logs.shape[1]
+            True
+        """
+        space, stages = self.space, len(self.space.stages)
+        wide = width(self.arch_groups), width(self.bits_groups)
+        found = [np.zeros((n, sum(wide))) for n in (space.encoding_dims, stages, 4 * (1 + stages))]
+        if not self.smooth:
+            return found[0], found[1], found[2]
+        hot = np.full((space.encoding_dims + 1, len(space.axes)), -1, dtype=np.int64)
+        for i in space.encoded:
+            own = space.starts[i] + np.arange(len(space.axes[i].choices))
+            hot[own, i] = own
+        same = np.zeros(
+            hot.shape, dtype=np.int16
+        )  # depths and counts are alike, only levels differ
+        columns = np.concatenate(self._smooth(same, hot), axis=1).astype(np.float64)
+        found[0] += columns[:-1] - columns[-1]
+        found[0][np.abs(found[0]) < 1e-9] = 0.0
+        found[1][range(stages), range(stages)] = 1.0
+        for part in range(1 + stages):
+            for kind in range(2):
+                last = 2 * (part - 1 - stages) + kind  # counted from behind
+                found[2][4 * part + kind, wide[0] + last] = 1.0
+                found[2][4 * part + 2 + kind, sum(wide) + last] = 1.0
+                found[2][4 * part + kind, sum(wide) + last] = -1.0
+        return found[0], found[1], found[2]
+
+    @property
+    def counts(self) -> Floats:
+        """Macs, weights, BitOps and weight bits of every combination of every factor, one after the
+        other, ``(combinations, 4)``."""
+        return _count_table(self.space)[:-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: enough to build the same features again."""

@@ -401,7 +401,7 @@ def _left_out(
 
 def _covariance(squared: Tensor, trend: Tensor, amplitude: Any, square: Any) -> Tensor:
     """The process, from squared weighted distances and linear covariances."""
-    out: Tensor = amplitude * _matern(squared) + trend + square * trend.square()
+    out: Tensor = amplitude * matern(squared) + trend + square * trend.square()
     return out
 
 
@@ -411,7 +411,7 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
     return torch.addmm(norm, a, b.T, alpha=-2.0).clamp(min=0.0)
 
 
-def _matern(squared: Tensor) -> Tensor:
+def matern(squared: Tensor) -> Tensor:
     """Matern 5/2 of squared distances."""
     r = (5.0 * squared + 1e-10).sqrt()
     return (1.0 + r + r.square() / 3.0) * torch.exp(-r)

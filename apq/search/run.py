@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -200,6 +200,7 @@ def run_search(
     on_progress: OnProgress | None = None,
     baselines: bool = False,
     command: str | None = None,
+    bound: Callable[[Result], Mapping[str, float] | None] | None = None,
 ) -> Result:
     """Search and write a run's folder: ``evaluations.parquet``, ``front.parquet``, ``best.json``.
 
@@ -210,6 +211,7 @@ def run_search(
         baselines: Whether to try as hard what the result is set beside
             (:func:`apq.search.baselines.fair_baselines`).
         command: What was typed, for the run's files.
+        bound: Gives :attr:`apq.search.search.Result.bound`.
     """
     seeds = np.concatenate([r.front.genes for r in earlier]) if earlier else None
     goes_on = options is not None and options.storage is not None
@@ -222,6 +224,8 @@ def run_search(
         most = candidates or ALGORITHMS[algorithm].candidates
         beside = fair_baselines(result, most, alike, on_progress)
         result = replace(result, baselines=beside)
+    if bound is not None:
+        result = replace(result, bound=bound(result))
     write_run(folder, result, command)
     return result
 
@@ -274,6 +278,7 @@ def describe(result: Result, command: str | None = None) -> dict[str, Any]:
         "limits": asked(problem),
         "baselines": {n: _figures(n, found) for n, found in result.baselines.items()},
         "strongest_baseline": result.strongest,
+        "bound": None if result.bound is None else dict(result.bound),
         "blocks": explain(problem, front, row),
         "search": {
             "algorithm": result.algorithm,

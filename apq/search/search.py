@@ -42,6 +42,8 @@ class Result:
         baselines: By name what was tried as hard (:mod:`apq.search.baselines`); None: nothing of
             the kind keeps the budgets.
         scored: Everything that was scored, where it was kept (random search, for pictures).
+        bound: How far the best prediction within the limits can be, if that was asked for: what
+            :meth:`apq.bound.Bound.to_dict` says.
     """
 
     problem: Problem
@@ -58,6 +60,7 @@ class Result:
     notes: Mapping[str, float]
     baselines: Mapping[str, Result | None] = field(default_factory=dict)
     scored: Scored | None = None
+    bound: Mapping[str, float] | None = None
 
     @property
     def candidate(self) -> Candidate:

@@ -714,7 +714,7 @@ class Space:
         return sum(len(self.axes[i].choices) for i in self.encoded)
 
     @cached_property
-    def _offsets(self) -> NDArray[np.int64]:
+    def starts(self) -> NDArray[np.int64]:
         """First column of every axis in the encoding."""
         offsets = np.zeros(len(self.axes), dtype=np.int64)
         total = 0
@@ -726,7 +726,7 @@ class Space:
     def hot_columns(self, genes: Genes) -> NDArray[np.int64]:
         """Columns of the encoding that are 1, shape as ``genes``; -1 for depths and where a slot is
         skipped."""
-        columns: NDArray[np.int64] = self._offsets + genes
+        columns: NDArray[np.int64] = self.starts + genes
         columns[~self.decides(genes)] = -1
         columns[:, : len(self.stages)] = -1
         return columns
