@@ -49,9 +49,12 @@ def supernet(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def samples(folder, supernet) -> tuple[Path, Path]:
-    common = ("--supernet", supernet, "--images", folder / "images", "--validation-images", 60)
+    common = (
+        "--supernet", supernet, "--images", folder / "images", "--validation-images", 60,
+        "--calibration-images", 40,
+    )  # fmt: skip
     fp32 = figures(
-        "collect", *common, "--calibration-images", 40, "--chunk", 7, "--count", 14,
+        "collect", *common, "--chunk", 7, "--count", 14,
         "--out", folder / "fp32",
     )  # fmt: skip
     assert (fp32["samples"], fp32["new"]) == (14, 14)
@@ -116,6 +119,7 @@ def test_samples_of_the_wrong_kind_and_other_images_are_noticed(folder, supernet
     assert swapped.exit_code == 1
     assert "quantized ones to --quantized-samples" in swapped.output
     words = ("--supernet", supernet, "--images", "digits", "--count", 1, "--validation-images", 9)
+    words += ("--calibration-images", 20)
     command = [str(w) for w in ("collect", *words, "--out", folder / "other")]
     other = CliRunner().invoke(app, command)
     assert other.exit_code == 1
