@@ -9,7 +9,8 @@ use:
 - :func:`load_images`: images in fixed splits.
 - :func:`train_supernet` (:class:`SupernetRecipe`), :func:`load_supernet`, :func:`save_supernet`:
   one set of weights for all candidates.
-- :func:`collect_samples` (:class:`Quantization`), :func:`read_samples`: measured accuracies.
+- :func:`collect_samples` (:class:`Quantization`), :func:`read_samples`: measured accuracies;
+  :func:`read_measurements`: those somebody else has measured.
 - :func:`train_predictor`, :func:`load_predictor`: predicted accuracies of all others.
 - :func:`load_cost_model`, :func:`build_table`, :func:`read_lut`, :func:`price_space`: their costs.
 - :func:`search_front`, :func:`fair_baselines`: the best candidates within limits, and what was
@@ -53,6 +54,7 @@ _HOME = {
     "load_supernet": "apq.supernet:load_supernet",
     "Quantization": "apq.collect:Quantization",
     "collect_samples": "apq.collect:collect",
+    "read_measurements": "apq.predictor.measurements:read_measurements",
     "read_samples": "apq.samples:read_samples",
     "train_predictor": "apq.predictor:train_predictor",
     "load_predictor": "apq.predictor:load_predictor",
@@ -75,8 +77,8 @@ __all__ = [
     "ApqError", "Candidate", "FinetuneRecipe", "Quantization", "Space", "SupernetRecipe",
     "build_table", "collect_samples", "export", "fair_baselines", "finetune", "load_cost_model",
     "load_images", "load_model", "load_predictor", "load_space", "load_supernet", "price_space",
-    "read_lut", "read_onnx", "read_samples", "save_supernet", "search_front", "shipped", "trace",
-    "train_predictor", "train_supernet", "verify",
+    "read_lut", "read_measurements", "read_onnx", "read_samples", "save_supernet",
+    "search_front", "shipped", "trace", "train_predictor", "train_supernet", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from apq.images import load_images as load_images
     from apq.predictor import load_predictor as load_predictor
     from apq.predictor import train_predictor as train_predictor
+    from apq.predictor.measurements import read_measurements as read_measurements
     from apq.samples import read_samples as read_samples
     from apq.search.baselines import fair_baselines as fair_baselines
     from apq.search.search import search_front as search_front

@@ -306,7 +306,8 @@ def _header(path: Path) -> PartHeader:
     if b"apq" not in raw:
         raise SamplesError(
             f"{path} carries no apq metadata, so its space is unknown. "
-            "Tables measured elsewhere are read by apq train-predictor --columns."
+            "A table measured elsewhere needs its space: apq train-predictor --samples FILE "
+            "--space SPACE, or --columns for one whose columns have other names."
         )
     return parse_json(raw[b"apq"], PartHeader, str(path))
 

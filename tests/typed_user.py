@@ -24,6 +24,7 @@ from apq import (  # noqa: F401  (each must be there)
     load_supernet,
     price_space,
     read_lut,
+    read_measurements,
     read_onnx,
     read_samples,
     save_supernet,

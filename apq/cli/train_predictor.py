@@ -73,6 +73,8 @@ def train_predictor(
 
       apq train-predictor --quantized-samples data/cifar10/quantized --no-transfer --preset paper --out runs/paper.safetensors
 
+      apq train-predictor --samples measured.csv --space mine.toml   # accuracy, and a column per choice of the space
+
       apq train-predictor --samples measured.parquet --space ofa-mobilenet-v3 --out ofa.safetensors
 
     A table of your own is described in a small TOML file for --columns:
@@ -131,12 +133,18 @@ def _on_samples(
 ) -> Predictor:
     """Train on folders of samples."""
     from apq.predictor import train_predictor as train
-    from apq.samples import read_samples
+    from apq.predictor.measurements import is_measured_elsewhere, read_measurements
+    from apq.samples import Samples, read_samples
     from apq.space import load_space
 
     wanted = None if space is None else load_space(space)
-    cheap, dear = (p if p is None else read_samples(p, wanted) for p in (fp32, quantized))
-    return train(cheap, dear, **how)
+
+    def read(path: Path | None) -> Samples | None:
+        if path is not None and wanted is not None and is_measured_elsewhere(path):
+            return read_measurements(path, wanted)
+        return None if path is None else read_samples(path, wanted)
+
+    return train(read(fp32), read(quantized), **how)
 
 
 def _on_table(file: Path | None, table: str, **how: Any) -> Predictor:

@@ -175,7 +175,7 @@ def read_table(path: Path | str, columns: Columns, *, target: bool = True) -> pd
         SamplesError: unreadable, a column is missing, or a value is not a number.
     """
     path = Path(path)
-    frame = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    frame = read_cells(path)
     needed = [*columns.costs, *([columns.target] if target else [])]
     needed += [columns.group] if columns.group else []
     missing = [name for name in needed if name not in frame.columns]
@@ -188,10 +188,19 @@ def read_table(path: Path | str, columns: Columns, *, target: bool = True) -> pd
         raise SamplesError(f"{path} has no rows")
     numeric = [*columns.costs, *([columns.target] if target else [])]
     numeric += [c for p in columns.choices for c in in_order(frame.columns, p)]
-    frame = frame.assign(**{name: _numbers(frame[name], path) for name in dict.fromkeys(numeric)})
+    frame = frame.assign(**{name: numbers(frame[name], path) for name in dict.fromkeys(numeric)})
     if target:
-        _check_accuracies(frame[columns.target], columns.unit, path)
+        check_accuracies(frame[columns.target], columns.unit, path)
     return frame
+
+
+def read_cells(path: Path) -> pd.DataFrame:
+    """A Parquet or CSV table as it stands.
+
+    Raises:
+        SamplesError: it cannot be read, or its first line does not name the columns.
+    """
+    return _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -260,7 +269,7 @@ def in_order(names: Iterable[str], pattern: str) -> list[str]:
     return sorted((name for name in names if fnmatchcase(name, pattern)), key=key)
 
 
-def _numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
+def numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
     """A column as finite numbers.
 
     Raises:
@@ -282,8 +291,13 @@ def _numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
     return plain
 
 
-def _check_accuracies(column: pd.Series[Any], unit: float, path: Path) -> None:
-    """Refuse what is no accuracy.
+def check_accuracies(
+    column: pd.Series[Any],
+    unit: float,
+    path: Path,
+    percent: str = "say unit = 0.01 in the TOML file of --columns",
+) -> None:
+    """Refuse what is no accuracy; ``percent`` says what to do about per cent.
 
     Raises:
         SamplesError: a value times ``unit`` is not above 0 and at most 1.
@@ -295,7 +309,7 @@ def _check_accuracies(column: pd.Series[Any], unit: float, path: Path) -> None:
     row = int(wrong[0])
     why = "0 and less usually mark a failed run: leave such rows out"
     if values[row] > 1:
-        why = "if these are per cent, say unit = 0.01 in the TOML file of --columns"
+        why = f"if these are per cent, {percent}"
     raise SamplesError(
         f"{path}: column {column.name!r} has {column.iloc[row]:g} in row {row} (times the unit "
         f"{unit:g}), and accuracies lie between 0 and 1; {why}"
