@@ -245,69 +245,76 @@ def _doublings(size: Ints, first: int | Ints) -> Ints:
     return np.ceil(np.log2(np.maximum(size / first, 1))).astype(np.int64)
 
 
-def _simulate_alike(model: BitFusion, shapes: Ints, many: Ints) -> dict[str, NDArray[np.float64]]:
-    """Simulate layers with equally many tile candidates ``many`` (side, in, out channels)."""
-    k, s, side, ic, oc, w, a, im2col = (column[:, None] for column in shapes.T)
+@dataclass(frozen=True)
+class _Tiles:
+    """Tile candidates of layers, arrays that broadcast to ``(layers, candidates)``.
+
+    Attributes:
+        side, inputs, outputs, batch: Size of a tile: pixels along a side, channels, images.
+        trips: How often each loop runs.
+        count: How many tiles there are.
+        moved: Bits of a tile of each tensor, as DRAM moves it.
+        held: The same as the buffers hold it.
+        compute: Cycles of the array for the whole layer.
+    """
+
+    side: Ints
+    inputs: Ints
+    outputs: Ints
+    batch: Ints
+    trips: dict[str, Ints]
+    count: Ints
+    moved: dict[str, Ints]
+    held: dict[str, Ints]
+    compute: Ints
+
+
+def _tiles(model: BitFusion, layer: tuple[Ints, ...], many: Ints) -> _Tiles:
+    """Every tile whose sizes are doublings: ``many`` of side, input and output channels."""
+    k, s, side, ic, oc, w, a, im2col = layer
     n, m = model.rows, model.columns
     batches = np.minimum(2 ** np.arange(int(_doublings(np.array(model.batch), 1)) + 1), model.batch)
     grid = np.meshgrid(*(np.arange(x + 1) for x in many), batches, indexing="ij")
     at_side, at_in, at_out, b = (g.reshape(1, -1) for g in grid)
-    first = np.where(im2col > 0, 1, m)
     o = np.minimum(2**at_side, side)
     i = np.minimum(2**at_in, ic)
-    c = np.minimum(first * 2**at_out, oc)
-
+    c = np.minimum(np.where(im2col > 0, 1, m) * 2**at_out, oc)
     lanes = n * model.products(w, a)
     columns = -(-c // m) * m
     window = np.where(im2col > 0, o * o * k * k, (k + (o - 1) * s) ** 2)
     packed = -(-(k * k * i) // lanes) * lanes  # weights of one output, padded to full rows
-    true = {
+    moved = {
         "input": window * i * b * a,
         "weight": (packed if model.pad_traffic else k * k * i) * c * w,
         "output": o * o * (columns if model.pad_traffic else c) * b * model.psum_bits,
     }
-    held = true
+    held = moved
     if model.pad_buffers:
         rows_held = -(-i // lanes) * lanes
         dense_weights = np.where(im2col > 0, packed, k * k * rows_held)
-        dense_inputs = np.where(im2col > 0, i, rows_held)
         held = {
-            "input": window * dense_inputs * b * power_of_two(a),
+            "input": window * np.where(im2col > 0, i, rows_held) * b * power_of_two(a),
             "weight": dense_weights * columns * power_of_two(w),
             "output": o * o * columns * b * model.psum_bits,
         }
-    kilobytes = {"input": model.input_kb, "weight": model.weight_kb, "output": model.output_kb}
-    half = {name: kb * 1024 * 8 // 2 for name, kb in kilobytes.items()}
-    fits = np.ones(o.shape, dtype=bool)
-    for name, size in held.items():
-        fits = fits & (size <= half[name])
-
     trips = {"B": -(-model.batch // b), "OW": -(-side // o), "IC": -(-ic // i), "OC": -(-oc // c)}
     trips["OH"] = trips["OW"]
-    tiles = trips["B"] * trips["OW"] ** 2 * trips["IC"] * trips["OC"]
+    count = trips["B"] * trips["OW"] ** 2 * trips["IC"] * trips["OC"]
     steps = np.where(im2col > 0, -(-(k * k * i) // lanes), k * k * -(-i // lanes))
-    compute = tiles * b * o * o * -(-c // m) * steps
-    tile = {"products": b * o * o * k * k * i * c, "outputs": b * o * o * c}
-    once = true["output"] * tiles // trips["IC"]
-    operands = _operand_energy_nj(model, tile, tiles, compute, (k, side, ic, oc, w, a))
+    compute = count * b * o * o * -(-c // m) * steps
+    return _Tiles(o, i, c, b, trips, count, moved, held, compute)
 
-    best: dict[str, NDArray[Any]] = {}
-    best_rank = [np.full(fits.shape, np.inf), np.full(fits.shape, np.inf)]
-    for order in model._orders:
-        moved, kept = {}, {}
-        for name in true:
-            sizes = true[name], held[name], half[name]
-            moved[name], kept[name] = _promote(order, name, sizes, trips)
-        cycles, traffic = _cycles(model, moved, kept, once, compute, a)
-        energy = operands + _movement_energy_nj(model, moved, traffic, cycles, compute)
-        cycles, energy = np.where(fits, cycles, np.inf), np.where(fits, energy, np.inf)
-        rank = (cycles, energy) if model.objective == "cycles" else (energy, cycles)
-        better = (rank[0] < best_rank[0]) | ((rank[0] == best_rank[0]) & (rank[1] < best_rank[1]))
-        best_rank = [np.where(better, new, old) for new, old in zip(rank, best_rank, strict=True)]
-        for name, values in (("cycles", cycles), ("energy", energy), *moved.items()):
-            best[name] = np.where(better, values, best.get(name, 0))
 
-    major, minor = best_rank
+def _simulate_alike(model: BitFusion, shapes: Ints, many: Ints) -> dict[str, NDArray[np.float64]]:
+    """Simulate layers with equally many tile candidates ``many`` (side, in, out channels)."""
+    layer = tuple(column[:, None] for column in shapes.T)
+    tiles = _tiles(model, layer, many)
+    kilobytes = {"input": model.input_kb, "weight": model.weight_kb, "output": model.output_kb}
+    half = {name: kb * 1024 * 8 // 2 for name, kb in kilobytes.items()}
+    fits = np.ones(tiles.side.shape, dtype=bool)
+    for name, size in tiles.held.items():
+        fits = fits & (size <= half[name])
+    best, (major, minor) = _best_order(model, layer, tiles, half, fits)
     ties = major == major.min(axis=1, keepdims=True)
     pick = np.where(ties, minor, np.inf).argmin(axis=1)[:, None]
 
@@ -316,17 +323,45 @@ def _simulate_alike(model: BitFusion, shapes: Ints, many: Ints) -> dict[str, NDA
         chosen = np.take_along_axis(full, pick, axis=1)[:, 0].astype(np.float64)
         return np.where(np.take_along_axis(fits, pick, axis=1)[:, 0], chosen, np.nan)
 
-    return {
-        "cycles": at(best["cycles"]),
-        "compute_cycles": at(compute),
-        "input_bits": at(best["input"]),
-        "weight_bits": at(best["weight"]),
-        "output_bits": at(best["output"]),
-        "energy_nj": at(best["energy"]),
-        "tile_side": at(o),
-        "tile_in": at(i),
-        "tile_out": at(c),
+    found = {
+        "cycles": best["cycles"], "compute_cycles": tiles.compute, "input_bits": best["input"],
+        "weight_bits": best["weight"], "output_bits": best["output"], "energy_nj": best["energy"],
+        "tile_side": tiles.side, "tile_in": tiles.inputs, "tile_out": tiles.outputs,
+    }  # fmt: skip
+    return {name: at(values) for name, values in found.items()}
+
+
+def _best_order(
+    model: BitFusion, layer: tuple[Ints, ...], tiles: _Tiles, half: dict[str, int],
+    fits: NDArray[np.bool_],
+) -> tuple[dict[str, NDArray[Any]], list[NDArray[np.float64]]]:  # fmt: skip
+    """Per tile candidate the figures of its best loop order, and what ranks it: the objective,
+    then the other of cycles and energy."""
+    k, _, side, ic, oc, w, a, _ = layer
+    pixels = tiles.batch * tiles.side * tiles.side
+    tile = {
+        "products": pixels * k * k * tiles.inputs * tiles.outputs,
+        "outputs": pixels * tiles.outputs,
     }
+    once = tiles.moved["output"] * tiles.count // tiles.trips["IC"]
+    shape = (k, side, ic, oc, w, a)
+    operands = _operand_energy_nj(model, tile, tiles.count, tiles.compute, shape)
+    best: dict[str, NDArray[Any]] = {}
+    best_rank = [np.full(fits.shape, np.inf), np.full(fits.shape, np.inf)]
+    for order in model._orders:
+        moved, kept = {}, {}
+        for name in tiles.moved:
+            sizes = tiles.moved[name], tiles.held[name], half[name]
+            moved[name], kept[name] = _promote(order, name, sizes, tiles.trips)
+        cycles, traffic = _cycles(model, moved, kept, once, tiles.compute, a)
+        energy = operands + _movement_energy_nj(model, moved, traffic, cycles, tiles.compute)
+        cycles, energy = np.where(fits, cycles, np.inf), np.where(fits, energy, np.inf)
+        rank = (cycles, energy) if model.objective == "cycles" else (energy, cycles)
+        better = (rank[0] < best_rank[0]) | ((rank[0] == best_rank[0]) & (rank[1] < best_rank[1]))
+        best_rank = [np.where(better, new, old) for new, old in zip(rank, best_rank, strict=True)]
+        for name, values in (("cycles", cycles), ("energy", energy), *moved.items()):
+            best[name] = np.where(better, values, best.get(name, 0))
+    return best, best_rank
 
 
 def _promote(
