@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -41,9 +42,36 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes that ``torchrun`` started this is.
+
+    Attributes:
+        number: Of this process, from 0.
+        count: Processes on all machines; 1 without ``torchrun``.
+        local: Number of this process on its machine.
+        local_count: Processes on this machine.
+    """
+
+    number: int = 0
+    count: int = 1
+    local: int = 0
+    local_count: int = 1
+
+
+def torchrun_place() -> Place:
+    """This process's place, as ``torchrun`` says it in the environment."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    said = [os.environ.get(name, "") for name in names]
+    if "MASTER_ADDR" not in os.environ or not all(value.isdecimal() for value in said):
+        return Place()
+    return Place(*map(int, said))
+
+
 def default_workers() -> int:
-    """Worker processes that leave a core to whom they work for, at least one."""
-    return max(1, available_cores() - 1)
+    """Worker processes that leave a core to whom they work for, at least one; those that
+    ``torchrun`` started on this machine share its cores."""
+    return max(1, available_cores() // torchrun_place().local_count - 1)
 
 
 def ahead(

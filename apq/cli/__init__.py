@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from apq.cli.budgets import BudgetCommand
 from apq.cli.collect import collect
-from apq.cli.common import err
+from apq.cli.common import err, out
 from apq.cli.compare import compare
 from apq.cli.cost import cost
 from apq.cli.explore import explore
@@ -33,15 +33,18 @@ from apq.cli.train_supernet import train_supernet
 from apq.cli.verify import verify
 from apq.errors import ApqError
 from apq.version import __version__
+from apq.workers import torchrun_place
 
 
 class Commands(TyperGroup):
     """The commands, with what every one of them does about errors and Ctrl-C."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take ``--quiet`` wherever it stands, before or after the command's name."""
+        """Take ``--quiet`` wherever it stands, before or after the command's name. Of the processes
+        that ``torchrun`` starts only the first says more than errors."""
         end = args.index("--") if "--" in args else len(args)
-        err.quiet = "--quiet" in args[:end]
+        out.quiet = torchrun_place().number > 0
+        err.quiet = out.quiet or "--quiet" in args[:end]
         kept = [arg for arg in args[:end] if arg != "--quiet"]
         return super().parse_args(ctx, [*kept, *args[end:]])
 
@@ -86,6 +89,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
     ),
@@ -93,7 +97,12 @@ def _root(
         False, "--quiet", help="Print results and errors alone; also after a command's name."
     ),
 ) -> None:
-    pass
+    place = torchrun_place()
+    if place.count > 1 and ctx.invoked_subcommand != "train-supernet":
+        raise ApqError(
+            f"torchrun has started {place.count} processes, and only train-supernet works together "
+            f"in them. Start apq {ctx.invoked_subcommand} without torchrun."
+        )
 
 
 app.command("quickstart")(quickstart)

@@ -49,7 +49,9 @@ def train_supernet(
             "its channels sorted).",
         ),
     ] = 10.0,
-    batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
+    batch: Annotated[
+        int, typer.Option(min=2, help="Images per step, of all processes together.")
+    ] = 128,
     lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.1,
     weight_decay: Annotated[
         float, typer.Option(min=0.0, help="On convolution and classifier weights.")
@@ -92,7 +94,8 @@ def train_supernet(
 ) -> None:
     """Train one weight-shared supernet that holds every candidate of a space.
 
-    Interrupt it at any time: the same command continues from the checkpoint beside --out.
+    Interrupt it at any time: the same command continues from the checkpoint beside --out. Under
+    torchrun, several processes share every batch, and the result is that of one up to rounding.
 
     Examples:
 
@@ -103,6 +106,8 @@ def train_supernet(
       apq train-supernet --space mine.toml --images photos/::fit=crop --epochs 60 --augment photo --balance --out data/mine/supernet.safetensors
 
       apq train-supernet --space cifar10 --images photos/ --epochs 150 --batch 256 --lr 0.2 --device cuda --precision bf16 --out data/mine/supernet.safetensors
+
+      torchrun --nproc-per-node 8 --max-restarts 3 -m apq train-supernet --space mine.toml --images photos/ --batch 1024 --device cuda --out data/mine/supernet.safetensors
 
       apq train-supernet --space mine.toml --start mine.safetensors --images photos/ --epochs 0 --order taylor --out data/mine/supernet.safetensors
 
@@ -115,6 +120,7 @@ def train_supernet(
     from apq.supernet import load_supernet
     from apq.supernet.training import Recipe
     from apq.supernet.training import train_supernet as train
+    from apq.training.ranks import joined
 
     chosen = load_space(space)
     path = out_path or home(chosen.name) / SUPERNET
@@ -147,10 +153,8 @@ def train_supernet(
         precision=precision,
     )
     first = [load_supernet(path) for path in start or ()]
-    with live_line(f"supernet {chosen.name}") as report:
-        made = train(
-            chosen, found, path, recipe, start_from=first, on_progress=report, device=device
-        )
+    with joined(device) as own, live_line(f"supernet {chosen.name}") as report:
+        made = train(chosen, found, path, recipe, start_from=first, on_progress=report, device=own)
     metadata = {name: made.metadata[name] for name in TOLD}
     if json:
         print_json({"out": path.as_posix()} | metadata)

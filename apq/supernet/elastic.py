@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apq.space.layer import Size, both, size_of
+from apq.training.ranks import ALONE, Ranks, normalised
 
 
 class HardSigmoid(nn.Module):
@@ -122,16 +123,21 @@ def taken(tensor: Tensor, dim: int, kept: Sequence[tuple[int, int]]) -> Tensor:
     return torch.cat(found, dim=dim)
 
 
-def slice_norm(x: Tensor, bn: nn.BatchNorm2d, kept: Sequence[tuple[int, int]]) -> Tensor:
+def slice_norm(
+    x: Tensor, bn: nn.BatchNorm2d, kept: Sequence[tuple[int, int]], ranks: Ranks = ALONE
+) -> Tensor:
     """Batch norm by the first entries of a wider one, or of each of its parts (:func:`taken`).
 
-    In training mode it normalises by the batch and leaves the running statistics alone: they would
-    mix those of many subnets, so every extracted subnet gets its own (OFA recalibrates too).
+    In training mode it normalises by the batch (of all ``ranks``) and leaves the running statistics
+    alone: they would mix those of many subnets, so every extracted subnet gets its own (OFA
+    recalibrates too).
     """
     mean, var = bn.running_mean, bn.running_var
     assert mean is not None
     assert var is not None
     weight, bias = taken(bn.weight, 0, kept), taken(bn.bias, 0, kept)
+    if bn.training and ranks.count > 1:
+        return normalised(x, weight, bias, bn.eps)
     if bn.training:
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, bn.eps)
     mean, var = taken(mean, 0, kept), taken(var, 0, kept)

@@ -35,6 +35,7 @@ from apq.supernet.elastic import (
     taken,
     transforms,
 )
+from apq.training.ranks import ALONE
 from apq.version import __version__
 
 
@@ -178,11 +179,14 @@ class Supernet(nn.Module):
     ``forward(x, candidate)`` runs a candidate in place; :meth:`subnet` cuts it out. A layer of n
     channels uses the first n, of every group where several are joined; a smaller kernel is cut
     from the next larger one (:func:`apq.supernet.elastic.shrink`).
+
+    Attributes:
+        ranks: The processes that train it, each with a part of every batch.
     """
 
     def __init__(self, space: Space) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.ranks = space, ALONE
         choices = {axis.name: axis.choices for axis in space.axes}
         self.most = {name: max(values) for name, values in choices.items()}
         attach(self, build_modules(space.graph.filled(self.most)))
@@ -217,7 +221,7 @@ class Supernet(nn.Module):
             y = depthwise(x, weight, node.stride)
         else:
             y = convolve(x, weight, None, node.stride, number(node.groups), node.padding)
-        out: Tensor = module.act(slice_norm(y, module.bn, kept))
+        out: Tensor = module.act(slice_norm(y, module.bn, kept, self.ranks))
         return out
 
     def kept(self, value: Value, chosen: Mapping[str, int]) -> list[tuple[int, int]]:

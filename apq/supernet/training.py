@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apq.errors import SpaceError, choose
+from apq.errors import ApqError, SpaceError, choose
 from apq.images import ImageSet
 from apq.space import Axis, Candidate, Space
 from apq.space.graph import parts
@@ -39,7 +39,9 @@ from apq.supernet.network import (
 from apq.supernet.orders import ORDERS, Measured, sort_channels
 from apq.supernet.statistics import absorb_statistics
 from apq.training import OnProgress, Training, autocast, find_device, sgd
+from apq.training.devices import at_least_float32
 from apq.training.feed import Feed
+from apq.training.ranks import Ranks
 
 PHASES: tuple[tuple[str, float], ...] = (
     ("largest", 0.40), ("kernel", 0.15), ("depth", 0.15), ("width", 0.30),
@@ -176,6 +178,11 @@ def train(
     largest one's answers to the same batch, and one cosine schedule spans all phases. Batch
     statistics are used throughout; at the end the stored ones are those of the largest network.
 
+    Where ``torch.distributed`` is initialised, its processes share the work: each runs the same
+    subnets on its part of every batch, and statistics of batch norm, losses and gradients are those
+    of the whole batch (:mod:`apq.training.ranks`), so that the loss is that of one process up to
+    rounding. The first writes the checkpoint and reports progress; any number may continue.
+
     Args:
         space: What to train.
         images: Its image set (sizes must fit the space).
@@ -200,15 +207,17 @@ def train(
     Raises:
         ModelError: the training diverged, or the checkpoint belongs to another training.
         SpaceError: weights of ``start_from`` do not fit the space.
-        ApqError: a phase, the order, the augmentation, the precision or the device is unknown.
+        ApqError: a phase, the order, the augmentation, the precision or the device is unknown;
+            there are more processes than images in a batch, or one of them has ended.
     """
     for name in recipe.phases:
         choose(name, Recipe.phases, "phase")
     choose(recipe.order, ORDERS, "order")
     choose(recipe.augment, AUGMENTS, "augmentation")
-    where = find_device(device)
+    where, ranks = find_device(device), Ranks.here()
     torch.manual_seed(recipe.seed)
     network = Supernet(space)
+    network.ranks = ranks
     if start_from:
         _start(network, start_from)
     traced = any("traced" in file.metadata for file in start_from)
@@ -225,6 +234,7 @@ def train(
     training = Training(
         network, sgd(network, recipe.lr, recipe.weight_decay), checkpoint, identity,
         {"average": dict(network.named_parameters())}, scale=recipe.precision == "fp16",
+        ranks=ranks,
     )  # fmt: skip
     steps = _Steps(training, images, recipe, sorted_already, on_progress, normalisation)
     if traced and not steps.total:
@@ -233,7 +243,7 @@ def train(
     network.train()
     training.run(steps.total, steps.rate, steps.step, steps.after, steps.tell, checkpoint_seconds)
     network.load_state_dict(training.kept["average"], strict=False)
-    scores = _finish(network, images, normalisation)
+    scores = _finish(network, images, normalisation, ranks)
     return network.cpu(), training.identity | {
         "mean": normalisation[0],
         "std": normalisation[1],
@@ -262,7 +272,15 @@ class _Steps:
         self.sorted_already, self.on_progress = sorted_already, on_progress
         assert isinstance(training.model, Supernet)
         self.network = training.model
-        self.feed = Feed(images.splits["train"], recipe.batch, training.device, recipe.balance)
+        self.ranks = training.ranks
+        if recipe.batch < self.ranks.count:
+            raise ApqError(
+                f"a batch of {recipe.batch} images is not enough for {self.ranks.count} processes; "
+                "use a larger --batch, which is that of all together, or fewer processes"
+            )
+        self.feed = Feed(
+            images.splits["train"], recipe.batch, training.device, recipe.balance, self.ranks
+        )
         first = training.identity["start_from"]
         self.total = max(0 if first else 1, round(recipe.epochs * self.feed.per_epoch))
         self.loss_mean, self.hit_mean = float("nan"), float("nan")
@@ -280,12 +298,12 @@ class _Steps:
         if phase == "width" != before and not self.sorted_already:
             self.sort_channels()
             self.training.optimiser.state.clear()  # momentum belongs to the old channel order
-        x, y = self._batch(step, rng)
+        x, y, share = self._batch(step, rng)
         space, top = network.space, largest(network.space)
         truth = y if y.dim() == 1 else y.argmax(1)
         teacher = self._logits(x, top)
         loss = F.cross_entropy(teacher, y, label_smoothing=recipe.smoothing)
-        self.training.backward(loss if phase == "largest" else loss / 2)
+        self.training.backward(share * (loss if phase == "largest" else loss / 2))
         total = float(loss.detach())
         if phase != "largest":
             smallest_one = rng.random() < 0.25
@@ -293,9 +311,11 @@ class _Steps:
             logits = self._logits(x, other)
             loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
             loss = loss + F.cross_entropy(logits, teacher.detach().softmax(1))
-            self.training.backward(loss / 2)
+            self.training.backward(share * (loss / 2))
             total = total / 2 + float(loss.detach()) / 2
         hit = float((teacher.detach().argmax(1) == truth).float().mean())
+        own = torch.tensor([share * total, share * hit], dtype=torch.float64, device=x.device)
+        total, hit = map(float, self.ranks.sum(own))
         self.loss_mean, self.hit_mean = (
             now if math.isnan(mean) else 0.98 * mean + 0.02 * now
             for mean, now in ((self.loss_mean, total), (self.hit_mean, hit))
@@ -303,9 +323,11 @@ class _Steps:
         return total
 
     def sort_channels(self) -> None:
-        """Put the channels that matter most first."""
-        data = _measured(self.images, self.normalisation, self.training.device)
-        sort_channels(self.network, self.recipe.order, data)
+        """Put the channels that matter most first; the first process says which."""
+        if self.ranks.first:
+            data = _measured(self.images, self.normalisation, self.training.device)
+            sort_channels(self.network, self.recipe.order, data)
+        self.ranks.take_first(*self.network.state_dict().values())
 
     def after(self, done: int) -> bool:
         """Average the weights."""
@@ -316,23 +338,25 @@ class _Steps:
 
     def tell(self, done: int, _: float) -> None:
         """Say how far it is."""
-        if self.on_progress is not None:
+        if self.on_progress is not None and self.ranks.first:
             number = Recipe.phases.index(phase_of(done - 1, self.total, self.recipe.phases)) + 1
             figures = {"phase": number, "loss": self.loss_mean, "train_acc": self.hit_mean}
             self.on_progress(done, self.total, figures)
 
-    def _batch(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Augmented, normalised images of a step, and their labels or class probabilities."""
+    def _batch(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+        """This process's augmented, normalised images of a step, their labels or class
+        probabilities, and their share of the batch. What is random is drawn for the whole batch."""
         recipe, images = self.recipe, self.images
         x, y = self.feed.at(step, recipe.seed)
         x = AUGMENTS[recipe.augment](x, images.flip, rng)
         if recipe.cutmix and rng.random() < recipe.cutmix:
             x, y = cutmix(x, y, self.network.space.classes, rng)
-        return normalise(x, *self.normalisation), y
+        own = self.ranks.part(len(x))
+        return normalise(x[own], *self.normalisation), y[own], len(x[own]) / len(x)
 
     def _logits(self, x: Tensor, candidate: Candidate) -> Tensor:
         with autocast(x.device, self.recipe.precision):
-            return self.network(x, candidate).float()  # type: ignore[no-any-return]
+            return at_least_float32(self.network(x, candidate))
 
 
 def train_supernet(
@@ -386,8 +410,10 @@ def train_supernet(
     network, metadata = train(
         space, images, recipe, checkpoint, checkpoint_seconds, start_from, on_progress, device
     )
-    save_supernet(path, network, metadata)
-    checkpoint.unlink(missing_ok=True)
+    if network.ranks.first:
+        save_supernet(path, network, metadata)
+        checkpoint.unlink(missing_ok=True)
+    network.ranks.wait(find_device(device))
     return load_supernet(path, space)
 
 
@@ -440,21 +466,34 @@ def _measured(images: ImageSet, normalisation: Normalisation, device: torch.devi
     return Measured(data.images, data.labels)
 
 
-def _finish(network: Supernet, images: ImageSet, normalisation: Normalisation) -> dict[str, float]:
-    """Set the stored statistics to the largest network's and measure both ends on validation."""
+def _finish(
+    network: Supernet, images: ImageSet, normalisation: Normalisation, ranks: Ranks
+) -> dict[str, float]:
+    """Set the stored statistics to the largest network's and measure both ends on validation: the
+    first process does, and tells the others."""
+    scores = _ends(network, images, normalisation) if ranks.first else {}
+    device = next(network.parameters()).device
+    told = torch.tensor([scores.get(n, 0.0) for n in ENDS], dtype=torch.float64, device=device)
+    ranks.take_first(told, *network.state_dict().values())
+    network.eval()
+    return dict(zip(ENDS, told.tolist(), strict=True))
+
+
+ENDS = ("smallest", "largest")
+"""Subnets whose accuracy a supernet's file says."""
+
+
+def _ends(network: Supernet, images: ImageSet, normalisation: Normalisation) -> dict[str, float]:
     device = next(network.parameters()).device
     data = EvalImages.of(images, *normalisation, calibration=2000, device=device)
     scores: dict[str, float] = {}
-    for name, candidate in (
-        ("smallest", smallest(network.space)), ("largest", largest(network.space)),
-    ):  # fmt: skip
-        subnet = network.subnet(candidate).to(device)
+    for name, of in zip(ENDS, (smallest, largest), strict=True):
+        subnet = network.subnet(of(network.space)).to(device)
         recalibrate(subnet, data.calibration)
         scores[name], loss = accuracy(subnet, data.images, data.labels)
         require_converged(loss, f"the {name} subnet")
         if name == "largest":
             _copy_statistics(network, subnet)
-    network.eval()
     return scores
 
 

@@ -69,6 +69,11 @@ def describe(device: torch.device) -> str:
     return cores()
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers in float32, or in float64 if they are in that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
     """The context of a forward pass in a precision of ``PRECISIONS``; fp32 changes nothing.
 

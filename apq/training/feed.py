@@ -13,6 +13,7 @@ from torch import Tensor
 
 from apq.images.sets import Part
 from apq.images.streamed import Streamed, any_order
+from apq.training.ranks import ALONE, Ranks
 
 
 class Feed:
@@ -23,9 +24,19 @@ class Feed:
         batch: Images per step.
         device: Where batches go. Images in memory lie there all the time.
         balance: Whether an epoch draws its images with repetition, those of each class as often.
+        ranks: The processes that train together. Batches are whole in each; of images that are
+            streamed each decodes its part.
     """
 
-    def __init__(self, part: Part, batch: int, device: torch.device, balance: bool = False) -> None:
+    def __init__(
+        self,
+        part: Part,
+        batch: int,
+        device: torch.device,
+        balance: bool = False,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._ranks = ranks
         pixels, numbers = part
         self._streamed = pixels if isinstance(pixels, Streamed) else None
         self._data = None if self._streamed else to_tensor(pixels[:]).to(device)
@@ -66,10 +77,19 @@ class Feed:
         if self._next[0] != position:
             rest = range(position * self._batch, len(self._order), self._batch)
             coming = [self._order[start : start + self._batch] for start in rest]
-            self._next = position, self._streamed.batches(coming)
-        pixels = next(self._next[1])
+            own = [where[self._ranks.part(len(where))] for where in coming]
+            self._next = position, self._streamed.batches(own)
+        pixels = to_tensor(next(self._next[1])).to(self._device)
         self._next = position + 1, self._next[1]
-        return to_tensor(pixels).to(self._device), self.labels[pick]
+        return self._joined(pixels, len(places)), self.labels[pick]
+
+    def _joined(self, own: Tensor, count: int) -> Tensor:
+        """A whole batch out of the parts of all processes."""
+        if self._ranks.count == 1:
+            return own
+        whole = own.new_zeros(count, *own.shape[1:])
+        whole[self._ranks.part(count)] = own
+        return self._ranks.sum(whole).contiguous(memory_format=torch.channels_last)
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

@@ -18,6 +18,7 @@ from apq.files.headers import Header
 from apq.files.reading import CostTable, Count, Fraction, Items, Named
 from apq.files.tensors import load_tensors, require_tensors, save_tensors
 from apq.training.devices import describe
+from apq.training.ranks import ALONE, Ranks
 
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -78,6 +79,8 @@ class Training:
         kept: Names of further sets of tensors to keep, each with tensors of the names, shapes and
             types it may hold (a running average, the best weights so far).
         scale: Whether to scale losses, which gradients in float16 need.
+        ranks: The processes that train it together. Each adds the gradients of its part of a
+            batch; the first writes the checkpoint, and all continue from it.
 
     Attributes:
         step: Steps done.
@@ -85,7 +88,8 @@ class Training:
         kept: The further sets of tensors.
 
     Raises:
-        ModelError: the checkpoint is damaged, or of another training.
+        ModelError: the checkpoint is damaged, or of another training; or the processes see
+            different ones, or other images.
     """
 
     def __init__(
@@ -96,18 +100,25 @@ class Training:
         identity: Mapping[str, Any] | None = None,
         kept: Mapping[str, Mapping[str, Tensor]] | None = None,
         scale: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.optimiser, self.path = model, optimiser, path
         self.identity = json.loads(json.dumps(identity or {}))  # as it will be read back
-        self.step = 0
+        self.step, self.ranks = 0, ranks
         self.scores: list[float] = []
         self._allowed = kept or {}
         self.kept: dict[str, dict[str, Tensor]] = {name: {} for name in self._allowed}
         self.device = next(model.parameters()).device
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scale)
-        self._watch = Stopwatch(device=describe(self.device))
+        self._watch = Stopwatch(None, describe(self.device), ranks.count)
         if path is not None and path.exists():
             self._load(path)
+        if not ranks.agree(json.dumps([self.step, self.identity]), self.device):
+            raise ModelError(
+                f"the processes of this training see different checkpoints at {path}, images or "
+                "options. Files have to lie in a folder that all machines share."
+            )
+        ranks.take_first(*model.state_dict().values())
 
     def cost(self) -> dict[str, Any]:
         """The cost so far, over all parts of an interrupted training."""
@@ -150,6 +161,7 @@ class Training:
                     f"training diverged at step {self.step} (loss {loss}). Lower the learning rate "
                     f"(--lr); at this step it was {rate(self.step):.3g}."
                 )
+            self.ranks.sum_gradients(self.model)
             self._scaler.step(self.optimiser)
             self._scaler.update()
             self.step += 1
@@ -161,8 +173,8 @@ class Training:
                 tell(self.step, loss)
 
     def save(self) -> None:
-        """Write the checkpoint, if there is to be one."""
-        if self.path is None:
+        """Write the checkpoint, if there is to be one, and this is the process that does."""
+        if self.path is None or not self.ranks.first:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for kind, kept in self.kept.items():
@@ -207,4 +219,4 @@ class Training:
             buffer = torch.empty_like(parameters[name]).copy_(momentum)  # in its memory format
             self.optimiser.state[parameters[name]]["momentum_buffer"] = buffer
         self.step, self.scores = header.step, list(header.scores)
-        self._watch = Stopwatch(header.cost.model_dump(), describe(self.device))
+        self._watch = Stopwatch(header.cost.model_dump(), describe(self.device), self.ranks.count)
