@@ -13,6 +13,7 @@ from apq.files.shipped import own_copy
 from apq.space.axes import is_format
 
 if TYPE_CHECKING:
+    from apq.collect import SupernetAccuracy
     from apq.iterate import Round
     from apq.predictor import Predictor
     from apq.search.problem import Problem
@@ -71,8 +72,11 @@ def improve(
     return path, turns
 
 
-BRIEFLY = 1.0
-"""Seconds for a bound that nobody asked for."""
+BRIEFLY, TELLING = 1.0, 2.0
+"""Seconds for a bound that nobody asked for, and from how many points on it is not worth saying."""
+
+MEASURED = 300
+"""Candidates that are measured where the supernet takes the predictor's place."""
 
 
 def bound_of(
@@ -84,16 +88,40 @@ def bound_of(
     from apq.predictor import load_predictor
 
     problem = result.problem
-    if seconds is None:
-        if not only_formats(problem.space):
-            return None
-        seconds = BRIEFLY
-    if not seconds:
+    if seconds == 0 or (seconds is None and not only_formats(problem.space)):
         return None
     space = problem.priced.space
     loaded = load_predictor(predictor or home(space.name) / PREDICTOR, space)
     best = float(result.front.accuracy.max())
-    return upper_bound(problem, loaded, best, seconds).to_dict(best)
+    found = upper_bound(problem, loaded, best, seconds or BRIEFLY).to_dict(best)
+    return found if seconds or found["points"] < TELLING else None
+
+
+def supernet_accuracy(
+    space: Space, supernet: Path | None, images: str | None, predictor: Path | None = None
+) -> SupernetAccuracy:
+    """The supernet itself in place of a predictor, subnets quantized without a fine-tune; or
+    measured as a predictor's samples were."""
+    from apq.cli.budgets import origin
+    from apq.collect import Quantization, SupernetAccuracy
+    from apq.supernet import load_supernet
+
+    path = supernet or home(space.name) / SUPERNET
+    loaded = load_supernet(path, space)
+    found = images_for(images, space, loaded.metadata, str(path), other=False)
+    if predictor is None:
+        return SupernetAccuracy(loaded, found, Quantization(finetune_steps=0))
+    made = origin(predictor, space)
+    how = Quantization(**made.quantization.model_dump()) if made.quantization else None
+    return SupernetAccuracy(loaded, found, how, made.corrected)
+
+
+def by_supernet(
+    space: Space, supernet: Path | None, images: str | None
+) -> tuple[SupernetAccuracy, dict[str, str]]:
+    """What :func:`apq.cli.budgets.load` gives, with the supernet itself as the predictor."""
+    found = supernet_accuracy(space, supernet, images)
+    return found, found.made_from
 
 
 def only_formats(space: Space) -> bool:
@@ -114,21 +142,13 @@ def measure_front(
     """Measure some candidates of a front as the predictor's samples were measured, on all
     validation images: accuracy ``predicted`` and ``measured``, fractions, and ``chosen``, 1 for the
     one that the search chose."""
-    from apq.cli.budgets import origin
-    from apq.collect import Quantization, measure_candidates
     from apq.search.run import front_rows
-    from apq.supernet import load_supernet
 
     front, space = result.front, result.problem.priced.space
-    path, made = supernet or home(space.name) / SUPERNET, origin(predictor, space)
-    loaded = load_supernet(path, space)
-    found = images_for(images, space, loaded.metadata, str(path), other=False)
+    measured = supernet_accuracy(space, supernet, images, predictor or home(space.name) / PREDICTOR)
     rows = front_rows(front, count, result.chosen)
-    how = Quantization(**made.quantization.model_dump()) if made.quantization else None
     with live_line("measured") as report:
-        accuracy = measure_candidates(
-            loaded, found, front.genes[rows], how, corrected=made.corrected, on_progress=report
-        )
+        accuracy = measured(front.genes[rows], report)[0]
     return [
         {"predicted": float(front.accuracy[row]), "measured": float(value)}
         | {metric: float(cost[row]) for metric, cost in front.costs.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from apq.cli.asking import supernet_accuracy
 from apq.cli.budgets import (
     Budget,
     Caution,
@@ -20,8 +22,9 @@ from apq.cli.budgets import (
     product,
     space_for,
 )
-from apq.cli.common import live_line, next_step, one_thread, out, print_json
+from apq.cli.common import err, live_line, next_step, one_thread, out, print_json
 from apq.cli.devices import compare_devices
+from apq.files.places import PREDICTOR, home
 
 
 def compare(
@@ -58,6 +61,12 @@ def compare(
         int, typer.Option(min=50, help="Candidates that the predictor may score per answer.")
     ] = 2_000,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
+    supernet: Annotated[
+        Path | None, typer.Option(help="Measure the winners too, on this supernet.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Measure the winners too, on these images.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
     out_path: Annotated[Path, typer.Option("--out", help="Folder.")] = Path("runs/compare"),
 ) -> None:
@@ -67,12 +76,17 @@ def compare(
     amc, proxylessnas, pipeline (these three in turn), dnas, singlepath, mpnas, spos, hurricane,
     chamnet, autoqkeras, lana, and every algorithm of apq search.
 
+    --supernet or --images measures every winner as the predictor's samples were measured, short
+    fine-tune and all. A comparison that was stopped goes on where it was when typed again.
+
     With --devices the space is searched for each device alone and for all of them together, and
     every winner is run on every device (devices.parquet): do networks travel?
 
     Examples:
 
       apq compare --latency-ms 0.5 0.6 --methods spos,mpnas,nsga2 --calls 500
+
+      apq compare --latency-ms 0.5 --methods spos,nsga2 --supernet mine.safetensors --images photos/
 
       apq compare --latency-ms 0.45 0.5 0.6 --seeds 3 --out runs/methods
 
@@ -81,9 +95,9 @@ def compare(
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
     chosen, named = space_for(space, predictor)
     if devices is not None:
-        if methods or lut or {*asked} - {"latency_ms"}:
+        if methods or lut or supernet or images or {*asked} - {"latency_ms"}:
             raise typer.BadParameter(
-                "--devices takes the limits --latency-ms and --limit, no other"
+                "--devices takes the limits --latency-ms and --limit, no other, and measures nothing"
             )
         priced = price_on(chosen, [name.strip() for name in devices.split(",")], named)
         budget = product(asked, priced.costs.metrics)[0] | per_device(limit or [])
@@ -93,7 +107,14 @@ def compare(
         return
     from apq.errors import choose
     from apq.methods import METHODS
-    from apq.methods.compare import OWN, known, summary, write_comparison
+    from apq.methods.compare import (
+        OWN,
+        known,
+        read_answers,
+        summary,
+        write_answers,
+        write_comparison,
+    )
     from apq.methods.compare import compare as run
     from apq.search.many import scenarios
 
@@ -109,8 +130,23 @@ def compare(
         priced.costs, lambda: load(predictor, priced.space), budgets, ("accuracy",),
         tuple(fix or ()), caution, made_from=priced.made_from,
     )  # fmt: skip
+    measure = None
+    if supernet is not None or images is not None:
+        path = predictor or home(priced.space.name) / PREDICTOR
+        measure = supernet_accuracy(priced.space, supernet, images, path)
+    all_of_it = {
+        **problems[0].made_from, "calls": calls, "fix": list(fix or ()), "caution": caution,
+        "space": priced.space.fingerprint,
+    }  # fmt: skip
+    by = None if measure is None else measure.made_from
+    before = read_answers(out_path, all_of_it, by)
+    if before is not None:
+        err.print(f"{len(before)} answers of the same comparison are in {out_path}")
     with live_line("compare") as report, one_thread():
-        answers = run(problems, names, calls, range(seeds), report)
+        answers = run(
+            problems, names, calls, range(seeds), report, measure, before,
+            partial(write_answers, out_path, all_of_it, by),
+        )  # fmt: skip
     write_comparison(out_path, answers, problems[0].made_from)
     head, rows = summary(answers)
     if json:

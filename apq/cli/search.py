@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.asking import as_data, bound_of, improve, measure_front, tell_measured, words
+from apq.cli.asking import (
+    MEASURED,
+    as_data,
+    bound_of,
+    by_supernet,
+    improve,
+    measure_front,
+    tell_measured,
+    words,
+)
 from apq.cli.budgets import (
     Budget,
     Caution,
@@ -142,6 +151,12 @@ def search(
         typer.Option(help="Measures rounds (default: data/SPACE/supernet.safetensors)."),
     ] = None,
     images: Annotated[str | None, typer.Option(help="As for apq collect.")] = None,
+    supernet_accuracy: Annotated[
+        bool,
+        typer.Option(
+            "--supernet-accuracy", help="Measure candidates on the supernet, without a predictor."
+        ),
+    ] = False,
     seed: Seed = 0,
     baselines: Annotated[
         bool,
@@ -173,6 +188,10 @@ def search(
     optuna is Optuna's own sampler, one trial at a time; paper is the search of APQ's paper as
     published; milp solves an additive model exactly; random draws within the budget.
 
+    --supernet-accuracy takes the supernet in place of a predictor, as SPOS does: every candidate's
+    batch norm is recalibrated, it is quantized and run on the validation images (300 candidates
+    unless --candidates says otherwise, no baselines). "Predicted" then means that measurement.
+
     --bound 30 spends 30 seconds per budget on an upper bound of what the predictor can predict within
     the limits. Where only number formats are searched that is done for a second unless it is 0; the
     larger the searched part of the architecture, the less it says (docs/methods.md).
@@ -193,6 +212,8 @@ def search(
 
       apq search --bitops-g 1.5 --fix bits=8 --algorithm evolution
 
+      apq search --latency-ms 0.5 --supernet-accuracy --supernet mine.safetensors --images photos/
+
       apq search --latency-ms 0.5 --fix architecture=runs/search/best.json --out runs/bits
 
       apq search --codesign bitfusion --latency-ms 0.5 --limit area_mm2=1.5 --limit power_mw=2000
@@ -212,9 +233,10 @@ def search(
     chosen, named = space_for(space, predictor)
     if codesign is not None:
         _alone(
-            lut=lut, objective=objective, score=score, storage=storage, iterations=iterations,
+            "codesign", lut=lut, objective=objective, score=score, storage=storage, iterations=iterations,
             algorithm=algorithm != "nsga2", local_search=local_search, warm_start=warm_start,
             with_margin=with_margin, accuracy_drop=accuracy_drop, measure=measure, bound=bound,
+            supernet_accuracy=supernet_accuracy,
         )  # fmt: skip
         if len(budgets := product(asked, ())) > 1:
             raise typer.BadParameter("--codesign takes one limit per cost")
@@ -223,6 +245,12 @@ def search(
             candidates, seed, baselines, json, out_path,
         )  # fmt: skip
         return
+    if supernet_accuracy:
+        _alone(
+            "supernet-accuracy", iterations=iterations, measure=measure, bound=bound,
+            accuracy_drop=accuracy_drop, predictor=predictor,
+        )  # fmt: skip
+        candidates, baselines, bound = candidates or MEASURED, False, 0.0
     priced = price_on(chosen, lut or [], named)
     budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
     budgets = priced.room(budgets, with_margin)
@@ -252,7 +280,11 @@ def search(
         )  # fmt: skip
         for turn in turns:
             (err if json else out).print(words(turn))
-    problems = problems_of(lambda: load(predictor, priced.space))
+    problems = problems_of(
+        partial(by_supernet, priced.space, supernet, images)
+        if supernet_accuracy
+        else partial(load, predictor, priced.space)
+    )
     if accuracy_drop is not None:
         known = origin(predictor, priced.space).original_accuracy
         problems = [allow_drop(problem, accuracy_drop, known) for problem in problems]
@@ -306,12 +338,12 @@ def _tell_original(problem: Problem, points: float, measured: float | None) -> N
     )
 
 
-def _alone(**given: Any) -> None:
-    """Refuse options that ``--codesign`` has no use for."""
+def _alone(what: str, **given: Any) -> None:
+    """Refuse options that another one has no use for."""
     for name, value in given.items():
         if value:
             option = name.replace("_", "-")
-            raise typer.BadParameter(f"--codesign has no use for --{option}: leave it out")
+            raise typer.BadParameter(f"--{what} has no use for --{option}: leave it out")
 
 
 def _forgiving(text: str | None) -> Any:

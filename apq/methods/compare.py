@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from apq.cost import Stopwatch
 from apq.errors import ApqError, choose
-from apq.files import whole
+from apq.files import to_json, whole
+from apq.files.tables import read_parquet
 from apq.methods import METHODS, run_method
 from apq.search import ALGORITHMS
-from apq.search.problem import Problem
+from apq.search.problem import Accuracy, Problem
 from apq.search.record import OnProgress
 from apq.search.search import search
+from apq.space import Genes, Space
 
 OWN = ("nsga2", "paper", "random")
 """apq's own search, APQ's as published, and random search: compared by default too."""
@@ -40,6 +46,9 @@ def compare(
     calls: int,
     seeds: Sequence[int],
     on_progress: OnProgress | None = None,
+    measure: Accuracy | None = None,
+    earlier: pd.DataFrame | None = None,
+    on_answer: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Let every method answer every problem with every seed.
 
@@ -49,30 +58,100 @@ def compare(
         calls: How many candidates the predictor may score per answer.
         seeds: Each decides everything random of one answer.
         on_progress: Called after every answer.
+        measure: Measures what was found, e.g. an :class:`apq.collect.SupernetAccuracy`.
+        earlier: What the same call gave before: those answers are not asked for again.
+        on_answer: Receives all answers so far after every new one.
 
     Returns:
         A row per answer: ``method``, ``limit_METRIC`` per limit, ``seed``, ``accuracy``,
-        ``accuracy_spread`` (predicted, fractions), every cost, ``predictor_calls``,
-        ``training_steps``, ``supernet_passes``, ``wall_s``, ``cpu_s``, every gene's value, and
-        ``error``, which says why a method has no answer.
+        ``accuracy_spread`` (predicted, fractions), ``measured`` (a fraction, if asked for), every
+        cost, ``predictor_calls``, ``training_steps``, ``supernet_passes``, ``wall_s``, ``cpu_s``,
+        every gene's value, and ``error``, which says why a method has no answer.
 
     Raises:
         ApqError: there is no such method.
     """
     for name in names:
         choose(name, known(), "method")
+    stored = [] if earlier is None else earlier.to_dict("records")
+    given = {_key(row): row for row in stored}
     rows: list[dict[str, Any]] = []
-    total = len(problems) * len(names) * len(seeds)
-    for problem in problems:
-        for name in names:
-            for seed in seeds:
-                about = {"method": name, "seed": seed}
-                about |= {f"limit_{m}": v for m, v in problem.limits.items()}
-                rows.append(about | _answer(name, problem, calls, seed))
-                if on_progress is not None:
-                    best = max((r.get("accuracy", 0.0) for r in rows), default=0.0)
-                    on_progress(len(rows), total, {"best": best})
+    asked = list(itertools.product(problems, names, seeds))
+    for problem, name, seed in asked:
+        row: dict[Any, Any] = {"method": name, "seed": seed}
+        row |= {f"limit_{m}": v for m, v in problem.limits.items()}
+        before = given.get(_key(row))
+        row = dict(before) if before is not None else row | _answer(name, problem, calls, seed)
+        news = before is None
+        if measure is not None and row["error"] is None and pd.isna(row.get("measured")):
+            genes = _genes(problem.priced.space, row)
+            row["measured"], news = float(measure(genes)[0][0]), True
+        rows.append(row)
+        if news and on_answer is not None:
+            later = [one for key, one in given.items() if key not in {*map(_key, rows)}]
+            on_answer(pd.DataFrame([*rows, *later]))
+        if on_progress is not None:
+            best = max((r.get("accuracy", 0.0) for r in rows), default=0.0)
+            on_progress(len(rows), len(asked), {"best": best})
     return pd.DataFrame(rows)
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+    """What an answer is an answer to."""
+    limits = {k: v for k, v in row.items() if str(k).startswith("limit_") and not pd.isna(v)}
+    return row["method"], int(row["seed"]), *sorted(limits.items())
+
+
+def _genes(space: Space, row: Mapping[Any, Any]) -> Genes:
+    """The candidate of an answer, ``(1, axes)``."""
+    return space.from_values({axis.name: np.array([row[axis.name]]) for axis in space.axes})
+
+
+ANSWERS = "answers.parquet"
+"""Answers as they come, so that a comparison goes on where it was."""
+
+
+def read_answers(
+    folder: Path, asked: Mapping[str, Any], measured: Mapping[str, Any] | None = None
+) -> pd.DataFrame | None:
+    """The answers that an earlier call left; None if it asked for something else.
+
+    Args:
+        folder: Of the comparison.
+        asked: All that decides the answers, plain data.
+        measured: All that decides what is measured of them; where it is another, that is left out.
+
+    Raises:
+        ApqError: the file is damaged.
+    """
+    path = folder / ANSWERS
+    if not path.is_file():
+        return None
+    table = read_parquet(path, ApqError, f"Delete {path} to begin again.")
+    said = table.schema.metadata or {}
+    if said.get(b"asked") != to_json(dict(asked)).encode():
+        return None
+    frame: pd.DataFrame = table.to_pandas()
+    if said.get(b"measured") != to_json(measured).encode():
+        frame = frame.drop(columns="measured", errors="ignore")
+    if missing := {"method", "seed", "error"} - {*frame}:
+        raise ApqError(f"{path} has no column {min(missing)}. Delete it to begin again.")
+    frame["error"] = frame["error"].astype(object).where(frame["error"].notna(), None)
+    return frame
+
+
+def write_answers(
+    folder: Path,
+    asked: Mapping[str, Any],
+    measured: Mapping[str, Any] | None,
+    answers: pd.DataFrame,
+) -> None:
+    """Write what :func:`read_answers` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pandas(answers, preserve_index=False)
+    with whole(folder / ANSWERS) as partial:
+        said = {"asked": to_json(dict(asked)), "measured": to_json(measured)}
+        pq.write_table(table.replace_schema_metadata(said), partial)
 
 
 def _answer(name: str, problem: Problem, calls: int, seed: int) -> dict[str, Any]:
@@ -108,23 +187,31 @@ def summary(answers: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     brackets, the smallest and largest over seeds at every budget; then what one answer took."""
     limits = [c for c in answers if c.startswith("limit_")]
     budgets = answers[limits].drop_duplicates().to_dict("records")
-    head = ["method", *(_told(b) for b in budgets), "calls", "training steps", "CPU s"]
+    head = ["method", *(_told(b) for b in budgets)]
+    columns = [("accuracy", b) for b in budgets]
+    if "measured" in answers:
+        head += [f"measured, {_told(b)}" for b in budgets]
+        columns += [("measured", b) for b in budgets]
+    head += ["calls", "training steps", "CPU s"]
     rows = []
     for name, mine in answers.groupby("method", sort=False):
         cells = [str(name)]
-        for budget in budgets:
+        for column, budget in columns:
             here = mine[(mine[[*budget]] == pd.Series(budget)).all(axis=1)] if budget else mine
-            found = here["accuracy"].dropna() if "accuracy" in here else here["seed"][:0]
-            cells.append(
-                f"{found.mean():.2%} ({found.min():.2%} … {found.max():.2%})"
-                + (f", {len(found)} of {len(here)} seeds" if len(found) < len(here) else "")
-                if len(found)
-                else "none"
-            )
+            cells.append(_over_seeds(here[column] if column in here else here["seed"][:0], here))
         counts = [mine[c].mean() if c in mine else 0 for c in ("predictor_calls", "training_steps")]
         cells += ["" if pd.isna(c) else f"{c:,.0f}" for c in counts]
         rows.append([*cells, f"{mine['cpu_s'].mean():.1f}"])
     return head, rows
+
+
+def _over_seeds(values: pd.Series[Any], answers: pd.DataFrame) -> str:
+    """Mean, smallest and largest, and how many seeds have one if not all do."""
+    found = values.dropna()
+    if not len(found):
+        return "none"
+    told = f"{found.mean():.2%} ({found.min():.2%} … {found.max():.2%})"
+    return told + (f", {len(found)} of {len(answers)} seeds" if len(found) < len(answers) else "")
 
 
 def _told(budget: Mapping[Any, float]) -> str:
@@ -150,6 +237,8 @@ def write_comparison(folder: Path, answers: pd.DataFrame, made_from: Mapping[str
         f"Best predicted accuracy within the budget: mean over {seeds} seeds (smallest … largest). "
         "Calls: candidates that the predictor scored for one answer."
     )
+    if "measured" in answers:
+        note += " Measured: the same networks on the validation images, as the predictor's samples."
     text = [f"# Methods compared\n\n{note}\n", "| " + " | ".join(head) + " |"]
     text += ["|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
     text += [f"- **{name}**: {about}" for name, about in _remarks(answers)]

@@ -117,3 +117,37 @@ def test_what_is_missing_is_named(folder, words, code, part):
         words = (*words, "--supernet", folder / "supernet.safetensors")
     assert part in run(*words, "--out", folder / "never", code=code)
     assert not (folder / "never").exists()
+
+
+def test_the_supernet_takes_the_predictors_place(folder):
+    words = (
+        "search", "--space", "digits", "--bitops-g", 0.005, "--supernet-accuracy", "--supernet",
+        folder / "supernet.safetensors", "--images", "digits", "--no-picture",
+        "--no-warm-start", "--local-search", 0,
+    )  # fmt: skip
+    found = figures(*words, "--candidates", 12, "--out", folder / "measured")
+    assert found["search"]["candidates"] == 12
+    assert found["baselines"] == {}
+    assert "measured on the supernet" in found["made_from"]["accuracy"]
+    scored = pd.read_parquet(folder / "measured/evaluations.parquet")
+    assert (scored["accuracy_spread"] == 0).all()
+    inside = scored[scored["bitops_g"] <= 0.005]
+    assert found["predicted"]["accuracy"] == inside["accuracy"].max()
+    refused = CliRunner().invoke(app, [str(w) for w in (*words, "--measure", 3)])
+    assert "no use for --measure" in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_winners_are_measured_beside_what_was_predicted(folder):
+    run("train-predictor", "--samples", folder / "fp32", "--quantized-samples",
+        folder / "quantized", "--no-compare", "--out", folder / "own.safetensors")  # fmt: skip
+    words = (
+        "compare", "--space", "digits", "--bitops-g", 0.005, "--predictor",
+        folder / "own.safetensors", "--lut", "roofline", "--methods", "random", "--calls", 50,
+        "--seeds", 1, "--supernet", folder / "supernet.safetensors", "--images", "digits", "--out",
+        folder / "compared",
+    )  # fmt: skip
+    first = figures(*words)
+    assert first["columns"][2].startswith("measured")
+    answers = pd.read_parquet(folder / "compared/compare.parquet")
+    assert 0 <= answers["measured"][0] <= 1
+    assert figures(*words)["rows"] == first["rows"]  # its time too: nothing is done again

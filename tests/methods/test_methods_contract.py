@@ -8,7 +8,13 @@ import pytest
 from apq.errors import ApqError
 from apq.hardware.pricing import price_space
 from apq.methods import METHODS, run_method
-from apq.methods.compare import compare, summary, write_comparison
+from apq.methods.compare import (
+    compare,
+    read_answers,
+    summary,
+    write_answers,
+    write_comparison,
+)
 from apq.search.problem import Problem
 from apq.space import Space
 
@@ -96,3 +102,35 @@ def test_the_page_has_every_method_and_budget(tiny_problem, tmp_path):
     assert "&lt;b&gt;" in page
     assert "<script" not in page
     assert {p.suffix for p in tmp_path.iterdir()} == {".md", ".html", ".parquet"}
+
+
+def test_a_comparison_goes_on_where_it_was_and_measures_what_was_found(tiny_problem, tmp_path):
+    asked, kept = {"calls": 60}, []
+
+    def stop_after_two(answers):
+        write_answers(tmp_path, asked, {"by": "formula"}, answers)
+        kept.append(len(answers))
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    def measure(genes):
+        return tiny_problem.accuracy(genes)[0] - 0.1, np.zeros(len(genes))
+
+    call = [tiny_problem], ["spos", "random"], 60, range(2)
+    with pytest.raises(KeyboardInterrupt):
+        compare(*call, measure=measure, on_answer=stop_after_two)
+    known = read_answers(tmp_path, asked, {"by": "formula"})
+    assert len(known) == 2
+    before = tiny_problem.accuracy.calls
+    answers = compare(*call, measure=measure, earlier=known)
+    assert tiny_problem.accuracy.calls - before < 2 * 60 + 10  # of four answers two were known
+    whole = compare(*call, measure=measure)
+    for column in ("method", "seed", "accuracy", "measured", "b00_kernel"):
+        assert answers[column].tolist() == whole[column].tolist(), column
+    assert np.allclose(answers["measured"], answers["accuracy"] - 0.1)
+    head, rows = summary(answers)
+    assert head[2].startswith("measured, bitops_g ≤")
+    assert len(rows[0]) == len(head)
+    write_answers(tmp_path, asked, {"by": "formula"}, answers)
+    assert "measured" not in read_answers(tmp_path, asked, {"by": "another"})
+    assert read_answers(tmp_path, {"calls": 61}) is None
