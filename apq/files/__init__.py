@@ -1,4 +1,4 @@
-"""Files: written whole, read within limits and against schemas; a broken one is said in words."""
+"""Files: written atomically, read within limits and against schemas, with clear error messages."""
 
 from apq.files.reading import (
     Document,

@@ -1,4 +1,4 @@
-"""Headers of safetensors files: what a file says of its tensors, each value JSON."""
+"""Headers of safetensors files: metadata whose values are JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from apq.files.reading import Sealed, Text, bounded_json
 
 
 class Header(Sealed):
-    """What every safetensors file of apq says.
+    """Fields of every safetensors header that apq writes.
 
     Attributes:
         tensors: Hash of names, types, shapes and contents of the tensors; older files have none.
-        hash: Hash of names and contents: what tells one set of weights from another.
+        hash: Hash of names and contents, which identifies a set of weights.
     """
 
     error = ModelError
@@ -30,10 +30,10 @@ H = TypeVar("H", bound=Sealed)
 
 
 def read_header(path: Path, schema: type[H]) -> H:
-    """The header of a safetensors file, its tensors unread.
+    """The header of a safetensors file, without reading its tensors.
 
     Raises:
-        ModelError: it is missing or damaged, or the header of something else.
+        ModelError: it is missing or damaged, or the header of another kind of file.
     """
     try:
         with safe_open(str(path), framework="numpy") as file:
@@ -46,10 +46,10 @@ def read_header(path: Path, schema: type[H]) -> H:
 
 
 def parse_header(texts: Mapping[str, str], schema: type[H], path: Path) -> H:
-    """The document that a header's texts are.
+    """Parse a header's texts as a document.
 
     Raises:
-        ModelError: a text is no JSON within the limits, or the document is another.
+        ModelError: a text is not JSON within the limits, or does not fit the schema.
     """
     data: dict[str, Any] = {}
     for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""Where artefacts lie unless a command is told otherwise: a folder per space, one run, tables."""
+"""Default paths of artefacts: a folder per space, one run, tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUPERNET, PREDICTOR = "supernet.safetensors", "predictor.safetensors"
 
 
 def file_name(text: str) -> str:
-    """A name as part of a file's: what could lead to another folder is made harmless."""
+    """A name made safe as part of a file name: it cannot lead to another folder."""
     return re.sub(r"[^\w.@+-]+", "_", text)
 
 
@@ -26,7 +26,7 @@ def home(space: str) -> Path:
 
 
 def table_of(space: str, device: str = "bitfusion-apq") -> Path:
-    """The table of what a space's layers cost on a device.
+    """The table of the costs of a space's layers on a device.
 
     Example:
         >>> table_of("cifar10").as_posix()

@@ -1,8 +1,8 @@
-"""Bounded JSON and TOML into schemas: the one way in for what files say.
+"""Read bounded JSON and TOML into schemas; every such file of a user is read here.
 
-A text is refused if it is too long, nested too deeply, or has a number that no field can hold; what
-is left is checked against a pydantic schema, strictly: no text for a number, no fraction for a
-whole number, nothing infinite. A refusal names file, field, what was found and what is allowed.
+A text is rejected if it is too long, nested too deeply, or has a number that no field can hold;
+the rest is checked strictly against a pydantic schema: no text for a number, no fraction for an
+integer, nothing infinite. The error names the file, the field, what was found and what is allowed.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 _Item = TypeVar("_Item")
 Items = Annotated[tuple[_Item, ...], Field(strict=False, max_length=MOST_ITEMS)]
-"""A list in the file, a tuple in the schema."""
+"""A tuple that is a list in the file."""
 Named = Annotated[dict[Text, _Item], Field(max_length=MOST_ITEMS)]
-"""A table whose names are free."""
+"""A table with arbitrary names."""
 
 
 class Schema(BaseModel):
-    """A table whose fields are all known; strict and finite."""
+    """A strict table: no unknown fields, no conversions, finite numbers only."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CostTable(Schema):
-    """What making something cost, as :class:`apq.cost.Stopwatch` measures it."""
+    """Cost of making something, as :class:`apq.cost.Stopwatch` measures it."""
 
     wall_s: Annotated[float, Field(ge=0)]
     cpu_s: Annotated[float, Field(ge=0)]
@@ -50,12 +50,12 @@ class CostTable(Schema):
 
 
 class Document(Schema):
-    """What one kind of file says. Fields that nothing reads are kept in :attr:`said` alone.
+    """The contents of one kind of file. Unknown fields are kept only in :attr:`said`.
 
     Attributes:
         what: The kind of file and what writes it, for messages: "a supernet of apq …".
-        remedy: What someone can do about a broken one.
-        error: What a refusal is.
+        remedy: What a user can do about a broken one.
+        error: Class of the error that is raised.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
@@ -73,10 +73,10 @@ class Document(Schema):
 
     @classmethod
     def of(cls, data: Any, where: str, context: Mapping[str, Any] | None = None) -> Self:
-        """The document that plain data is; ``context`` is what its validators may ask for.
+        """Validate plain data as a document; ``context`` is passed to its validators.
 
         Raises:
-            ApqError: it is none (of the class :attr:`error`).
+            ApqError: it does not fit the schema (of the class :attr:`error`).
         """
         made = check(data, cls, where, cls.error, context)
         made._said.update(data if isinstance(data, dict) else {})
@@ -84,20 +84,20 @@ class Document(Schema):
 
 
 class Sealed(Document):
-    """A document that carries the hash of all else it says; files of older versions do not.
+    """A document with a checksum of its other fields; files of older versions have none.
 
     Attributes:
-        checksum: That hash.
+        checksum: Hash of all other fields.
     """
 
     checksum: Text | None = None
 
     @classmethod
     def of(cls, data: Any, where: str, context: Mapping[str, Any] | None = None) -> Self:
-        """The document that plain data is.
+        """Validate plain data as a document.
 
         Raises:
-            ApqError: it is none, or not the one that was written.
+            ApqError: it does not fit the schema, or its checksum does not match.
         """
         made = super().of(data, where, context)
         if made.checksum is not None and made.checksum != _checksum(data):
@@ -117,10 +117,10 @@ def check(
     error: type[ApqError] = ApqError,
     context: Mapping[str, Any] | None = None,
 ) -> S:
-    """Plain data as a schema's object.
+    """Validate plain data against a schema.
 
     Raises:
-        ApqError: it does not fit (of the class ``error``); says where and what would fit.
+        ApqError: it does not fit (of the class ``error``); says where and what is allowed.
     """
     try:
         _require_bounded(data)
@@ -133,10 +133,10 @@ def check(
 
 
 def parse_json(text: str | bytes, schema: type[D], where: str) -> D:
-    """A JSON text as the document it is.
+    """Parse a JSON text as a document.
 
     Raises:
-        ApqError: it is no JSON within the limits, or another document.
+        ApqError: it is not JSON within the limits, or does not fit the schema.
     """
     try:
         data = bounded_json(text)
@@ -146,33 +146,33 @@ def parse_json(text: str | bytes, schema: type[D], where: str) -> D:
 
 
 def read_json(path: Path, schema: type[D], absent: str = "") -> D:
-    """A JSON file as the document it is.
+    """Read a JSON file as a document.
 
     Args:
         path: The file.
-        schema: What it should be.
-        absent: What to say if there is no such file.
+        schema: Schema of the document.
+        absent: Message if there is no such file.
 
     Raises:
-        ApqError: it cannot be read, is no JSON within the limits, or another document.
+        ApqError: it cannot be read, is not JSON within the limits, or does not fit the schema.
     """
     return parse_json(_read_text(path, schema.error, absent), schema, str(path))
 
 
 def read_toml(path: Path, schema: type[D], context: Mapping[str, Any] | None = None) -> D:
-    """A TOML file as the document it is; ``context`` is what its validators may ask for.
+    """Read a TOML file as a document; ``context`` is passed to its validators.
 
     Raises:
-        ApqError: it cannot be read, is no TOML within the limits, or another document.
+        ApqError: it cannot be read, is not TOML within the limits, or does not fit the schema.
     """
     return schema.of(toml_data(path, schema.error), str(path), context)
 
 
 def toml_data(path: Path, kind: type[ApqError]) -> dict[str, Any]:
-    """What a TOML file says, unchecked.
+    """Plain data of a TOML file, not yet validated.
 
     Raises:
-        ApqError: it cannot be read or is no TOML (of the class ``kind``).
+        ApqError: it cannot be read or is not TOML (of the class ``kind``).
     """
     text = _read_text(path, kind)
     try:
@@ -185,7 +185,7 @@ def bounded_json(text: str | bytes) -> Any:
     """Plain data of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, names a field twice, or exceeds a limit; says which.
+        ValueError: it is not JSON, names a field twice, or exceeds a limit; says which.
     """
     if len(text) > MOST_BYTES:
         raise _TooMuch(f"it has {len(text):,} bytes, at most {MOST_BYTES:,} are read")
@@ -199,18 +199,18 @@ def bounded_json(text: str | bytes) -> Any:
 
 
 def to_json(data: Any, **options: Any) -> str:
-    """JSON that :func:`bounded_json` reads: what is not finite becomes null."""
+    """JSON that :func:`bounded_json` reads: non-finite numbers become null."""
     return json.dumps(_finite(data), allow_nan=False, **options)
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data as a file says it: with its ``checksum``, and null for what is not finite."""
+    """Plain data to be written: with its ``checksum``, and null for non-finite numbers."""
     plain: dict[str, Any] = bounded_json(to_json(data))
     return plain | {"checksum": _checksum(plain)}
 
 
 def _checksum(data: Mapping[str, Any]) -> str:
-    """Hash of plain data, its own ``checksum`` aside, 16 hex digits."""
+    """Hash of plain data without its own ``checksum``, 16 hex digits."""
     text = json.dumps({k: v for k, v in data.items() if k != "checksum"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -242,7 +242,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _require_bounded(data: Any) -> None:
-    """Refuse depth, endless integers and what is not finite, without recursion."""
+    """Reject deep nesting, huge integers and non-finite numbers, without recursion."""
     todo = [("", data, 1)]
     while todo:
         place, value, depth = todo.pop()
@@ -283,7 +283,7 @@ _MUST_BE = {
     "finite_number": "a finite number",
 }
 _FORMS: dict[str, str] = {r"\S": "text that is more than blanks"}
-"""Patterns of texts in words."""
+"""Descriptions of the patterns of texts."""
 _BOUNDED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "greater_than": lambda c: f"more than {c['gt']}",
     "greater_than_equal": lambda c: f"at least {c['ge']}",
@@ -305,11 +305,11 @@ def _refusal(schema: type[Schema], where: str, problem: str) -> str:
 
 
 def in_words(error: ValidationError, schema: type[Schema], most: int = 3) -> str:
-    """The first few problems, fields missing in one place together."""
+    """Describe the first few problems; missing fields of one table are reported together."""
     problems: dict[str, list[str]] = {}
     for one in error.errors(include_url=False):
         if one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"]:
-            continue  # pydantic counts only entries that are in order; what is wrong is said
+            continue  # follows from errors of single entries, which are reported themselves
         place = _place(one["loc"])
         if one["type"] == "missing":
             problems.setdefault(f"{_place(one['loc'][:-1]) or 'it'} lacks ", []).append(
@@ -337,13 +337,13 @@ def in_words(error: ValidationError, schema: type[Schema], most: int = 3) -> str
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    """Where in a document: ``stages[0].kernel``."""
+    """A place in a document as text: ``stages[0].kernel``."""
     parts = (f"[{p}]" if isinstance(p, int) else f".{_short(p)}" for p in loc)
     return "".join(parts).lstrip(".")
 
 
 def _names(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Fields of the table that a place lies in."""
+    """Fields of the table that contains a place."""
     here: Any = schema
     for part in loc[:-1]:
         if isinstance(part, str) and isinstance(here, type) and issubclass(here, BaseModel):
@@ -354,7 +354,7 @@ def _names(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The schema that an annotation is, or is a list or an option of."""
+    """The schema in an annotation, which may be a list or an optional of it."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     inner = (_model_in(part) for part in getattr(annotation, "__args__", ()))

@@ -1,4 +1,4 @@
-"""What apq carries: the data and tables of CIFAR-10."""
+"""Files that are installed with apq: the data and tables of CIFAR-10."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 IN_A_WHEEL = Path(__file__).parents[1] / "_shipped"
 """Where an installed package holds ``data/`` and ``lut/``."""
 IN_A_CLONE = Path(__file__).parents[2]
-"""Where a clone of the repository holds them, also when it is installed with ``pip install -e``."""
+"""Where a clone of the repository holds them, including an editable install."""
 
 
 def shipped(path: Path | str) -> Path:
-    """A path to read, or what apq carries under that name.
+    """A path to read, or the file or folder that is installed with apq under that name.
 
-    Commands and readers call it, so that ``--lut lut/x86-onnxruntime-int8-cifar10.csv`` is
-    understood in any folder. A file of your own with that name comes first.
+    Commands and readers call it, so that ``--lut lut/x86-onnxruntime-int8-cifar10.csv`` works in
+    any folder. A file of your own with that name takes precedence.
 
     Args:
-        path: Any path; ``data/cifar10/…`` and ``lut/…`` are what apq carries.
+        path: Any path; apq installs ``data/cifar10/…`` and ``lut/…``.
 
     Returns:
-        ``path`` if it exists or apq carries nothing of that name.
+        The installed path; ``path`` itself if it exists or nothing of that name is installed.
 
     Example:
         >>> import apq
@@ -40,10 +40,10 @@ def shipped(path: Path | str) -> Path:
 
 
 def own_copy(folder: Path) -> bool:
-    """Copy a folder that apq carries to where a command is going to add to it.
+    """Copy a folder installed with apq to the path where a command will add to it.
 
     Returns:
-        Whether it was copied: not if the folder exists, or apq carries none of that name.
+        Whether it was copied; it is not if the folder exists, or none of that name is installed.
     """
     source = shipped(folder)
     if source == folder:

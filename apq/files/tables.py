@@ -1,4 +1,4 @@
-"""Parquet tables: written with the hash of what they hold, read page by page against checksums."""
+"""Parquet tables: written with a hash of their contents, read with page checksums verified."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from apq.files.limits import MOST_CELLS, MOST_ROWS
 
 
 def read_parquet(path: Path, error: type[ApqError], remedy: str) -> pa.Table:
-    """A Parquet file.
+    """Read a Parquet file.
 
     Args:
         path: The file.
-        error: What a refusal is.
-        remedy: How a broken file is replaced, a sentence.
+        error: Class of the error that is raised.
+        remedy: A sentence that says how to replace a broken file.
 
     Raises:
         ApqError: it is missing, damaged or too large (of the class ``error``).
@@ -38,7 +38,7 @@ def read_parquet(path: Path, error: type[ApqError], remedy: str) -> pa.Table:
 
 
 def table_hash(table: pa.Table) -> str:
-    """Hash of names, types and cells, 16 hex digits; metadata and chunks do not count."""
+    """Hash of names, types and cells, 16 hex digits; metadata and chunking are ignored."""
     h = hashlib.sha256()
     for name, column in zip(table.column_names, table.columns, strict=True):
         h.update(f"{name} {column.type} {len(column)}\n".encode())

@@ -1,4 +1,4 @@
-"""Safetensors files: written whole, read against header and the tensors that should be there."""
+"""Safetensors files: written atomically, checked against the header and the expected tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def tensors_hash(state: Mapping[str, Tensor]) -> str:
-    """As :func:`weights_hash`, of types and shapes as well."""
+    """As :func:`weights_hash`, but of types and shapes as well."""
     h = hashlib.sha256()
     for name in sorted(state):
         h.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}\n".encode())
@@ -42,10 +42,10 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write safetensors whole: to a temporary name, then renamed. Metadata values become JSON.
+    """Write safetensors atomically. Metadata values become JSON.
 
     Raises:
-        ModelError: the file cannot be written (no room, no permission); an older one is kept.
+        ModelError: the file cannot be written (no space, no permission); an older one is kept.
     """
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     said = sealed({**metadata, "tensors": tensors_hash(plain)})
@@ -77,7 +77,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file and the texts of its header, unchecked.
 
     Raises:
-        ModelError: missing, truncated, or no such file.
+        ModelError: missing, truncated, or not a safetensors file.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -92,11 +92,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def require_tensors(
     where: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> None:
-    """Raise unless the tensors have the names, shapes and types of ``expected`` (which may lie on
+    """Raise unless the tensors have the names, shapes and types of ``expected`` (which may be on
     the meta device).
 
     Raises:
-        ModelError: the first that is missing, too many, or of another shape or type, by name.
+        ModelError: names the first tensor that is missing, unexpected, or of another shape or type.
     """
     for name, want in expected.items():
         if name not in tensors:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path in ``path``'s folder that takes its name when the block ends well.
+    """A temporary path in ``path``'s folder that is renamed to ``path`` when the block succeeds.
 
-    Readers never see half a file, and if the block fails an older file stays. The temporary name
-    begins with a dot, so that Parquet datasets overlook it, and keeps the suffix. Who may read the
-    file is what the process's umask says, whoever writes it (safetensors: the owner alone).
+    Readers never see a partial file, and if the block fails an older file is kept. The temporary
+    name begins with a dot, so that Parquet datasets ignore it, and keeps the suffix. Permissions
+    follow the process's umask, whatever library writes the file (safetensors alone would make it
+    readable by its owner only).
 
     Raises:
         OSError: from the block, or because the folder cannot be written to.

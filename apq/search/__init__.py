@@ -1,4 +1,4 @@
-"""Which candidates are best: search algorithms over a priced space and a predictor (no torch)."""
+"""Search algorithms over a priced space and an accuracy predictor (no torch)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Engine = Callable[[Record, int, Genes, Options], None]
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to search.
+    """A search algorithm.
 
     Attributes:
         path: Module and function of its :data:`Engine`, imported when it first runs.
         options: The settings of :class:`Options` that it takes.
-        candidates: How many it scores if nobody says.
+        candidates: Number of candidates it scores by default.
     """
 
     path: str

@@ -1,7 +1,7 @@
-"""What a searched network is measured against, each tried as hard as the network itself.
+"""Baselines of a joint search, each with the same effort.
 
-All of them have the problem of the joint search (space, prices, limits, predictor), its algorithm,
-its options and as many calls of the predictor.
+They have the same problem as the joint search (space, prices, limits, predictor), the same
+algorithm and options, and the same number of calls of the predictor.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ABOUT: Mapping[str, str] = {
 
 
 def about(name: str) -> str:
-    """What a baseline is, in words."""
+    """A description of a baseline."""
     return _ABOUT.get(name, "the same search with this one format everywhere")
 
 
@@ -53,21 +53,21 @@ def fair_baselines(
     options: Options | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Result | None]:
-    """Everything that a search's result is fairly set beside, tried as hard as that was.
+    """All baselines of a search's result, each with the same effort.
 
     Args:
-        found: The joint result; its problem, algorithm and seed are taken over.
-        candidates: How many that search might score, and each baseline may; None: as many as it
-            did. One that finds nothing new any more ends earlier.
-        options: What else that search was asked.
+        found: The joint result; its problem, algorithm and seed are used.
+        candidates: Number of candidates for each baseline; None: as many as the joint search
+            scored. A baseline that runs out of new candidates ends earlier.
+        options: Options of the joint search.
         on_progress: As in :func:`apq.search.search.search`.
 
     Returns:
-        By name, None where nothing of the kind keeps the limits: one format everywhere, per format
-        that all layers offer (``"4 bits everywhere"``); ``"random search"``; ``"sequential
+        Results by name, None where no such network is within the limits: one uniform format, for
+        each that all layers offer (``"4 bits everywhere"``); ``"random search"``; ``"sequential
         search"``; ``"bits-blind search"``; for a traced space ``"original network"``, the only one
-        that may be over a limit (:attr:`Result.within_limits`). What the problem leaves no room
-        for is missing: with all formats fixed nothing is blind to them.
+        that may exceed a limit (:attr:`Result.within_limits`). Baselines that make no sense for
+        the problem are missing, e.g. the bits-blind search if all formats are fixed.
 
     Example:
         >>> import apq
@@ -112,11 +112,11 @@ def uniform_bits(
     options: Options | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[Choice, Result | None]:
-    """What the same search finds with one number format everywhere, by format.
+    """Results of the same search with one number format everywhere, by format.
 
-    Tried as hard as the joint result: same algorithm, options, candidates, seed and budgets, every
-    other gene free. None: no such network keeps the budgets. Formats that not every layer offers,
-    or that the problem fixes otherwise, are left out; so is everything if its bits are all fixed.
+    Algorithm, options, candidates, seed and budgets are those of the joint search, and every other
+    gene is free. None: no such network is within the budgets. Formats that some layer does not
+    offer, or that the problem excludes, are omitted; so are all if the problem fixes the bits.
     """
     space = problem.space
     bit_axes = [i for i, axis in enumerate(space.axes) if axis.is_format]
@@ -134,7 +134,7 @@ def uniform_bits(
             continue
         except ApqError:  # the space excludes blocks of this format
             continue
-        with suppress(ApqError):  # an engine that draws again may find none that keeps a tight one
+        with suppress(ApqError):  # an engine that redraws may find none within a tight budget
             found[bits] = None
             found[bits] = search(
                 fixed, algorithm, candidates, seed, options, on_progress=on_progress
@@ -143,7 +143,7 @@ def uniform_bits(
 
 
 def random(problem: Problem, effort: Effort, candidates: int) -> Result:
-    """The best of random feasible candidates; the result keeps all it scored, for pictures."""
+    """The best of random feasible candidates; the result keeps all it scored, for plots."""
     scored: list[Scored] = []
     found = search(
         problem, "random", candidates, effort.seed,
@@ -160,10 +160,10 @@ def random_cloud(problem: Problem, count: int, seed: int = 0) -> Scored:
 
 
 def bits_blind(problem: Problem, effort: Effort, candidates: int) -> Result:
-    """What is found by a predictor that sees no formats, as in APQ's released search: it takes
-    every network for one of 8 bits. Its choice stands; the figures are the true predictor's.
+    """The result of a search whose predictor does not see formats, as in APQ's released search: it
+    predicts every network as if it had 8 bits. The result's figures are the true predictor's.
 
-    A twentieth of the candidates is kept for predicting the front again.
+    A twentieth of the candidates is reserved for predicting the front again.
     """
     watch, again = Stopwatch(), max(1, candidates // 20)
     space = problem.priced.space
@@ -185,8 +185,8 @@ def bits_blind(problem: Problem, effort: Effort, candidates: int) -> Result:
 
 
 def original(problem: Problem) -> Result:
-    """The network that a space was traced from: everything at its largest, 8 bits. It may be over
-    the limits."""
+    """The network that a space was traced from: the largest choices and 8 bits. It may exceed the
+    limits."""
     space = problem.priced.space
     every = replace(space, allowed=())
     row = np.array([[largest(every, i) for i in range(len(space.axes))]], dtype=np.int16)

@@ -1,4 +1,4 @@
-"""``best.json``: the candidate a search chose, what it promises, and what made it."""
+"""``best.json``: the candidate chosen by a search, its predicted figures, and its sources."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Price = Annotated[float, Field(ge=0)]
 
 
 class Predicted(Schema):
-    """What a predictor says of a candidate.
+    """Predicted figures of a candidate.
 
     Attributes:
-        accuracy, accuracy_spread: As fractions; None: nothing.
+        accuracy, accuracy_spread: Fractions; None: not predicted.
     """
 
     accuracy: float | None = None
@@ -29,15 +29,15 @@ class Predicted(Schema):
 
 
 class CandidateFile(Sealed):
-    """A candidate, and what a search said of it, if one did.
+    """A candidate, and its figures if it was found by a search.
 
     Attributes:
         candidate: The candidate.
         space: The space it was found in.
-        predicted: What the predictor said.
-        costs: By metric, as the search's tables price it.
-        devices: Where those figures come from.
-        made_from: Names and hashes of what went into the search, such as ``supernet``.
+        predicted: The predictor's figures.
+        costs: Costs by metric, as the search priced them.
+        devices: The tables those costs come from.
+        made_from: Names and hashes of the search's sources, such as ``supernet``.
     """
 
     what = "a file with a candidate"
@@ -54,19 +54,19 @@ class CandidateFile(Sealed):
     @model_validator(mode="before")
     @classmethod
     def _alone(cls, data: Any) -> Any:
-        """A candidate without anything around it is one too."""
+        """Accept a bare candidate as well."""
         if isinstance(data, dict) and "candidate" not in data and {"depth_0", "stages"} & {*data}:
             return {"candidate": data}
         return data
 
 
 class Block(Schema):
-    """A block of the chosen candidate, or (slot "fixed") all that is not searched.
+    """A block of the chosen candidate, or (slot "fixed") all layers that are not searched.
 
     Attributes:
-        slot: Its name.
-        costs: Per metric its cost and, as ``METRIC_share``, its share of the whole.
-        choices: What else the file says: what was chosen, by attribute.
+        slot: Name of the slot.
+        costs: For each metric, its cost and, as ``METRIC_share``, its share of the whole.
+        choices: The block's choices by attribute, from the file's other fields.
     """
 
     model_config = Schema.model_config | {"extra": "allow"}
@@ -81,7 +81,7 @@ class Block(Schema):
 
     @property
     def choices(self) -> dict[str, Choice]:
-        """What was chosen by attribute: numbers, and formats as people write them."""
+        """Choices by attribute: numbers, and formats in their readable form."""
         chosen = {k: v for k, v in self.__pydantic_extra__.items() if not self._is_cost(k)}
         return {k: v if isinstance(v, str) else int(v) for k, v in chosen.items()}
 
@@ -131,16 +131,16 @@ class Score(Schema):
 
 
 class How(Document):
-    """How a search went.
+    """Settings and course of a search.
 
     Attributes:
-        algorithm, seed, candidates: What was asked for.
-        objectives: What was optimised.
-        fix: What was not searched, as ``--fix`` has it.
+        algorithm, seed, candidates: The algorithm, its seed and number of candidates.
+        objectives: Names of the objectives.
+        fix: Restrictions of genes, as in ``--fix``.
         caution: k in accuracy = mean - k · spread.
-        score: What objective ``score`` meant (:class:`apq.search.problem.Forgiving`).
-        curve: How far it was after how many candidates.
-        cost: What it cost.
+        score: Definition of the objective ``score`` (:class:`apq.search.problem.Forgiving`).
+        curve: Best accuracy and hypervolume over the candidates scored.
+        cost: Cost of the search itself.
     """
 
     what = "a search's notes"
@@ -157,14 +157,14 @@ class How(Document):
 
 
 class Baseline(Document):
-    """What was tried as hard as the result: its best candidate within the limits.
+    """A baseline with the effort of the search: its best candidate within the limits.
 
     Attributes:
-        about: What was done, in words.
-        accuracy, accuracy_spread: What the predictor says of it, fractions.
-        costs: By metric.
-        candidates: How many were scored to find it.
-        front: Its search's front in outline: accuracy and costs, lists of one length.
+        about: Description of the baseline.
+        accuracy, accuracy_spread: Predictions, fractions.
+        costs: Costs by metric.
+        candidates: Number of candidates scored to find it.
+        front: A thinned front: accuracy and costs, lists of equal length.
     """
 
     what = "a baseline of a search"
@@ -184,17 +184,17 @@ class Baseline(Document):
 
 
 class Best(CandidateFile):
-    """All of ``best.json``.
+    """The contents of ``best.json``.
 
     Attributes:
-        apq: Version that wrote it.
-        command: What was typed, if a command made it.
-        versions: Of what its figures depend on, by name.
+        apq: Version of apq that wrote it.
+        command: The command line, if a command wrote it.
+        versions: Versions of the packages that its figures depend on, by name.
         limits: Largest cost (smallest accuracy) by name.
-        baselines: By name what was tried as hard; None: nothing of the kind keeps the limits.
+        baselines: Baselines by name; None: no such network is within the limits.
         blocks: The candidate's blocks, in network order.
-        search: How it was found.
-        made_from: Names and hashes of everything that went in.
+        search: Settings and course of the search.
+        made_from: Names and hashes of all sources.
     """
 
     what = "the best.json of a run as apq search writes it"
@@ -216,7 +216,7 @@ def read_best(path: Path) -> Best:
     """Read the ``best.json`` of a run.
 
     Raises:
-        SpaceError: it is missing or is none.
+        SpaceError: it is missing or not a ``best.json``.
     """
     return read_json(
         path,
@@ -227,10 +227,10 @@ def read_best(path: Path) -> Best:
 
 
 def read_candidate(path: Path) -> CandidateFile:
-    """Read ``best.json`` of a search, or a JSON file that is a candidate or has one.
+    """Read ``best.json`` of a search, or a JSON file that is or contains a candidate.
 
     Raises:
-        SpaceError: missing, not JSON, or no candidate in it.
+        SpaceError: it is missing, not JSON, or contains no candidate.
     """
     return read_json(
         path,

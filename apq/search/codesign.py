@@ -1,8 +1,8 @@
-"""The network and its accelerator, searched together.
+"""Joint search of the network and its accelerator.
 
-The knobs of the accelerator are genes beside the network's own: every price table has their
-dimensions too, so that costs stay exact sums, limits are exact, and every algorithm of apq searches
-both at once. QUIDAM (Inci et al., arXiv:2206.15463) co-explores in the same sense.
+The knobs of the accelerator are genes besides the network's own, and every price table has their
+dimensions too. Costs therefore stay exact sums, limits are exact, and every algorithm of apq
+searches both at once. QUIDAM (Inci et al., arXiv:2206.15463) co-explores in the same sense.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from apq.space.layer import to_array
 
 Floats = NDArray[np.float64]
 DEVICE = "device_"
-"""What names of the accelerator's genes begin with."""
+"""Prefix of the names of the accelerator's genes."""
 
 
 @dataclass(frozen=True)
 class CodesignSpace(Space):
     """A space of networks with the knobs of an accelerator as further genes, ``device_rows`` …
 
-    The type of processing element comes first; choices of formats that it does not take are never
-    made: :meth:`snap` moves them to the nearest one that it takes.
+    The type of processing element (PE) comes first; :meth:`snap` replaces formats that it does not
+    support by the nearest supported one.
 
     Attributes:
         designs: The accelerators.
@@ -59,17 +59,17 @@ class CodesignSpace(Space):
 
     @cached_property
     def device(self) -> tuple[int, ...]:
-        """Places of the accelerator's genes."""
+        """Axes of the accelerator's genes."""
         return tuple(self.place[DEVICE + name] for name in self.knobs)
 
     @cached_property
     def network(self) -> NDArray[np.int64]:
-        """Places of the network's genes, in the order of its own space."""
+        """Axes of the network's genes, in the order of its own space."""
         others = (i for i in range(len(self.axes)) if i not in self.device)
         return np.fromiter(others, dtype=np.int64)
 
     def design(self, genes: Genes) -> NDArray[np.int64]:
-        """Places of the rows' accelerators among all designs, ``(n,)``."""
+        """Indices of the rows' accelerators among all designs, ``(n,)``."""
         assert self.designs is not None
         chosen = tuple(genes[:, list(self.device)].T)
         found: NDArray[np.int64] = np.ravel_multi_index(chosen, self.designs.shape)
@@ -77,8 +77,8 @@ class CodesignSpace(Space):
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
-        """The network's factors, each of which reads the accelerator's genes too, and one for what
-        every network has and for the accelerator itself."""
+        """The network's factors, which also read the accelerator's genes, and one factor for the
+        fixed layers and the accelerator itself."""
         plain = Space(self.family).factors
         moved = [
             replace(f, axes=(*self.network[list(f.axes)].tolist(), *self.device)) for f in plain
@@ -87,10 +87,10 @@ class CodesignSpace(Space):
 
     @cached_property
     def legal(self) -> NDArray[np.bool_]:
-        """Which choices of every gene a type of PE takes, ``(types, axes, most choices)``.
+        """Which choices of every gene a type of PE supports, ``(types, axes, most choices)``.
 
         Raises:
-            SpaceError: a type takes none of the formats of a gene.
+            SpaceError: a type supports none of the formats of a gene.
         """
         assert self.designs is not None
         (name, types), *_ = self.knobs.items()
@@ -117,14 +117,14 @@ class CodesignSpace(Space):
 
     @cached_property
     def _taken(self) -> NDArray[np.int16]:
-        """Nearest choice that a type of PE takes, ``(types, axes, most choices)``."""
+        """Nearest choice that a type of PE supports, ``(types, axes, most choices)``."""
         step = np.abs(np.arange(self.legal.shape[2])[:, None] - np.arange(self.legal.shape[2]))
         far = np.where(self.legal[:, :, None, :], step, 10_000)
         nearest: NDArray[np.int16] = far.argmin(axis=3).astype(np.int16)
         return nearest
 
     def snap(self, genes: Genes, canonical: bool = True) -> Genes:
-        """As :meth:`Space.snap`; formats that the PE does not take become the nearest it does."""
+        """As :meth:`Space.snap`; unsupported formats become the nearest that the PE supports."""
         out = super().snap(genes, canonical=False)
         if not self.legal.all():
             pe = out[:, [self.device[0]]]
@@ -132,7 +132,7 @@ class CodesignSpace(Space):
         return self.canonical(out) if canonical else out
 
     def permitted(self, factor: Factor) -> NDArray[np.bool_]:
-        """As :meth:`Space.permitted`, without formats that the PE does not take."""
+        """As :meth:`Space.permitted`, without formats that the PE does not support."""
         mask = super().permitted(factor)
         if self.legal.all():
             return mask
@@ -158,7 +158,7 @@ class CodesignSpace(Space):
 
 
 def _numbers(menu: tuple[Any, ...]) -> tuple[int, ...]:
-    """A knob's choices as a gene has them: whole numbers themselves, others by their place."""
+    """A knob's choices as values of a gene: integers as they are, others by their index."""
     return menu if all(isinstance(c, int) for c in menu) else tuple(range(len(menu)))
 
 
@@ -166,14 +166,13 @@ def price_designs(space: Space, designs: Designs, prices: LayerPrices | None = N
     """A space with the accelerator's knobs among its genes, priced on every design.
 
     Args:
-        space: Networks.
-        designs: Accelerators; those that cannot run what every network of the space has are left
-            out with their type of PE.
-        prices: What every layer costs on every design, e.g. from a surrogate; None: simulated.
+        space: The space of networks.
+        designs: Accelerators; types of PE that cannot run the space's fixed layers are left out.
+        prices: Costs of every layer on every design, e.g. from a surrogate; None: simulated.
 
     Returns:
-        Priced in ``latency_ms``, ``energy_mj``, ``area_mm2``, ``power_mw`` (peak), ``size_mb`` and
-        ``bitops_g``; its space is a :class:`CodesignSpace`.
+        A priced :class:`CodesignSpace`, with ``latency_ms``, ``energy_mj``, ``area_mm2``,
+        ``power_mw`` (peak), ``size_mb`` and ``bitops_g``.
 
     Raises:
         ApqError: no design can run the space.
@@ -187,12 +186,12 @@ def price_designs(space: Space, designs: Designs, prices: LayerPrices | None = N
     for metric, cost in fixed.items():
         tables[metric].append(cost.reshape(designs.shape))
     source = f"{designs.name}: {designs.models[0].source}, {len(designs)} designs (simulated)"
-    nothing = dict.fromkeys((*tables, "peak_memory_kb"), 0.0)  # all of it is in the tables
+    nothing = dict.fromkeys((*tables, "peak_memory_kb"), 0.0)  # all costs are in the tables
     return PricedSpace(joint, nothing, {m: tuple(t) for m, t in tables.items()}, (source,))
 
 
 def _able(space: Space, designs: Designs, prices: LayerPrices) -> tuple[Designs, LayerPrices]:
-    """The designs whose type of PE runs what every network has, and their prices.
+    """The designs whose type of PE runs the fixed layers, and their prices.
 
     Raises:
         ApqError: there is none.
@@ -221,10 +220,10 @@ def _joint(space: Space, designs: Designs) -> CodesignSpace:
 def _tables(
     space: Space, joint: CodesignSpace, designs: Designs, prices: LayerPrices
 ) -> dict[str, list[Floats]]:
-    """What the factors of the network cost on every design.
+    """Costs of the network's factors on every design.
 
     Raises:
-        ApqError: a design cannot run what its type of PE takes.
+        ApqError: a design cannot run a format that its type of PE supports.
     """
     tables: dict[str, list[Floats]] = {metric: [] for metric in prices.prices}
     for factor, wide in zip(space.factors, joint.factors, strict=False):
@@ -244,7 +243,7 @@ def _tables(
 
 
 def _facts(space: Space, joint: CodesignSpace, designs: Designs) -> dict[str, list[Floats]]:
-    """What no network changes, and what no design changes."""
+    """Costs that do not depend on the network, and costs that do not depend on the design."""
     facts = [designs.facts(model) for model in designs.models]
     tables: dict[str, list[Floats]] = {metric: [] for metric in (*FACTS, *COUNTED)}
     for factor, wide in zip(space.factors, joint.factors, strict=False):
@@ -270,17 +269,17 @@ def _facts(space: Space, joint: CodesignSpace, designs: Designs) -> dict[str, li
 
 
 COUNTED = ("size_mb", "bitops_g")
-"""Costs that no design changes."""
+"""Costs that do not depend on the design."""
 METRICS = (*PRICED, *FACTS, *COUNTED)
-"""What networks with their accelerators are priced in."""
+"""Metrics of networks with their accelerators."""
 
 
 def of_network(space: Space, accuracy: Accuracy) -> Accuracy:
-    """A predictor of the network's genes as one of network and accelerator.
+    """Extend a predictor for networks to the joint genes of network and accelerator.
 
     Args:
-        space: Of both.
-        accuracy: From genes of the network alone.
+        space: The joint space.
+        accuracy: Predicts from genes of the network alone.
     """
     network = joint_of(space).network
 
@@ -291,10 +290,10 @@ def of_network(space: Space, accuracy: Accuracy) -> Accuracy:
 
 
 def joint_of(space: Space) -> CodesignSpace:
-    """The space as one of networks and accelerators.
+    """The space, if it is a joint space of networks and accelerators.
 
     Raises:
-        ApqError: it has no accelerator to choose.
+        ApqError: it is not.
     """
     if not isinstance(space, CodesignSpace):
         raise ApqError(f"space {space.name!r} has no accelerator to choose: price it on designs")

@@ -1,5 +1,5 @@
-"""One space on several devices: each searched for alone, all of them together, and every winner
-run on every device, as HAQ's Table 1 does for bit policies (Wang et al., CVPR 2019)."""
+"""Search for each of several devices and for all of them together, then price every winner on
+every device, as HAQ's Table 1 does for bit policies (Wang et al., CVPR 2019)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from apq.search.region import SLACK, fixed
 from apq.search.search import Result, search
 
 ALL = "all of them"
-"""Name of the search for one network that keeps the limit of every device."""
+"""Name of the search for one network within the limits of all devices."""
 
 
 def devices_of(priced: PricedSpace, metric: str = "latency_ms") -> list[str]:
-    """Names of the devices that a space is priced on by this metric.
+    """Names of the devices on which a space is priced in this metric.
 
     Raises:
         ApqError: they are fewer than two.
@@ -39,14 +39,15 @@ def shared_limits(
     fix: Sequence[str] = (),
     count: int = 20_000,
 ) -> dict[str, float]:
-    """A limit per device, equally tight on each: what ``share`` of random candidates keep (ours).
+    """A limit per device, equally tight on each: a ``share`` of random candidates is within it
+    (ours).
 
     Args:
         priced: A space on at least two devices.
-        share: Of all candidates, above 0 and below 1.
+        share: Share of the candidates within a limit, above 0 and below 1.
         metric: The cost that is limited.
         fix: Restrictions of genes.
-        count: How many candidates are drawn, always the same ones.
+        count: Number of candidates drawn, always the same ones.
 
     Returns:
         Limits by name of the cost, ``latency_ms@DEVICE``.
@@ -69,25 +70,25 @@ def across(
     caution: float = 0.0,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
-    """Search for every device alone and for all of them, and run every winner on every device.
+    """Search for every device alone and for all together, and price every winner on every device.
 
-    Where a winner is run on a device that it was not searched for, that device is searched as well
-    with what the winner costs there as the limit: so much accuracy does not travel.
+    For a winner on a device it was not searched for, that device is also searched with the
+    winner's cost there as the limit; the difference is the accuracy lost by transfer.
 
     Args:
         priced: A space on at least two devices.
         accuracy: Predicts accuracy.
         limits: One per device, ``latency_ms@DEVICE``; all of one metric.
-        candidates: How many every search scores.
-        seeds: Each decides everything random of one matrix.
+        candidates: Number of candidates that every search scores.
+        seeds: Random seeds, one matrix each.
         fix, caution: As in :class:`apq.search.problem.Problem`.
         on_progress: Called after every search.
 
     Returns:
         A row per winner, device and seed: ``searched_for``, ``run_on``, ``seed``, ``limit``,
-        ``cost`` (both in the metric's unit), ``kept`` (whether the limit is), ``accuracy`` and
-        ``own_accuracy`` (predicted fractions: the winner's, and what a search for ``run_on`` finds
-        at that cost), every gene's value, and ``error``, which says why nothing was found.
+        ``cost`` (both in the metric's unit), ``kept`` (whether the cost is within the limit),
+        ``accuracy`` and ``own_accuracy`` (predicted fractions: the winner's, and that of a search
+        for ``run_on`` at the same cost), every gene's value, and ``error``: why nothing was found.
 
     Raises:
         BudgetError: a device's limit cannot be reached.
@@ -132,9 +133,9 @@ def across(
 
 
 def matrix(answers: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table that people read: per winner its predicted accuracy, smallest and
-    largest over seeds; per device its cost over the device's limit and, in brackets, how many
-    points of accuracy a search for that device finds beyond it at that cost (means over seeds)."""
+    """Header and rows of the printed table: for each winner its predicted accuracy, smallest and
+    largest over seeds; for each device the ratio of its cost to the limit and, in brackets, how
+    many percentage points more a search for that device finds at that cost (means over seeds)."""
     devices = list(answers["run_on"].dropna().drop_duplicates())
     head = ["searched for", "accuracy", *(f"on {device}" for device in devices)]
     rows = []
@@ -150,7 +151,7 @@ def matrix(answers: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def _cell(here: pd.DataFrame) -> str:
-    """``1.31 (2.10)``; without brackets where the winner is at home."""
+    """``1.31 (2.10)``; without brackets on the device that the winner was searched for."""
     over, missed = here["cost"] / here["limit"], here["own_accuracy"] - here["accuracy"]
     if (here["searched_for"] == here["run_on"]).all():
         return f"{over.mean():.2f}"

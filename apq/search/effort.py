@@ -1,4 +1,4 @@
-"""How hard something is searched, to search something else as hard."""
+"""Search effort: algorithm, candidates and options, to give baselines the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apq.search.search import Result, search
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard something is tried.
+    """The effort of a search.
 
     Attributes:
         algorithm, candidates, seed, options, on_progress: As in :func:`apq.search.search.search`.
@@ -27,7 +27,7 @@ class Effort:
     def search(
         self, problem: Problem, candidates: int | None = None, on_batch: OnBatch | None = None
     ) -> Result:
-        """Search a problem with this effort, or with fewer candidates."""
+        """Search a problem with this effort, or with another number of candidates."""
         return search(
             problem, self.algorithm, candidates or self.candidates, self.seed, self.options,
             on_progress=self.on_progress, on_batch=on_batch,

@@ -1,9 +1,9 @@
-"""APQ's constrained evolution, mended and vectorised; with several objectives a whole front.
+"""APQ's constrained evolution, corrected and vectorised; a whole front with several objectives.
 
-Section 3.4 of APQ (CVPR 2020): the best quarter of a population are parents, half of the children
-are mutants, half crosses. The released code loses the bits, the crosses, the depths and half of
-the first population; here the predictor sees every gene, every child may enter, depths mutate,
-and all of the first population counts. Infeasible children are pulled back, not redrawn.
+Section 3.4 of APQ (CVPR 2020): the best quarter of a population are parents; half of the children
+are mutants, half are crossovers. The released code loses the bits, the crossovers, the depths and
+half of the first population; here the predictor sees every gene, every child may enter, depths
+mutate, and the whole first population counts. Infeasible children are repaired, not redrawn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from apq.space import Genes
 
 PARENTS, CHILDREN = 25, 300
 LOCAL_SEARCH = 0.85
-"""Part of the candidates that local search may use."""
+"""Share of the candidates that local search may use."""
 
 
 def evolution(record: Record, seed: int, seeds: Genes, options: Options) -> None:
@@ -29,7 +29,7 @@ def evolution(record: Record, seed: int, seeds: Genes, options: Options) -> None
 
     Args:
         record: Scores candidates.
-        seed: Decides every draw.
+        seed: Random seed.
         seeds: Feasible rows for the first population.
         options: ``local_search`` and ``warm_start``.
     """
@@ -37,7 +37,7 @@ def evolution(record: Record, seed: int, seeds: Genes, options: Options) -> None
     rng = np.random.default_rng(seed)
     several = len(problem.objectives) > 1
     parents = min(100 if several else PARENTS, max(2, record.candidates // 10))
-    size = min(CHILDREN, max(20, record.candidates // 50))  # larger ones cost less per child
+    size = min(CHILDREN, max(20, record.candidates // 50))  # large batches take less per child
     pool = record.score(record.unseen(seeds), "given")
     if options.warm_start is not False:
         pool = join(pool, warm_start(record, rng))

@@ -1,4 +1,4 @@
-"""Why a candidate costs what it costs: its blocks, and the share of the budget each one takes."""
+"""Breakdown of a candidate's costs by block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apq.search.problem import Floats, Problem
 from apq.space import Genes
 
 FIXED = "fixed"
-"""The slot of all that is not searched."""
+"""Slot name of all layers that are not searched."""
 
 
 def additive(priced: PricedSpace) -> tuple[str, ...]:
@@ -21,15 +21,15 @@ def additive(priced: PricedSpace) -> tuple[str, ...]:
 
 
 def block_costs(priced: PricedSpace, genes: Genes) -> dict[str, Floats]:
-    """What every block of candidates costs, as columns ``BLOCK_METRIC``.
+    """Costs of every block of candidates, as columns ``BLOCK_METRIC``.
 
     Args:
         priced: The space and its prices.
         genes: ``(n, axes)``.
 
     Returns:
-        Per factor of the space and additive cost an array ``(n,)``, NaN where the block is
-        skipped. With what is fixed (``PricedSpace.fixed``) they add up to the whole cost.
+        For each factor of the space and additive cost, an array ``(n,)``, NaN where the block is
+        skipped. With the fixed layers (``PricedSpace.fixed``) they add up to the whole cost.
     """
     space = priced.space
     index, runs = priced.combinations(genes), space.counted(genes)
@@ -47,9 +47,9 @@ def explain(problem: Problem, front: Front, row: int) -> list[dict[str, Any]]:
     """The active blocks of one row of a front, in network order, then the fixed layers.
 
     Returns:
-        Per block ``slot``, its choices by attribute (``kernel``, ``width``, bits) and per additive
-        cost ``METRIC`` and ``METRIC_share`` (of the whole candidate). Factors of no block follow
-        with the genes they read; the last entry has ``slot`` "fixed".
+        For each block ``slot``, its choices by attribute (``kernel``, ``width``, bits) and, for
+        each additive cost, ``METRIC`` and ``METRIC_share`` (of the whole candidate). Factors that
+        belong to no block follow with the genes they read; the last entry has ``slot`` "fixed".
     """
     space, priced = problem.priced.space, problem.priced
     genes = front.genes[row : row + 1]

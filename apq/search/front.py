@@ -1,4 +1,4 @@
-"""Pareto sets: the archive a search keeps, its hypervolume, knee, and table."""
+"""Pareto fronts: the archive of a search, its hypervolume, knee, and table."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Archive:
         self.best: Scored | None = None
 
     def add(self, batch: Scored) -> None:
-        """Take a batch in; equal objectives keep the earlier candidate."""
+        """Add a batch; of candidates with equal objectives the earlier one is kept."""
         both = batch if self.best is None else join(self.best, batch)
         self.best = both[nondominated(both.values)]
 
     def add_feasible(self, batch: Scored, limits: Mapping[str, float]) -> None:
-        """Take in the rows of a batch that keep the limits."""
+        """Add the rows of a batch that are within the limits."""
         ok = np.broadcast_to(within(batch.costs, limits), len(batch.genes))
         if ok.any():
             self.add(batch if ok.all() else batch[ok])
@@ -39,8 +39,8 @@ class Reference:
     """The box in which hypervolume is measured, one entry per objective (minimised form).
 
     Attributes:
-        ideal: Where volume would be 1: the best end of every objective.
-        worst: The reference point: volume is counted up to here.
+        ideal: The ideal point: the best value of every objective, where the hypervolume is 1.
+        worst: The reference point: the worst value of every objective.
     """
 
     ideal: Floats
@@ -72,7 +72,7 @@ def reference(problem: Problem) -> Reference:
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """The Pareto set of a search, by rising first cost (or falling accuracy without one).
+    """The Pareto front of a search, by rising first cost (or falling accuracy without one).
 
     Attributes:
         space: The space.
@@ -97,7 +97,7 @@ class Front:
         return len(self.genes)
 
     def candidate(self, row: int) -> Candidate:
-        """The sub-network of one row."""
+        """The candidate of one row."""
         return self.space.build(self.genes[row])
 
     def knee(self) -> int:
@@ -120,7 +120,7 @@ class Front:
 
     def table(self) -> dict[str, NDArray[Any]]:
         """Columns: accuracy, spread, every cost, ``source`` (where the candidate came from), and
-        every gene's value as ``Space.values`` has it."""
+        every gene's value as :meth:`Space.values` returns it."""
         return {
             "accuracy": self.accuracy,
             "accuracy_spread": self.spread,

@@ -1,4 +1,4 @@
-"""Optuna parameters as rows of small integers, which vary as arrays."""
+"""Optuna parameters as rows of small integers, varied as arrays."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Genome(Protocol):
 
 
 class Shared(dict[str, Any]):
-    """A mapping that copies as itself: storages deep-copy every trial, and parameters of 130
-    genes would make that the larger part of a search. Never changed after creation."""
+    """An immutable mapping whose copy is itself: storages deep-copy every trial, which with 130
+    genes would take most of a search's time."""
 
     def __deepcopy__(self, memo: object) -> Shared:
         return self
@@ -101,7 +101,7 @@ class SpaceGenome:
         return children(self.problem, first.astype(np.int16), second.astype(np.int16), rng)
 
     def suggest(self, trial: optuna.Trial) -> Genes:
-        """Ask a trial for every gene; a row of shape ``(1, axes)`` that may be over a limit."""
+        """Have a trial suggest every gene: a row of shape ``(1, axes)`` that may exceed a limit."""
         params: dict[str, Any] = {}
         for name, kind in self.distributions.items():
             if isinstance(kind, IntDistribution):
@@ -123,14 +123,14 @@ def _distribution(labels: Sequence[Any]) -> BaseDistribution:
 
 
 class ParameterGenome:
-    """Any parameters Optuna knows. A continuous or logarithmic range becomes a grid.
+    """Any Optuna parameters. A continuous or logarithmic range becomes a grid.
 
     Attributes:
         distributions: The parameters.
     """
 
     GRID = 4096
-    """Points of a continuous or logarithmic range."""
+    """Number of grid points of a continuous or logarithmic range."""
 
     def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
         self.distributions = dict(distributions)
@@ -148,7 +148,7 @@ class ParameterGenome:
         return round((kind.high - kind.low) / kind.step) + 1
 
     def rows(self, params: Sequence[Mapping[str, Any]]) -> Rows:
-        """Nearest rows."""
+        """The rows nearest to these parameters."""
         columns = [
             [self._index(d, n, p[name]) for p in params]
             for (name, d), n in zip(self.distributions.items(), self._counts, strict=True)

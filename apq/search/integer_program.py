@@ -1,10 +1,10 @@
-"""Exact answers by integer programming: one block per slot, one depth per stage, additive costs.
+"""Exact optima by integer programming: one block per slot, one depth per stage, additive costs.
 
-The multiple-choice program of LANA (arXiv 2107.10624), with depths and shared genes: binaries z
-pick a combination per factor, y a depth per stage and a choice per gene that several factors read.
-A slot has a block exactly if its stage's depth reaches it, and combinations agree on what they
-share. Combinations that another one with the same shared genes beats in gain and in every limited
-cost are left out first, which changes no optimum. Solved by HiGHS through SciPy.
+The multiple-choice program of LANA (arXiv 2107.10624), with depths and shared genes: binary
+variables z select a combination per factor, y a depth per stage and a choice per gene that several
+factors read. A slot has a block exactly if its stage's depth reaches it, and combinations agree on
+shared genes. Combinations that are dominated in the value and in every limited cost by another with
+the same shared genes are removed first, which changes no optimum. Solved by HiGHS through SciPy.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Additive:
     """A value that is a sum over choices.
 
     Attributes:
-        tables: Per factor of the space a table that broadcasts to the price tables' shape.
-        depths: Per stage a value per depth choice.
-        constant: What every candidate has.
+        tables: Per factor of the space, a table that broadcasts to the price tables' shape.
+        depths: Per stage, a value per depth choice.
+        constant: The part that is the same for every candidate.
     """
 
     tables: Sequence[Floats]
@@ -59,7 +59,7 @@ class Additive:
 
 
 def cost_as_additive(priced: PricedSpace, metric: str) -> Additive:
-    """A metric of the price tables (not ``peak_memory_kb``, which is no sum)."""
+    """A metric of the price tables (not ``peak_memory_kb``, which is a maximum, not a sum)."""
     depths = [np.zeros(len(stage.depth)) for stage in priced.space.stages]
     return Additive(priced.tables[metric], depths, priced.fixed[metric])
 
@@ -71,12 +71,12 @@ def minimise(
 
     Args:
         priced: What may be chosen, and its costs.
-        what: To be minimised.
-        limits: Largest cost per metric; ``peak_memory_kb`` too.
-        seconds: Give up after so long and take the best found.
+        what: The value that is minimised.
+        limits: Largest cost per metric, ``peak_memory_kb`` included.
+        seconds: Time limit in seconds; the best solution found until then is returned.
 
     Returns:
-        Genes ``(1, axes)``, or None if no candidate keeps the limits.
+        Genes ``(1, axes)``, or None if no candidate is within the limits.
     """
     shrink = 1.0
     for _ in range(3):
@@ -86,7 +86,7 @@ def minimise(
         costs = priced.costs(row, limits)
         if within(costs, limits).all():
             return row
-        shrink -= 2e-6  # the solver's own tolerance let it slip over a limit
+        shrink -= 2e-6  # within the solver's tolerance, but over a limit
     return None
 
 
@@ -95,8 +95,8 @@ class _Cells:
     """The combinations of one factor that may be chosen.
 
     Attributes:
-        index: Into its flattened table, ``(n,)``.
-        gain: What is minimised, ``(n,)``.
+        index: Index into the factor's flattened table, ``(n,)``.
+        gain: The value that is minimised, ``(n,)``.
         costs: The limited sums, ``(limits, n)``.
     """
 
@@ -108,7 +108,7 @@ class _Cells:
 def _cells(
     priced: PricedSpace, what: Additive, sums: Sequence[str], peak: float
 ) -> Iterator[_Cells]:
-    """Per factor what no other combination with the same shared genes beats in everything."""
+    """For each factor, the combinations that none with the same shared genes dominates."""
     bound = set(priced.bound)
     for f, (factor, mask) in enumerate(zip(priced.space.factors, priced.permitted, strict=True)):
         if np.isfinite(peak):
@@ -159,7 +159,7 @@ class _Rows:
 
 
 class _Program:
-    """The integer program of a space: what its 0/1 variables mean, and its constraints.
+    """The integer program of a space: its binary variables and constraints.
 
     Variables are the cells of every factor, then the choices of every depth and of every gene
     that several factors read.
@@ -183,7 +183,7 @@ class _Program:
         return np.array([self._number[gene, g] for g in choices], dtype=np.int64)
 
     def _add_factor(self, f: int) -> None:
-        """One cell exactly if the factor's block runs, in agreement on the genes it shares."""
+        """Select one cell exactly if the factor's block runs, consistent with shared genes."""
         factor, space = self.space.factors[f], self.space
         own = np.arange(self.starts[f], self.starts[f + 1])
         if factor.slot is None:
@@ -204,11 +204,11 @@ class _Program:
 
     def add_limit(self, costs: Floats, room: float) -> None:
         """Keep the sum of the cells' costs within ``room``."""
-        scale = max(room, 1e-9)  # rows near 1 keep the solver's absolute tolerance meaningful
+        scale = max(room, 1e-9)  # scaled to about 1, since the solver's tolerance is absolute
         self.rows.add([(np.arange(self.blocks), costs / scale)], -np.inf, room / scale)
 
     def solve(self, objective: Floats, seconds: float) -> Genes | None:
-        """The genes with the smallest objective, ``(1, axes)``; None if there are none in time."""
+        """The genes with the smallest objective, ``(1, axes)``; None if none is found in time."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         rows, size = self.rows, np.abs(objective).max() or 1.0
@@ -277,7 +277,7 @@ def cheapest_within(priced: PricedSpace, metric: str, limits: Mapping[str, float
     """The candidate with the smallest ``metric`` among those within the *other* limits."""
     others = {m: v for m, v in limits.items() if m != metric}
     if metric == "peak_memory_kb":
-        # A maximum is no sum: bisect over the values it can take.
+        # A maximum is not a sum: bisect over its possible values.
         values = np.concatenate([t.ravel() for t in priced.tables[metric]])
         values = np.unique(np.maximum(values[np.isfinite(values)], priced.fixed[metric]))
         blocks = [np.zeros(mask.shape) for mask in priced.permitted]
@@ -292,11 +292,11 @@ def cheapest_within(priced: PricedSpace, metric: str, limits: Mapping[str, float
 
 
 def check_together(priced: PricedSpace, limits: Mapping[str, float]) -> None:
-    """Raise unless one permitted candidate keeps all limits at once.
+    """Raise unless some permitted candidate is within all limits at once.
 
     Raises:
-        BudgetError: each limit can be met alone, but not all together; says what is the smallest
-            reachable value of each while the others hold.
+        BudgetError: each limit can be met alone, but not all together; gives the smallest reachable
+            value of each while the others hold.
     """
     first = next(iter(limits))
     row = cheapest_within(priced, first, limits)

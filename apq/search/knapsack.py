@@ -23,10 +23,10 @@ from apq.space import Genes
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Factors = tuple[tuple[Ints, Floats], ...]
-"""Per factor its permitted combinations by rising cost: flat index and cost."""
+"""For each factor, its permitted combinations by rising cost: flat index and cost."""
 BINS = 500
 _BEYOND = np.full(BINS + 1, np.inf)
-"""What is left of a total that is less than a block's cost."""
+"""Marks totals that are smaller than the cost of a block."""
 _AT_COST = np.arange(BINS + 1)[:, None] + len(_BEYOND)
 Bound = tuple[int, ...]
 """Choices of the genes that several factors read (``PricedSpace.bound``), in their order."""
@@ -43,7 +43,7 @@ def _by_cost(priced: PricedSpace, metric: str, bound: Bound) -> Factors:
 
 
 def _permitted(priced: PricedSpace, bound: Bound) -> Sequence[NDArray[np.bool_]]:
-    """Masks of the combinations with these choices of what is bound."""
+    """Masks of the combinations that agree with the bound choices."""
     if not bound:
         return priced.permitted
     chosen = dict(zip(priced.bound, bound, strict=True))
@@ -58,13 +58,13 @@ def _permitted(priced: PricedSpace, bound: Bound) -> Sequence[NDArray[np.bool_]]
 
 @dataclass
 class _Filled:
-    """The table of best totals, as far as it is filled.
+    """The table of best totals, filled factor by factor.
 
     Attributes:
         value: Smallest total for every binned cost, ``(BINS + 1,)``.
-        kept: Per factor, the flat index of each combination worth having and the bins it costs.
-        picks: Per factor, which of those the best total of every cost has, ``(BINS + 1,)``.
-        depths: Per stage, the gene of its depth in the best total of every cost, ``(BINS + 1,)``.
+        kept: Per factor, the flat index and the cost in bins of each undominated combination.
+        picks: Per factor, which of those gives the best total at every cost, ``(BINS + 1,)``.
+        depths: Per stage, the depth gene that gives the best total at every cost, ``(BINS + 1,)``.
     """
 
     value: Floats
@@ -81,19 +81,19 @@ def minimise_for_budgets(
     budgets: Floats,
     bound: Bound = (),
 ) -> Genes:
-    """For every budget a row with nearly the smallest ``what`` at nearly that cost.
+    """For every budget, a row whose ``what`` is close to the smallest at that cost.
 
     Args:
         priced: What may be chosen, and its costs.
-        what: To be minimised.
+        what: The value that is minimised.
         metric: An additive cost.
         limit: The largest budget of interest, more than the fixed layers cost.
         budgets: Costs up to ``limit``, in the metric's unit.
         bound: Choices of the genes that several factors read; the others are free.
 
     Returns:
-        Distinct rows, one per reachable budget at most. Costs are rounded to bins of 1/500
-        of the limit, so a row may overshoot its budget by as much: check before use.
+        Distinct rows, at most one per reachable budget. Costs are rounded to bins of 1/500 of the
+        limit, so a row may exceed its budget by that much: check before use.
     """
     factors = _by_cost(priced, metric, bound)
     if any(not len(index) for index, _ in factors):
@@ -112,7 +112,7 @@ def _fill(priced: PricedSpace, what: Additive, factors: Factors, width: float) -
     def add(before: Floats, f: int) -> Floats:
         return _with_factor(filled, f, before, factors[f], _values(priced, what, f), width)
 
-    for f in range(len(space.slots), len(space.factors)):  # those that always run
+    for f in range(len(space.slots), len(space.factors)):  # factors that are never skipped
         filled.value = add(filled.value, f)
     for s, stage in enumerate(space.stages):
         after = list(itertools.accumulate(stage.slots, add, initial=filled.value))
@@ -125,7 +125,7 @@ def _fill(priced: PricedSpace, what: Additive, factors: Factors, width: float) -
 
 
 def _values(priced: PricedSpace, what: Additive, f: int) -> Floats:
-    """What is minimised, per combination of a factor, flat."""
+    """The value that is minimised, for every combination of a factor, flattened."""
     table = what.tables[f]
     if table.size < priced.permitted[f].size:
         table = np.broadcast_to(table, priced.permitted[f].shape)
@@ -136,7 +136,7 @@ def _with_factor(
     filled: _Filled, f: int, before: Floats, by_cost: tuple[Ints, Floats], values: Floats,
     width: float,
 ) -> Floats:  # fmt: skip
-    """Best totals with one more factor; notes what they pick."""
+    """Best totals with one more factor; records the combinations they use."""
     index, cost = by_cost
     values = values[index]
     low = np.minimum.accumulate(values)
@@ -153,12 +153,12 @@ def _with_factor(
 
 
 def _read_off(priced: PricedSpace, filled: _Filled, cost: Ints) -> Genes:
-    """The rows with the best totals at these binned costs, from the last factor to the first."""
+    """Trace back the rows with the best totals at these binned costs, last factor first."""
     space = priced.space
     rows = np.zeros((len(cost), len(space.axes)), dtype=np.int16)
 
     def take(f: int, runs: Ints) -> None:
-        """Write a factor's pick into the rows that run it, and take its cost off them."""
+        """Write a factor's choice into the rows that run it, and subtract its cost."""
         index, bins = filled.kept[f]
         pick = filled.picks[f][cost[runs]]
         chosen = np.unravel_index(index[pick], priced.permitted[f].shape)

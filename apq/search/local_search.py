@@ -1,9 +1,9 @@
-"""Steps by exact optimisation of a local additive model (ours).
+"""Local search by exact optimisation of a local additive model (ours).
 
-Around a candidate every single-gene change is scored, which gives an additive model of the value;
-the knapsack of that model under the budget is solved, and its optimum is the next candidate if it
-is truly better. Costs are additive exactly and accuracy nearly so, hence a few steps lead from
-anywhere to candidates that evolution alone does not find.
+Every single-gene change of a candidate is scored, which gives an additive model of the value. A
+knapsack optimises the model within the budget; its optimum becomes the next candidate if the
+predictor finds it better. Costs are exactly additive and accuracy nearly so, hence a few steps
+reach candidates that evolution alone does not find.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from apq.search.variation import children
 from apq.space import Genes
 
 WARINESS = (0.02, 0.1, 0.0)
-"""What a changed gene costs in the model, in standard deviations of the value over the
-neighbours: far steps trust the model, short ones stay where it is right. Tried in order until one
-helps."""
+"""Penalties per changed gene in the model, in standard deviations of the value over the
+neighbours: small ones allow far steps, large ones keep steps short, where the model is accurate.
+Tried in order until one helps."""
 
 NEARBY = np.linspace(0.8, 0.99, 12)
-"""Smaller budgets at which a model's optima are looked at too, as shares of the aimed-at one."""
+"""Smaller budgets at which a model's optima are also scored, as shares of the budget."""
 
 PRICES = (3.0, 10.0, 30.0)
-"""With further limits: what using one of them up costs in the model, in the same unit."""
+"""With further limits: penalty in the model for using one of them up, in the same unit."""
 
 ENOUGH = 60_000
-"""Candidates from which a front gains from the full share of local search: each one refines one
-part of it, and rough fronts gain more from evolution (measured)."""
+"""Number of candidates from which a front gains from the full share of local search: each local
+search refines one part of the front, and rough fronts gain more from evolution (measured)."""
 
 ELITE = 4
-"""Random starts with one objective; then as many of the best results are crossed."""
+"""Number of random starts with one objective; then the same number of best results is crossed."""
 
 
 def local_search(
@@ -46,10 +46,10 @@ def local_search(
 ) -> tuple[Genes, Scored | None]:
     """Improve a row, shape ``(axes,)``, until no step helps or ``most`` candidates are scored.
 
-    The start may be over the budget; then the first step leads under it.
+    The start may exceed the budget; then the first step returns to it.
 
     Returns:
-        The last row, and the non-dominated feasible ones of all that was scored on the way.
+        The last row, and the non-dominated feasible rows of all that were scored.
     """
     problem, now, best = record.problem, np.inf, Archive()
     until = record.done + min(most, record.left)
@@ -79,10 +79,10 @@ def local_search(
 def _optima(
     problem: Problem, goal: Scalarisation, model: Additive, unit: float, row: Genes
 ) -> Genes:
-    """Optima of a model under the budget, within all limits; perhaps none. Of the genes that
-    several factors read at most one differs from ``row``."""
+    """Optima of a model within the budget and all limits; perhaps none. At most one of the genes
+    that several factors read differs from ``row``."""
     priced = problem.searched
-    if "peak_memory_kb" in problem.limits:  # a maximum: what exceeds it anywhere is out
+    if "peak_memory_kb" in problem.limits:  # a maximum: no block may exceed it
         over = [t > problem.limits["peak_memory_kb"] for t in priced.tables["peak_memory_kb"]]
         tables = [np.where(o, 1e9, b) for o, b in zip(over, model.tables, strict=True)]
         model = Additive(tables, model.depths)
@@ -96,10 +96,10 @@ def _optima(
         for price in PRICES:
             dear = [b + price * unit * x for b, x in zip(model.tables, load, strict=True)]
             models.append(Additive(dear, model.depths))
-    # rounding to bins may carry a row over the budget: the last few bins are asked for
+    # rounding to bins may put a row over the budget, so the last few bins are solved as well
     width = (goal.budget - priced.fixed[goal.metric]) / BINS
     budgets: Floats = goal.budget - width * np.arange(4, dtype=np.float64)
-    if len(problem.objectives) > 1:  # neighbouring points of the front come for free
+    if len(problem.objectives) > 1:  # the same table gives neighbouring points of the front
         budgets = np.concatenate([budgets, goal.budget * NEARBY])
     rows = [
         minimise_for_budgets(priced, m, goal.metric, goal.budget, budgets, bound)
@@ -112,7 +112,7 @@ def _optima(
 
 
 def _bounds(priced: PricedSpace, row: Genes) -> list[Bound]:
-    """A row's choices of the genes that several factors read, and all that differ in one."""
+    """A row's choices of the genes that several factors read, and all variants of one gene."""
     own = tuple(int(row[i]) for i in priced.bound)
     found = [own]
     for place, i in enumerate(priced.bound):
@@ -122,16 +122,16 @@ def _bounds(priced: PricedSpace, row: Genes) -> list[Bound]:
 
 
 class LocalSearch:
-    """Local searches now and then, while another engine runs.
+    """Local searches interleaved with another engine.
 
     With one objective they start from given rows, then from random ones, then from crosses of
-    the best results so far; with several from the archive, near the budget that is their turn.
+    the best results so far; with several objectives from the archive, near the next budget.
 
     Args:
         record: Scores candidates.
         starts: Rows to start from first.
-        share: Part of all candidates that local search may use, 0 … 1; None: what serves best.
-        usual: That part with one objective; fronts from few candidates get less.
+        share: Share of all candidates that local search may use, 0 … 1; None: ``usual`` or less.
+        usual: The default with one objective; fronts from few candidates get less.
     """
 
     def __init__(self, record: Record, starts: Genes, share: float | None, usual: float) -> None:
@@ -145,8 +145,7 @@ class LocalSearch:
         self.scored = 0
 
     def run(self, rng: np.random.Generator) -> Scored | None:
-        """One local search if its turn has come: what it found that nothing else it scored
-        dominates."""
+        """Run one local search if it is due, and return the non-dominated rows it scored."""
         record, before = self.record, self.record.done
         left = int(self.share * record.candidates) - self.scored
         if self.scored >= self.share * (before + 1) or left <= 0:

@@ -1,4 +1,4 @@
-"""Many budgets, one preparation."""
+"""Search problems for several budgets that share one space and predictor."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def scenarios(
 
 
 def default_cost(priced: PricedSpace) -> str:
-    """The cost that matters if nobody says: latency on the first device, else BitOps."""
+    """The default cost: latency on the first device, or else BitOps."""
     for metric in priced.metrics:
         if metric.startswith("latency_ms"):
             return metric

@@ -1,10 +1,10 @@
-"""Per block the choices that pay on a device, before anything is searched.
+"""Filter each block's choices by capacity per cost on a device, before the search.
 
-HURRICANE (arXiv:1910.11609) ranks the operators of every layer by what they can do, multiplications
-and parameters, for the time they take on the device, and searches among the best few. Its exact
-score is not published. Ours is the mean of both, in logarithms; a number format can do as much as
-any other, and of those that take as long the one with more bits is kept. The choices of a gene are
-ranked by their mean over what the block may choose beside them, as menus belong to genes.
+HURRICANE (arXiv:1910.11609) ranks the operators of every layer by MACs and parameters per latency
+on the device, and searches among the best few. Its exact score is not published. Ours is the
+geometric mean of MACs and parameters over cost. Number formats do not change the capacity; among
+equally fast ones the one with more bits is kept. A gene's choices are ranked by their mean over
+the block's other choices, since each gene is filtered separately.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Floats = NDArray[np.float64]
 
 
 def worth(priced: PricedSpace, metric: str = "latency_ms") -> dict[str, Floats]:
-    """What every choice of a block can do for its cost.
+    """Capacity per cost of every choice of a block.
 
     Args:
         priced: A space on a device.
         metric: The cost, by its name in ``priced``.
 
     Returns:
-        By name of a block's gene one figure per choice, higher is better: the mean of
-        log(sqrt(MACs x parameters) / cost) over all that the block may choose beside it. NaN where
-        the choice is not permitted.
+        For each gene of a block, by name, one figure per choice, higher is better: the mean of
+        log(sqrt(MACs x parameters) / cost) over the block's other choices. NaN where the choice is
+        not permitted.
 
     Raises:
         ApqError: the space is not priced by this metric.
@@ -64,14 +64,14 @@ def keep_paying(
     keep: int = 2,
     genes: Sequence[str] = (),
 ) -> Space:
-    """The space in which every block keeps only the choices that pay most on the device.
+    """The space in which every block keeps only the choices with most capacity per cost.
 
     Args:
         priced: A space on a device.
         metric: The cost, by its name in ``priced``.
-        keep: How many choices a gene keeps; one that has no more keeps them all.
-        genes: Attributes that are filtered, as in ``("kernel", "pw_w_bits")``; none given: kernels
-            and number formats. Widths and depths are what budgets are met with.
+        keep: Number of choices that a gene keeps; a gene with no more than that keeps all.
+        genes: Attributes that are filtered, as in ``("kernel", "pw_w_bits")``; default: kernels
+            and number formats. Widths and depths stay free, to meet budgets.
 
     Returns:
         A restriction of the space; its fingerprint, and so its supernet, samples and predictor, are

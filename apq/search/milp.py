@@ -2,8 +2,8 @@
 
 Accuracy is modelled as a sum of per-slot effects fitted to the predictor, costs are exact from the
 tables, and an integer program picks the best candidate under the limits. The model is fitted
-first to the whole region, then again around each optimum. What is optimal for the model need not
-be for the predictor: its optimum bounds the surrogate only, and its fidelity is reported beside it.
+first to the whole region, then again around each optimum. Its optimum need not be the predictor's:
+it bounds the surrogate only, and the surrogate's fidelity is reported with it.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def fidelity(problem: Problem, model: Additive, genes: Genes, values: Floats) ->
 def milp(record: Record, seed: int, seeds: Genes, options: Options) -> None:
     """Fit, solve, refit around the optima until the record's candidates are used up.
 
-    Leaves in ``record.notes``: the first model's fidelity, its optimum by its own count
-    (``surrogate_optimum``) and by the predictor (``surrogate_optimum_scored``), as objectives.
+    Adds to ``record.notes`` the first model's fidelity and the objectives of its optimum by the
+    model (``surrogate_optimum``) and by the predictor (``surrogate_optimum_scored``).
 
     Args:
         record: Scores candidates.
-        seed: Decides the samples.
+        seed: Seed of the samples.
         seeds: Feasible rows that are scored first.
         options: Unused.
     """

@@ -1,8 +1,8 @@
 """NSGA-II: Optuna's sampler, with whole generations varied and scored as arrays.
 
 :class:`apq.search.sampler.JointSampler` chooses parents, makes children and selects survivors. A
-warm start gives it a first generation, and local search refines survivors now and then; both are
-options, and every candidate says where it came from.
+warm start gives it a first generation, and local search occasionally refines survivors; both are
+options, and the source of every candidate is recorded.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from apq.search.warm_start import warm_start
 from apq.space import Genes
 
 POPULATION = 100
-"""Candidates per generation. As many survive it where local search refines them; half as many where
-there is none, or there are few candidates: then the front gets further (measured)."""
+"""Candidates per generation. The same number survives if local search refines them; half of it
+without local search or with few candidates, which gives better fronts (measured)."""
 
 LOCAL_SEARCH = 0.75
-"""Part of the candidates that local search may use; with one objective crosses of what it finds
-find more."""
+"""Share of the candidates that local search may use. With one objective, crossover of its results
+finds more."""
 
 
 def nsga2(record: Record, seed: int, seeds: Genes, options: Options) -> None:
@@ -33,12 +33,12 @@ def nsga2(record: Record, seed: int, seeds: Genes, options: Options) -> None:
 
     Args:
         record: Scores candidates.
-        seed: Decides every draw.
+        seed: Random seed.
         seeds: Feasible rows for the first generation.
-        options: All of them.
+        options: All options are used.
 
     Raises:
-        ApqError: the storage cannot be opened, or holds trials of something else.
+        ApqError: the storage cannot be opened, or holds trials of another problem.
     """
     problem = record.problem
     genome = SpaceGenome(problem)

@@ -1,4 +1,4 @@
-"""What a user may ask of an algorithm beside its candidates and seed."""
+"""Settings of an algorithm besides its number of candidates and seed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ KEEP = ("front", "all")
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of an algorithm; None leaves one to the algorithm.
+    """Settings of an algorithm; None: the algorithm's default.
 
     Attributes:
         local_search: Share of the candidates that local search may use, 0 … 0.95.
         warm_start: Whether an additive model draws a first, rough front.
         storage: An Optuna storage: a journal file, ``sqlite:///…`` or ``postgresql://…``. A study
-            of the same problem found there is continued; what it has scored counts as done.
-        keep: What becomes trials of a stored study: ``"front"``, the survivors of a generation
-            every second or so and the front; or ``"all"`` that is scored.
+            of the same problem there is continued, and its candidates count as scored.
+        keep: Candidates that become trials of the study: ``"front"``, the survivors about once a
+            second and the final front; or ``"all"``.
 
     Raises:
-        ApqError: a value is not among those.
+        ApqError: a value is not allowed.
     """
 
     local_search: float | None = None
@@ -41,5 +41,5 @@ class Options:
                 raise ApqError("--keep says what a --storage keeps: give one, or leave it out")
 
     def given(self) -> list[str]:
-        """Names of the settings that are not left to the algorithm."""
+        """Names of the settings that are not None."""
         return [f.name for f in fields(self) if getattr(self, f.name) is not None]

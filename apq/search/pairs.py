@@ -1,4 +1,4 @@
-"""A network and its accelerator: chosen together, or one after the other, and written."""
+"""Choose a network and its accelerator together or one after the other, and write both."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Pair:
     """A network and its accelerator.
 
     Attributes:
-        genes: Of both, ``(1, axes)`` of the joint space.
-        accuracy, spread: Predicted, fractions.
-        costs: By metric.
-        candidates: How many networks the predictor scored.
+        genes: Genes of both, ``(1, axes)`` of the joint space.
+        accuracy, spread: Predictions, fractions.
+        costs: Costs by metric.
+        candidates: Number of networks that the predictor scored.
     """
 
     genes: Genes
@@ -44,10 +44,10 @@ def together(
     """Search network and accelerator at once.
 
     Args:
-        problem: Over a joint space (:func:`price_designs`), with the accuracy of
+        problem: A problem over a joint space (:func:`price_designs`), with the accuracy of
             :func:`of_network`.
-        candidates: How many the predictor scores.
-        seed: Decides everything random.
+        candidates: Number of candidates that the predictor scores.
+        seed: Random seed.
     """
     found = search(problem, "nsga2", candidates, seed, on_progress=on_progress)
     return _pair(problem, found.front.genes[[found.chosen]], found.candidates)
@@ -60,9 +60,9 @@ def _pair(problem: Problem, genes: Genes, candidates: int) -> Pair:
 
 
 def network_first(problem: Problem, candidates: int, seed: int) -> Pair:
-    """A network, then its accelerator: the front of accuracy and latency on the middle design is
-    searched without any limit, and each of its networks gets the smallest design that keeps the
-    limits; the most accurate network that has one is the answer.
+    """Choose a network, then its accelerator: the front of accuracy and latency on the middle
+    design is searched without limits, each of its networks gets the smallest design within the
+    limits, and the most accurate network that has one is returned.
 
     Raises:
         BudgetError: no network of the front has such a design.
@@ -87,11 +87,11 @@ def network_first(problem: Problem, candidates: int, seed: int) -> Pair:
 
 
 def accelerator_first(problem: Problem, candidates: int, seed: int, networks: int = 1_000) -> Pair:
-    """An accelerator, then its network: the design on which most random networks keep the limits
-    (the smallest of equals), and the best network for it.
+    """Choose an accelerator, then its network: the design on which most random networks are within
+    the limits (with ties, the smallest), and the best network for it.
 
     Raises:
-        BudgetError: no random network keeps the limits on any design.
+        BudgetError: no random network is within the limits on any design.
     """
     space, rng = joint_of(problem.space), np.random.default_rng([seed, 7])
     rows = space.snap(space.draw(networks, rng))
@@ -108,8 +108,8 @@ def accelerator_first(problem: Problem, candidates: int, seed: int, networks: in
 
 
 def with_every_design(space: CodesignSpace, networks: Genes) -> Genes:
-    """Networks with every permitted design in turn, ``(networks x designs, axes)``; formats that a
-    type of PE does not take are moved to what it does."""
+    """Every network with every permitted design, ``(networks x designs, axes)``; formats that a
+    type of PE does not support become the nearest supported ones."""
     menus = np.meshgrid(*(space.allowed[i] for i in space.device), indexing="ij")
     designs = np.stack([m.ravel() for m in menus], axis=1)
     rows = np.repeat(networks, len(designs), axis=0)
@@ -122,8 +122,8 @@ ORDERS: dict[str, Callable[[Problem, int, int], Pair]] = {
     "network first": network_first,
     "accelerator first": accelerator_first,
 }
-"""In which order network and accelerator are chosen; each from a problem, the number of candidates
-that the predictor scores, and a seed."""
+"""Orders in which network and accelerator are chosen. Each takes a problem, the number of
+candidates that the predictor scores, and a seed."""
 
 
 def try_orders(
@@ -133,13 +133,13 @@ def try_orders(
     seed: int,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Pair | str]:
-    """What each of :data:`ORDERS` finds with as many candidates, or why it finds nothing.
+    """Results of several of :data:`ORDERS` with equal numbers of candidates, or why one failed.
 
     Args:
-        problem: Over a joint space.
-        names: Which of them.
-        candidates: How many the predictor scores for each.
-        seed: Decides everything random.
+        problem: A problem over a joint space.
+        names: Keys of :data:`ORDERS`.
+        candidates: Number of candidates that the predictor scores for each.
+        seed: Random seed.
         on_progress: Called after each.
     """
     found: dict[str, Pair | str] = {}
@@ -162,19 +162,18 @@ def write_pair(
     seed: int,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Write the network that was found together with its accelerator as a run of
-    :func:`apq.search.run.run_search` on that accelerator, and the accelerator: ``device.csv``, its
-    table, and ``device.json``.
+    """Write the jointly found network as a run of :func:`apq.search.run.run_search` on its
+    accelerator, and the accelerator as ``device.csv``, its table, and ``device.json``.
 
     Args:
         folder: Created if missing.
-        problem: Over a joint space.
-        accuracy: Of networks alone.
-        found: As :func:`try_orders` gives it, ``"together"`` among it.
-        seed, command: How it was found.
+        problem: A problem over a joint space.
+        accuracy: Predicts the accuracy of networks alone.
+        found: Results of :func:`try_orders`, including ``"together"``.
+        seed, command: Random seed and command line.
 
     Returns:
-        What ``device.json`` holds.
+        The contents of ``device.json``.
 
     Raises:
         ApqError: nothing was found together.

@@ -1,9 +1,9 @@
 """APQ's evolutionary search as published (CVPR 2020, section 3.4), for comparison.
 
 One population of 100; in every round the 25 most accurate are parents of 50 mutants and 50
-crossovers, and what is invalid or over the budget is drawn again. A mutant redraws every stage's
-depth and every block (kernel, width and bits) with probability 0.1; a crossover takes each of them
-from either parent. The released code differs (see benchmarks/search_peers.py).
+crossovers, and invalid or over-budget candidates are redrawn. A mutant redraws every stage's depth
+and every block (kernel, width and bits) with probability 0.1; a crossover takes each of them from
+either parent. The released code differs (see benchmarks/search_peers.py).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from apq.space import Genes
 
 POPULATION, PARENTS, MUTANTS, CROSSOVERS, RATE, ROUNDS = 100, 25, 50, 50, 0.1, 500
 PATIENCE = 2_000_000
-"""Draws in a row of which none keeps the budget that end the search with an error."""
+"""Number of consecutive draws over the budget after which the search ends with an error."""
 
 
 def paper(record: Record, seed: int, seeds: Genes, options: Options) -> None:
     """Evolve for 500 rounds, or until the record's candidates are used up.
 
-    Leaves in ``record.notes``: ``rounds``, and ``drawn``, how many candidates were drawn until
-    those that were scored kept the budget.
+    Adds to ``record.notes``: ``rounds``, and ``drawn``, the number of candidates drawn, including
+    those rejected as over the budget.
 
     Args:
         record: Scores candidates. Parents are chosen by the first objective.
-        seed: Decides every draw.
-        seeds: Feasible rows that replace as many random ones.
-        options: None are taken.
+        seed: Random seed.
+        seeds: Feasible rows that replace random ones in the first population.
+        options: Unused.
 
     Raises:
-        ApqError: the budget is so tight that no draw keeps it.
+        ApqError: the budget is so tight that no draw is within it.
     """
     problem, rng = record.problem, np.random.default_rng(seed)
     redraw = Redraw(problem)
@@ -59,21 +59,21 @@ def paper(record: Record, seed: int, seeds: Genes, options: Options) -> None:
 
 
 def _score(record: Record, rows: Genes, source: str) -> Scored:
-    """Scored rows that keep the genes of the blocks they skip, for children that run them."""
+    """Score rows, keeping the genes of skipped blocks for children that run them."""
     space = record.problem.space
     return replace(record.score(space.canonical(rows), source), genes=rows)
 
 
 def best(people: Scored, count: int) -> Scored:
-    """The first ``count`` in the first objective."""
+    """The best ``count`` rows in the first objective."""
     return people[people.values[:, 0].argsort(kind="stable")[:count]]
 
 
 class Redraw:
-    """Draws rows again until they are valid and within the limits.
+    """Redraws rows until they are valid and within the limits.
 
     Attributes:
-        drawn: How many were drawn so far.
+        drawn: Number of rows drawn so far.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -99,7 +99,7 @@ class Redraw:
 
 
 def _by_part(problem: Problem, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Per gene what ``chosen`` says of its stage's depth or its block."""
+    """For each gene, the value of ``chosen`` for its stage's depth or its block."""
     by_gene: NDArray[np.bool_] = chosen.take(problem.space.parts, axis=1)
     return by_gene
 

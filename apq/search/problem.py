@@ -1,4 +1,4 @@
-"""What is searched: objectives and limits over a priced space, and feasibility without luck."""
+"""Search problems: objectives and limits over a priced space, and repair of infeasible rows."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GAINS = ("accuracy", "score")
 """Objectives that are maximised; all others are costs."""
 
 SOURCES = ("given", "random", "variation", "warm start", "local search", "program")
-"""Where a candidate can come from: rows that a search was given (another budget's front, a stored
-study), random feasible draws, crossover and mutation, the additive model of the warm start, local
-search, and the integer program."""
+"""Sources of candidates: rows given to a search (another budget's front, a stored study), random
+feasible draws, crossover and mutation, the additive model of the warm start, local search, and the
+integer program."""
 
 Floats = NDArray[np.float64]
 Accuracy = Callable[[Genes], tuple[Floats, Floats]]
-"""Genes ``(n, axes)`` to mean accuracy (fraction) and its spread, ``(n,)`` each."""
+"""Maps genes ``(n, axes)`` to mean accuracy (fraction) and its spread, ``(n,)`` each."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Forgiving:
         metric: The cost, e.g. ``"bitops_g"``.
         reference: Its value for the reference model, in the metric's unit.
         smaller, larger: Tolerated relative accuracy loss in percent, per side.
-        rate: The factor of reduction that earns it.
+        rate: The factor of cost reduction that earns that loss.
         stress: Scales the reference.
 
     Raises:
-        ApqError: a number that makes no score.
+        ApqError: a number is outside its range.
     """
 
     metric: str
@@ -81,7 +81,7 @@ class Scored:
     Attributes:
         genes: ``(n, axes)``.
         accuracy, spread: Prediction and its spread, fractions, ``(n,)``.
-        costs: The costs that the problem looks at, each ``(n,)``.
+        costs: The problem's costs (:attr:`Problem.metrics`), each ``(n,)``.
         values: Objectives to be minimised, ``(n, objectives)``.
         source: Index into :data:`SOURCES`, ``(n,)``.
         times: When scoring began and ended, seconds since 1970, ``(n, 2)``; rows of one batch
@@ -125,7 +125,7 @@ def join(*parts: Scored) -> Scored:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A search problem. Creating one checks the limits exactly, so what exists can be solved.
+    """A search problem. Its limits are checked exactly when it is created, so it has a solution.
 
     Attributes:
         priced: The space and its prices.
@@ -135,10 +135,10 @@ class Problem:
         limits: Largest allowed value per cost.
         fix: Restrictions of genes, see :func:`apq.search.region.fixed`.
         caution: k in accuracy = mean - k · spread.
-        forgiving: What ``score`` means.
-        least: Smallest allowed accuracy, a fraction: the cheapest candidate that has it is wanted
-            (:mod:`apq.search.tolerance`). None: the most accurate within the limits is.
-        made_from: Names and hashes of what the problem was made from, for the run's files.
+        forgiving: Definition of ``score``.
+        least: Smallest allowed accuracy, a fraction: the cheapest candidate that reaches it is
+            wanted (:mod:`apq.search.tolerance`). None: the most accurate within the limits is.
+        made_from: Names and hashes of the predictor and other sources, for the run's files.
 
     Raises:
         BudgetError: a limit is negative, not a number, or below what can be reached.
@@ -177,17 +177,17 @@ class Problem:
 
     @cached_property
     def searched(self) -> PricedSpace:
-        """The space with what may be chosen, and its prices."""
+        """The space restricted by ``fix``, with its prices."""
         return fixed(self.priced, self.fix)
 
     @property
     def space(self) -> Space:
-        """What may be chosen."""
+        """The space restricted by ``fix``."""
         return self.searched.space
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Costs that decide anything: objectives, limits, and the score's."""
+        """Costs that the problem uses: objectives, limits, and the score's."""
         names = [o for o in self.objectives if o not in GAINS]
         names += list(self.limits)
         if self.forgiving and "score" in self.objectives:
@@ -201,7 +201,7 @@ class Problem:
 
     @property
     def cost_column(self) -> int:
-        """Which of the objectives is the first cost."""
+        """Column of the first cost among the objectives."""
         return self.objectives.index(self.costs_minimised[0])
 
     def accurate(self, values: Floats) -> NDArray[np.bool_]:
@@ -211,15 +211,15 @@ class Problem:
         return enough
 
     def feasible(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which rows keep every limit, shape ``(n,)``."""
+        """Which rows are within every limit, ``(n,)``."""
         ok = within(self.priced.costs(genes, self.limits), self.limits)
         return np.broadcast_to(ok, len(genes)).copy()
 
     def evaluate(self, genes: Genes, source: str = "given") -> Scored:
-        """Predict and price rows, which come from ``source`` (one of :data:`SOURCES`).
+        """Predict and price rows from ``source`` (one of :data:`SOURCES`).
 
         Raises:
-            ApqError: the predictor answered something that is not a number.
+            ApqError: the predictor returned a value that is not finite.
         """
         begun = time.time()
         answer = self.accuracy(genes) if len(genes) else (np.empty(0), np.empty(0))
@@ -263,19 +263,20 @@ class Problem:
 
     @cached_property
     def anchors(self) -> Genes:
-        """Feasible rows known exactly, at least one: what infeasible rows are pulled towards."""
+        """At least one feasible row, found exactly; infeasible rows are repaired towards it."""
         metrics = dict.fromkeys([*self.limits, *self.metrics]) or self.priced.metrics[:1]
         rows = np.concatenate([self.searched.extreme(metric)[1] for metric in metrics])
         rows = rows[self.feasible(rows)]
         if not len(rows):
             row = cheapest_within(self.searched, next(iter(self.limits)), self.limits)
-            assert row is not None  # check_limits has seen to it
+            assert row is not None  # check_limits has passed
             rows = row
         return np.unique(rows, axis=0)
 
     @cached_property
     def cheap(self) -> Genes:
-        """Per limit the cheapest block of every slot, skipped or not, and the smallest depths."""
+        """For each limit, the cheapest block of every slot, skipped or not, and the smallest
+        depths."""
         rows = [self.searched.extreme(metric, canonical=False)[1] for metric in self.limits]
         return np.concatenate(rows) if rows else self.anchors
 
@@ -283,12 +284,12 @@ class Problem:
         self, genes: Genes, fallback: Genes, rng: np.random.Generator, revert: float = 0.0
     ) -> Genes:
         """Make rows feasible by moving some genes part of the way to the cheapest choice, so that
-        what made them dear stays and something else pays for it (ours).
+        the expensive gene that made a row infeasible can stay (ours).
 
         Args:
             genes: Permitted rows, ``(n, axes)``.
-            fallback: Feasible rows, the result where that does not suffice.
-            rng: Decides which genes and how far.
+            fallback: Feasible rows, returned where that does not suffice.
+            rng: Draws the genes and how far they move.
             revert: Share of the rows that take genes of their fallback instead.
         """
         bad = np.flatnonzero(~self.feasible(genes))
@@ -313,14 +314,14 @@ class Problem:
     ) -> Genes:
         """Make rows feasible by giving them genes of other rows (ours).
 
-        Genes are handed over in random order, as few as a bisection finds; every row costs the
-        same however tight the limits are, and nothing is drawn again.
+        Genes are taken over in random order, as few as a bisection finds necessary. The time per
+        row does not depend on how tight the limits are, and nothing is redrawn.
 
         Args:
             genes: Permitted rows, ``(n, axes)``.
             toward: Rows to take genes from, ``(n, axes)``.
-            fallback: Feasible rows, the result where all genes of ``toward`` do not suffice.
-            rng: Decides the order.
+            fallback: Feasible rows, returned where all genes of ``toward`` do not suffice.
+            rng: Draws the order.
             halvings: Steps of the bisection.
         """
         bad = np.flatnonzero(~self.feasible(genes))
@@ -344,7 +345,7 @@ class Problem:
         return out
 
     def sample(self, count: int, rng: np.random.Generator) -> Genes:
-        """Random feasible rows: uniform ones, pulled to a known feasible row where needed."""
+        """Random feasible rows: uniform ones, repaired towards a known feasible row if needed."""
         genes = self.space.snap(self.space.draw(count, rng))
         return self._pull_down(genes, rng)
 
@@ -369,10 +370,10 @@ class Problem:
 
 
 def check_limits(priced: PricedSpace, limits: Mapping[str, float]) -> None:
-    """Raise unless some permitted candidate keeps all limits; exact, no sampling.
+    """Raise unless some permitted candidate is within all limits; exact, without sampling.
 
     Raises:
-        BudgetError: names the limit, and the range that can be reached.
+        BudgetError: no candidate is; names the limit and the range that can be reached.
         ApqError: there is no such cost.
     """
     for metric, limit in limits.items():

@@ -1,4 +1,4 @@
-"""What a search keeps while it runs: the archive, the count, the curve; memory stays flat."""
+"""A search's archive, count of candidates and curve, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OnProgress = Callable[[int, int, Mapping[str, float]], None]
 OnBatch = Callable[[Scored], None]
 
 STALE = 30
-"""Draws in a row of which fewer than one row in twenty was new that end a search early: then a
-tiny space is used up, and an engine that waits for new rows would wait for ever."""
+"""A search ends early after this many consecutive draws with fewer than one new row in twenty: a
+tiny space is then exhausted, and an engine that waits for new rows would never end."""
 
 CHUNK = 2_000
-"""Most candidates scored together; bounds memory."""
+"""Most candidates scored in one batch; bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Point:
 
 
 class Record:
-    """Scores candidates for an engine and remembers what matters.
+    """Scores candidates for an engine and keeps the archive, the count and the curve.
 
     Args:
         problem: Scores and prices.
-        candidates: How many an engine may score in all.
+        candidates: Number of candidates that an engine may score in total.
         on_progress: Called about a hundred times.
         on_batch: Receives everything scored, batch by batch.
     """
@@ -69,12 +69,12 @@ class Record:
 
     @property
     def left(self) -> int:
-        """How many more may be scored; 0 once nothing new turns up, as in a tiny space."""
+        """Number of candidates that may still be scored; 0 once a tiny space is exhausted."""
         return self.candidates - self.done if self._stale < STALE else 0
 
     def score(self, genes: Genes, source: str) -> Scored:
-        """Score rows (no more than are left), which come from ``source``, one of
-        :data:`apq.search.problem.SOURCES`. All are counted and handed to ``on_batch``; those
+        """Score at most :attr:`left` rows from ``source``, one of
+        :data:`apq.search.problem.SOURCES`. All are counted and passed to ``on_batch``; those
         within the limits enter the archive."""
         genes = genes[: max(self.left, 0)]
         start = time.perf_counter()
@@ -88,7 +88,7 @@ class Record:
         return batch
 
     def count(self, batch: Scored) -> None:
-        """Take in candidates that were scored, here or for another record, and count them."""
+        """Count scored candidates and add them to the archive."""
         if self._on_batch is not None:
             self._on_batch(batch)
         self.take(batch)
@@ -101,10 +101,10 @@ class Record:
             self._point()
 
     def unseen(self, genes: Genes) -> Genes:
-        """The rows that have not passed here before, each once.
+        """The rows that no earlier call returned, without duplicates.
 
-        Remembers rows by 64-bit hashes in a table of fixed size, so memory stays flat; a row that
-        was pushed out may pass again.
+        Rows are remembered as 64-bit hashes in a table of fixed size, so memory is bounded; a row
+        whose entry was overwritten may be returned again.
         """
         keys = row_keys(genes)
         order = first_of_each(keys)
@@ -117,11 +117,11 @@ class Record:
         return fresh
 
     def take(self, batch: Scored) -> None:
-        """Take candidates within the limits into the archive, without counting them."""
+        """Add candidates within the limits to the archive, without counting them."""
         self.archive.add_feasible(batch, self.problem.limits)
 
     def shares(self) -> dict[str, dict[str, int]]:
-        """By source, how many candidates were scored, and how many of them are on the front."""
+        """For each source, how many candidates were scored and how many are on the front."""
         best = self.archive.best
         front = Counter() if best is None else Counter(SOURCES[i] for i in best.source)
         return {
@@ -131,7 +131,7 @@ class Record:
         }
 
     def finish(self) -> None:
-        """End the curve with what was found, also where nothing was left to score."""
+        """Add the last point of the curve, even if nothing was left to score."""
         if not self.curve or self.curve[-1].candidates < self.done:
             self._point()
 

@@ -1,4 +1,4 @@
-"""A quick answer to a problem of which much is scored already (ours)."""
+"""A quick search that starts from candidates scored earlier (ours)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apq.search.variation import children
 from apq.space import Genes
 
 BROOD = 80
-"""Children that are scored together."""
+"""Number of children scored in one batch."""
 
 
 def refine(
@@ -27,20 +27,20 @@ def refine(
 ) -> Result:
     """Choose among known candidates, and vary the best of them for a short time.
 
-    Children come of pairs on the front so far, the more accurate ones more often, as in
-    :func:`apq.search.variation.children`. It ends when ``candidates`` are scored or ``seconds``
-    are over, whichever is first, so that only the former is the same on every machine.
+    Parents are pairs on the front so far, the more accurate ones more often; children are made by
+    :func:`apq.search.variation.children`. The search ends when ``candidates`` are scored or after
+    ``seconds``, whichever comes first; only the former gives the same result on every machine.
 
     Args:
-        problem: What is asked.
-        known: Scored candidates (:meth:`Problem.scored`); rows over a limit are passed over.
-        candidates: Most that are scored; 0: choose among what is known.
-        seconds: When to stop.
-        seed: Decides every draw.
+        problem: The problem.
+        known: Scored candidates (:meth:`Problem.scored`); rows over a limit are ignored.
+        candidates: Most candidates to score; 0: choose among the known ones.
+        seconds: Time limit, s.
+        seed: Random seed.
         on_batch: Receives what is scored, batch by batch.
 
     Raises:
-        ApqError: none of the known candidates keeps the limits, and none may be scored.
+        ApqError: no known candidate is within the limits, and none may be scored.
     """
     record, rng = Record(problem, candidates, on_batch=on_batch), np.random.default_rng(seed)
     record.take(known)
@@ -57,7 +57,7 @@ def refine(
 
 
 def _brood(problem: Problem, best: Scored, rng: np.random.Generator) -> Genes:
-    """Children of a front's rows; the chance of a parent falls with its rank in the first
+    """Children of a front's rows; a row is less often a parent the lower it ranks in the first
     objective."""
     ranked = best.genes[best.values[:, 0].argsort(kind="stable")]
     places = (len(ranked) * rng.random((2, BROOD)) ** 2).astype(np.intp)

@@ -1,4 +1,4 @@
-"""What a search may choose: limits, and the choices that ``--fix`` leaves."""
+"""Limits of a search, and the space that ``--fix`` leaves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from apq.space import Space
 from apq.space.restrictions import split
 
 SLACK = 1e-12
-"""A cost may exceed its limit by this share: equal sums, added up in another order, differ by less
-than that, and no table has so many digits."""
+"""A cost may exceed its limit by this share: the rounding error of sums is smaller, and no table
+has as many digits."""
 
 
 def within(
@@ -26,7 +26,7 @@ def within(
     """Which candidates keep every limit, ``(n,)``.
 
     Args:
-        costs: At least the limited ones, each ``(n,)``.
+        costs: Costs, including all limited ones, each ``(n,)``.
         limits: Largest value per cost.
     """
     ok: NDArray[np.bool_] | np.bool_ = np.True_
@@ -36,10 +36,10 @@ def within(
 
 
 def fixed(priced: PricedSpace, fix: Sequence[str] = ()) -> PricedSpace:
-    """A priced space with the choices that ``--fix`` texts leave.
+    """A priced space restricted by ``--fix`` texts.
 
-    They are those of :meth:`apq.space.Space.restrict`; besides, ``architecture=FILE`` and
-    ``bits=FILE`` keep those of a ``best.json``.
+    Texts are those of :meth:`apq.space.Space.restrict`; also, ``architecture=FILE`` and
+    ``bits=FILE`` fix the architecture or the bits to those of a ``best.json``.
 
     Raises:
         ApqError: a text is malformed, or names an axis or a value that the space does not have.
@@ -63,7 +63,7 @@ def _as_in(space: Space, part: str, path: Path) -> Space:
 
 
 def rounded_up(value: float) -> str:
-    """Four digits, rounded up so that the printed limit can be met."""
+    """A number with four digits, rounded up so that the printed limit can be met."""
     if value <= 0:
         return f"{value:g}"
     unit = 10.0 ** (math.floor(math.log10(value)) - 3)

@@ -1,4 +1,4 @@
-"""Rows of arrays: which are equal, by hash, and which no other dominates."""
+"""Duplicate rows of arrays, by hash, and non-dominated rows."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def row_keys(genes: Genes) -> NDArray[np.uint64]:
 
 
 def first_of_each(keys: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Where each key occurs first, ascending."""
+    """Indices of the first occurrence of each key, ascending."""
     first: NDArray[np.intp] = np.unique(keys, return_index=True)[1]
     return np.sort(first)
 
 
 def distinct(genes: Genes) -> Genes:
-    """The rows, each once, in order of first occurrence."""
+    """The rows without duplicates, in order of first occurrence."""
     kept: Genes = genes[first_of_each(row_keys(genes))]
     return kept
 
 
 def nondominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rows of ``(n, objectives)`` (minimised) no other row dominates; of equal rows the
-    first. moocore's dimension sweep, O(n log n) up to three objectives."""
+    """Mask of the non-dominated rows of ``(n, objectives)`` (minimised), ``(n,)``; of equal rows
+    only the first. By moocore's dimension sweep, O(n log n) up to three objectives."""
     if values.shape[1] == 1:
         keep = np.zeros(len(values), dtype=bool)
         keep[values[:, 0].argmin()] = True

@@ -33,7 +33,7 @@ from apq.space import Space
 from apq.version import __version__
 
 ROWS = 20_000
-"""Evaluations per row group; what is held in memory before it is written."""
+"""Evaluations per row group, held in memory until they are written."""
 
 
 def _schema(space: Space, costs: tuple[str, ...], metadata: Mapping[str, str]) -> pa.Schema:
@@ -71,11 +71,11 @@ def _metadata(problem: Problem, algorithm: str, seed: int) -> dict[str, str]:
 
 
 class TableHeader(Sealed):
-    """What the metadata of a run's tables say, all text.
+    """Metadata of a run's tables, all text.
 
     Attributes:
-        fingerprint: Of the space.
-        table: Hash of the rows; the evaluations, which are written while a search runs, have none.
+        fingerprint: Fingerprint of the space.
+        table: Hash of the rows; none for the evaluations, which are written during the search.
     """
 
     what = "a table of a run as apq search writes it"
@@ -90,8 +90,8 @@ def read_table(path: Path, space: Space, costs: Sequence[str]) -> pa.Table:
 
     Args:
         path: ``front.parquet`` or ``evaluations.parquet``.
-        space: Whose genes it holds.
-        costs: The costs it holds.
+        space: The space of its genes.
+        costs: Its cost columns.
 
     Raises:
         ApqError: it is missing, damaged, of another space, or lacks a column or an accuracy.
@@ -110,7 +110,7 @@ def read_table(path: Path, space: Space, costs: Sequence[str]) -> pa.Table:
     wanted = _schema(space, tuple(costs), {})
     for field in wanted:
         found = table.schema.field(field.name) if field.name in table.column_names else None
-        if found is None and field.name == "source":  # runs of earlier versions have none
+        if found is None and field.name == "source":  # absent in runs of earlier versions
             continue
         if found is None or found.type != field.type:
             told = "is missing" if found is None else f"holds {found.type}, must be {field.type}"
@@ -123,10 +123,10 @@ def read_table(path: Path, space: Space, costs: Sequence[str]) -> pa.Table:
 
 
 class EvaluationLog:
-    """Writes everything scored to Parquet while the search runs, so memory stays flat.
+    """Writes everything scored to Parquet while the search runs, so memory stays bounded.
 
-    A context manager whose instance is a search's ``on_batch``; the file gets its name when the
-    search has ended well. One that ``goes_on`` with a stored search keeps the rows that are there.
+    A context manager whose instance is a search's ``on_batch``; the file gets its final name when
+    the search succeeds. With ``goes_on``, for a continued search, existing rows are kept.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class EvaluationLog:
         self._held: list[Scored] = []
 
     def __call__(self, batch: Scored) -> None:
-        """Take a batch."""
+        """Append a batch."""
         self._held.append(batch)
         if sum(len(b.genes) for b in self._held) >= ROWS:
             self._flush()
@@ -181,7 +181,7 @@ class EvaluationLog:
 
 
 def _same_search(path: Path, schema: pa.Schema) -> pa.Table | None:
-    """Rows of an earlier part of the same search, if the file is of it."""
+    """Rows of an earlier part of the same search; None if the file is of another search."""
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException):
@@ -207,11 +207,11 @@ def run_search(
     Args:
         folder: Created if missing; files of the same names are replaced.
         problem, algorithm, candidates, seed, options, on_progress: As in :func:`search`.
-        earlier: Results for other budgets; their fronts are where this search starts.
-        baselines: Whether to try as hard what the result is set beside
+        earlier: Results for other budgets; this search starts from their fronts.
+        baselines: Whether to search the baselines with the same effort as well
             (:func:`apq.search.baselines.fair_baselines`).
-        command: What was typed, for the run's files.
-        bound: Gives :attr:`apq.search.search.Result.bound`.
+        command: The command line, for the run's files.
+        bound: Computes :attr:`apq.search.search.Result.bound`.
     """
     seeds = np.concatenate([r.front.genes for r in earlier]) if earlier else None
     goes_on = options is not None and options.storage is not None
@@ -231,13 +231,13 @@ def run_search(
 
 
 def write_run(folder: Path, result: Result, command: str | None = None) -> dict[str, Path]:
-    """Write ``front.parquet`` and ``best.json``, each under a temporary name first.
+    """Write ``front.parquet`` and ``best.json``, each atomically.
 
-    The front has a row per candidate: what :meth:`apq.search.front.Front.table` says, then what
-    every block costs (:func:`apq.search.explain.block_costs`), null where it is skipped.
+    The front has a row per candidate: the columns of :meth:`apq.search.front.Front.table`, then
+    the costs of every block (:func:`apq.search.explain.block_costs`), null where it is skipped.
 
     Returns:
-        Name to path of what was written.
+        Paths of the written files by name.
     """
     problem, front = result.problem, result.front
     metadata = _metadata(problem, result.algorithm, result.seed)
@@ -257,7 +257,7 @@ def write_run(folder: Path, result: Result, command: str | None = None) -> dict[
 
 
 def asked(problem: Problem) -> dict[str, float]:
-    """The limits of a problem: the largest value per cost, the smallest accuracy."""
+    """The limits of a problem: the largest value per cost, and the smallest accuracy."""
     least = {} if problem.least is None else {"accuracy": problem.least}
     return {**problem.limits, **least}
 
@@ -306,18 +306,18 @@ def describe(result: Result, command: str | None = None) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of what a search's figures depend on."""
+    """Versions of the packages that a search's figures depend on."""
     names = ("numpy", "optuna", "torch")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 BASELINE_ROWS = 100
-"""At most so many rows of a baseline's front are kept."""
+"""Most rows of a baseline's front that are kept."""
 
 
 def _figures(name: str, found: Result | None) -> dict[str, Any] | None:
-    """A baseline's chosen candidate in numbers: ``about`` says in words what was done,
-    ``candidates`` and ``cost`` what it took; only an original network may be over a limit."""
+    """A baseline as plain data: ``about`` describes it, ``candidates`` and ``cost`` give its
+    effort; only an original network may exceed a limit."""
     if found is None:
         return None
     front, row = found.front, found.chosen

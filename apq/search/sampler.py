@@ -1,4 +1,4 @@
-"""Optuna's NSGA-II sampler with generations that vary as arrays."""
+"""Optuna's NSGA-II sampler with whole generations varied as arrays."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ Numbers = Sequence[int] | NDArray[np.int64]
 
 
 class JointSampler(NSGAIISampler):
-    """NSGA-II (Deb et al., 2002) whose children are made a generation at a time.
+    """NSGA-II (Deb et al., 2002) that makes children a whole generation at a time.
 
-    Works in any study: give it to ``optuna.create_study`` and call ``study.optimize``. Optuna asks
-    it for survivors and children through the strategies that ``NSGAIISampler`` takes; a whole
-    generation of children is drawn at once and handed out one by one. A search that scores whole
-    generations calls :meth:`first`, :meth:`breed` and :meth:`survive` itself, which are the same
-    draws without a trial object for every candidate. Generations are numbered under
-    ``NSGAIISampler``'s own name, so that either sampler continues a study of the other.
+    Works in any study: pass it to ``optuna.create_study`` and call ``study.optimize``. Optuna
+    requests survivors and children through the strategies of ``NSGAIISampler``; a whole generation
+    of children is drawn at once and returned one by one. A search that scores whole generations
+    calls :meth:`first`, :meth:`breed` and :meth:`survive` itself, which make the same draws without
+    a trial object per candidate. Generations are numbered under ``NSGAIISampler``'s own attribute,
+    so that either sampler can continue a study of the other.
 
     Args:
-        genome: What is varied and how, e.g. :class:`apq.search.genome.SpaceGenome`, whose children
-            keep all limits. Default: the parameters that the trials of a study have in common.
-        population_size: Survivors per generation, and children.
-        seed: Decides every draw; None: another one each time.
+        genome: Defines the parameters and their variation, e.g.
+            :class:`apq.search.genome.SpaceGenome`, whose children are within all limits. Default:
+            the parameters that all trials of a study have in common.
+        population_size: Number of survivors and of children per generation.
+        seed: Random seed; None: a different one each time.
 
     Example:
         >>> import optuna
@@ -81,7 +82,7 @@ class JointSampler(NSGAIISampler):
         return NSGAIISampler._get_parent_cache_key_prefix()
 
     def reseed_rng(self) -> None:
-        """Draw another seed, as Optuna asks for in parallel runs."""
+        """Draw another seed, as Optuna requires in parallel runs."""
         super().reseed_rng()
         self._seed = secrets.randbits(63)
 
@@ -105,17 +106,17 @@ class JointSampler(NSGAIISampler):
             genome: Varies the parents.
             rows: The population, ``(n, parameters)``.
             values: Its objectives in minimised form, ``(n, objectives)``.
-            numbers: Its numbers in the study, which decide the draws together with the seed.
-            count: How many children.
+            numbers: Its trial numbers in the study, which seed the draws together with the seed.
+            count: Number of children.
             penalty: Total violation of the constraints, ``(n,)``; 0 is feasible.
-            brood: Which draw from the same parents it is.
+            brood: Index of the draw from the same parents.
         """
         rng = self._rng_of(numbers, brood)
         pairs = tournament(*rank(values, penalty), 2 * count, rng).reshape(2, count)
         return genome.vary(rows[pairs[0]], rows[pairs[1]], rng)
 
     def survive(self, values: Floats, penalty: Floats | None = None) -> NDArray[np.int64]:
-        """Which rows survive, by rank, then crowding; ascending indices, ``(population_size,)``."""
+        """Ascending indices of the survivors by rank, then crowding, ``(population_size,)``."""
         return np.sort(fittest(values, self.population_size, penalty))
 
     def _rng_of(self, numbers: Numbers, brood: int) -> np.random.Generator:
@@ -133,8 +134,8 @@ class JointSampler(NSGAIISampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The next child of the current generation. Without a genome, the first generation is
-        Optuna's random sampler's."""
+        """The next child of the current generation. Without a genome, Optuna's random sampler
+        draws the first generation."""
         if self._genome is not None and self.get_trial_generation(study, trial) == 0:
             return self._child(study, search_space, [])
         return super().sample_relative(study, trial, search_space)
@@ -153,7 +154,7 @@ class JointSampler(NSGAIISampler):
         search_space: dict[str, BaseDistribution],
         parents: list[FrozenTrial],
     ) -> dict[str, Any]:
-        """One child, from a generation that is drawn when the first one is asked for."""
+        """One child; the whole generation is drawn with its first child."""
         parents = sorted(parents, key=lambda trial: trial.number)
         numbers = tuple(trial.number for trial in parents)
         of = (numbers, *search_space.items())

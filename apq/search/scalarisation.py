@@ -1,6 +1,6 @@
-"""What the exact steps of a search aim at: one value, and one cost with a budget.
+"""Scalarised problems that the exact steps of a search solve: one value, one budgeted cost.
 
-A front is made of many such aims: the most accurate candidate for this latency, for that one …
+A front is made of many of them: the most accurate candidate at each of many latencies.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from apq.space import Genes
 
 @dataclass(frozen=True, eq=False)
 class Scalarisation:
-    """A value to be minimised, and the additive cost whose budget binds.
+    """A value to be minimised within a budget of one additive cost.
 
     Attributes:
-        weights: Of the problem's objectives in minimised form, ``(objectives,)``.
-        metric: The cost that is budgeted; not ``peak_memory_kb``, which is no sum.
-        budget: Its largest value. The problem's limits hold besides.
+        weights: Weights of the problem's objectives in minimised form, ``(objectives,)``.
+        metric: The budgeted cost; not ``peak_memory_kb``, which is a maximum, not a sum.
+        budget: Its largest value. The problem's limits hold as well.
     """
 
     weights: Floats
@@ -34,18 +34,18 @@ class Scalarisation:
         return value
 
     def meets(self, problem: Problem, genes: Genes) -> NDArray[np.bool_]:
-        """Which rows keep the budget and the problem's limits, ``(n,)``."""
+        """Which rows are within the budget and the problem's limits, ``(n,)``."""
         cost = problem.priced.costs(genes, [self.metric])[self.metric]
         met: NDArray[np.bool_] = (cost <= self.budget) & problem.feasible(genes)
         return met
 
 
 def next_scalarisation(problem: Problem, turn: int, rng: np.random.Generator) -> Scalarisation:
-    """The aim of the ``turn``-th step, 0, 1 …
+    """The scalarised problem of step ``turn`` (0, 1 …).
 
-    Without a cost among the objectives, all aims are at the limit. Otherwise every fourth one is,
-    and the others fill the range between the cheapest candidate and the limit, closer together
-    near the cheap end, where accuracy rises steeply.
+    Without a cost among the objectives, the budget is always the limit. Otherwise every fourth
+    one is, and the others cover the range between the cheapest candidate and the limit, more
+    densely near the cheap end, where accuracy rises steeply.
     """
     traded = [m for m in problem.costs_minimised if m != "peak_memory_kb"]
     limited = [m for m in problem.limits if m != "peak_memory_kb"]
@@ -58,8 +58,8 @@ def next_scalarisation(problem: Problem, turn: int, rng: np.random.Generator) ->
 
 
 def _weights(problem: Problem, metric: str, rng: np.random.Generator) -> Floats:
-    """What is to be maximised counts 1, and further costs than ``metric`` a random small part of
-    their range; without anything to be maximised, costs are weighted at random."""
+    """Maximised objectives have weight 1, costs other than ``metric`` a small random share of
+    their range; if nothing is maximised, costs have random weights."""
     names = problem.objectives
     weights = np.array([float(name in GAINS) for name in names])
     if not weights.any():
@@ -73,7 +73,7 @@ def _weights(problem: Problem, metric: str, rng: np.random.Generator) -> Floats:
 
 
 def _even(index: int) -> float:
-    """Van der Corput's sequence in base 2, which fills 0 … 1: 1/2, 1/4, 3/4, 1/8 …"""
+    """The van der Corput sequence in base 2: 1/2, 1/4, 3/4, 1/8 …"""
     out, step = 0.0, 0.5
     while index:
         out += step * (index % 2)

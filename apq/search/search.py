@@ -1,4 +1,4 @@
-"""The one entry: a problem in, a front out."""
+"""Search a problem and return its front."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Result:
     """What a search found.
 
     Attributes:
-        problem: What was asked.
+        problem: The problem that was searched.
         front: The Pareto set of everything scored, never empty, all within the limits.
         chosen: The row of the front to build: the most accurate within the limits, the cheapest
-            that is accurate enough, or the knee where nothing is limited.
-        candidates: How many were scored.
+            that is accurate enough, or, without limits, the knee.
+        candidates: Number of candidates scored.
         curve: Best accuracy and hypervolume over candidates.
         reference: The box in which hypervolume was measured.
-        algorithm, seed: How it was searched.
-        cost: Of the search.
+        algorithm, seed: Algorithm and random seed.
+        cost: Cost of the search itself (time, memory).
         scoring_seconds: Time spent in predicting and pricing, s.
-        sources: By where candidates came from (:data:`apq.search.problem.SOURCES`), how many were
+        sources: For each source of candidates (:data:`apq.search.problem.SOURCES`), how many were
             scored and how many are on the front.
-        notes: What the algorithm has to say, e.g. the fidelity of a surrogate.
-        baselines: By name what was tried as hard (:mod:`apq.search.baselines`); None: nothing of
-            the kind keeps the budgets.
-        scored: Everything that was scored, where it was kept (random search, for pictures).
-        bound: How far the best prediction within the limits can be, if that was asked for: what
-            :meth:`apq.bound.Bound.to_dict` says.
+        notes: Results particular to the algorithm, e.g. the fidelity of a surrogate.
+        baselines: Baselines with the same effort, by name (:mod:`apq.search.baselines`); None: no
+            such network is within the limits.
+        scored: Everything that was scored, if it was kept (random search, for plots).
+        bound: An upper bound of the best prediction within the limits, if requested, as
+            :meth:`apq.bound.Bound.to_dict` returns it.
     """
 
     problem: Problem
@@ -74,17 +74,17 @@ class Result:
 
     @property
     def spread(self) -> float:
-        """The spread of that prediction, a fraction."""
+        """The spread of its predicted accuracy, a fraction."""
         return float(self.front.spread[self.chosen])
 
     @property
     def costs(self) -> dict[str, float]:
-        """What it costs, by metric, e.g. ``latency_ms``."""
+        """Its costs by metric, e.g. ``latency_ms``."""
         return {metric: float(cost[self.chosen]) for metric, cost in self.front.costs.items()}
 
     @property
     def within_limits(self) -> bool:
-        """Whether the chosen candidate keeps the problem's limits and is accurate enough."""
+        """Whether the chosen candidate is within the problem's limits and accurate enough."""
         if self.problem.least is not None and not self._accurate:
             return False
         return bool(self.problem.feasible(self.front.genes[[self.chosen]])[0])
@@ -96,7 +96,7 @@ class Result:
     @property
     def strongest(self) -> str | None:
         """Name of the baseline within the limits whose chosen candidate is best in the first
-        objective, or cheapest where an accuracy is asked for; None: there is none."""
+        objective, or cheapest if a smallest accuracy is required; None: there is none."""
         found = {n: r for n, r in self.baselines.items() if r is not None and r.within_limits}
         decides = 0 if self.problem.least is None else self.problem.cost_column
         value = {n: float(r.front.values[r.chosen, decides]) for n, r in found.items()}
@@ -113,13 +113,13 @@ def search(
     on_progress: OnProgress | None = None,
     on_batch: OnBatch | None = None,
 ) -> Result:
-    """Search.
+    """Search a problem.
 
     Args:
-        problem: What is searched.
+        problem: The problem.
         algorithm: A name in :data:`apq.search.ALGORITHMS`.
-        candidates: How many are scored; None: what the algorithm scores by itself.
-        seed: Decides everything random.
+        candidates: Number of candidates to score; None: the algorithm's default.
+        seed: Random seed.
         options: Settings of the algorithm.
         seeds: Rows to start from, e.g. another budget's front; made feasible first.
         on_progress: Called with done, total and figures about a hundred times.
@@ -127,7 +127,7 @@ def search(
 
     Raises:
         ApqError: unknown algorithm, unusable storage, an option that the algorithm does not take,
-            or nothing that keeps the budgets was found.
+            or no candidate within the limits was found.
     """
     method = ALGORITHMS[choose(algorithm, ALGORITHMS, "algorithm")]
     options = options or Options()
@@ -174,13 +174,13 @@ def search(
 
 
 def result_of(problem: Problem, best: Scored, candidates: int, algorithm: str, seed: int) -> Result:
-    """A result from scored rows that were gathered in another way than by one search.
+    """A result from scored rows that do not come from a single search.
 
     Args:
-        problem: What they answer.
+        problem: The problem that they solve.
         best: The rows of the front.
-        candidates: How many were scored to find them.
-        algorithm, seed: How.
+        candidates: Number of candidates scored to find them.
+        algorithm, seed: Algorithm and random seed.
     """
     front, box = front_of(problem, best), reference(problem)
     end = Point(candidates, float(front.accuracy.max()), box.hypervolume(front.values))
@@ -212,18 +212,18 @@ def search_front(
         accuracy: From genes ``(n, axes)`` to predicted accuracies and their spreads, fractions,
             ``(n,)`` each: a predictor's ``predict``, or any other function.
         limits: Largest allowed value per cost, in the unit that its name ends in. Every candidate
-            of the front keeps them.
-        objectives: What to trade: ``"accuracy"`` and costs. None given: accuracy and the first
-            limited cost; without limits latency on the first device, else BitOps.
+            of the front is within them.
+        objectives: ``"accuracy"`` and costs. Default: accuracy and the first limited cost; without
+            limits latency on the first device, or else BitOps.
         fix: Choices to keep to, as in ``("bits=8", "b03_kernel=3")``.
         caution: k in accuracy = mean - k x spread.
-        with_margin: Leave room for what measured tables are known to be off by, so that limits
-            hold on the device.
-        least: Smallest accuracy, a fraction: choose the cheapest that has it, by the first cost of
-            the objectives, instead of the most accurate.
+        with_margin: Tighten limits by the known error of measured tables, so that they hold on
+            the device.
+        least: Smallest accuracy, a fraction: choose the cheapest candidate that reaches it, by the
+            first cost of the objectives, instead of the most accurate.
         algorithm: A name in :data:`apq.search.ALGORITHMS`.
-        candidates: How many to score; None: 20,000, or what the algorithm needs.
-        seed: Decides everything random.
+        candidates: Number of candidates to score; None: 20,000, or what the algorithm needs.
+        seed: Random seed.
         on_progress: Called with done, total and figures about a hundred times.
 
     Returns:
@@ -231,8 +231,8 @@ def search_front(
         accurate one, or, without limits, the knee of the front.
 
     Raises:
-        BudgetError: nothing in the space can keep the limits (says what can be reached), or was
-            found that is accurate enough.
+        BudgetError: no candidate of the space is within the limits (the message says what can be
+            reached), or none that is accurate enough was found.
         ApqError: a cost, objective, gene or algorithm that does not exist.
 
     Example:
@@ -258,9 +258,9 @@ def search_front(
 
 
 def choose_row(problem: Problem, front: Front) -> int:
-    """The front's row to build: the cheapest that is accurate enough where an accuracy is asked for
-    (the most accurate, if none is); best in the first objective that is to be maximised if costs
-    are limited; else the knee."""
+    """The front's row to build: with a smallest accuracy, the cheapest that reaches it (if none
+    does, the most accurate); with limits, the best in the first maximised objective; otherwise
+    the knee."""
     if problem.least is not None:
         enough = np.flatnonzero(problem.accurate(front.values))
         if len(enough):
@@ -273,7 +273,7 @@ def choose_row(problem: Problem, front: Front) -> int:
 
 
 def _feasible(problem: Problem, rows: Genes, seed: int) -> Genes:
-    """Rows snapped to what is permitted and pulled within the limits, distinct."""
+    """Distinct rows, moved to the nearest permitted choices and within the limits."""
     rng = np.random.default_rng([seed, 1])
     rows = problem.space.snap(rows)
     fallback = problem.anchors[rng.integers(len(problem.anchors), size=len(rows))]

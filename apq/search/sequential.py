@@ -1,7 +1,7 @@
-"""One choice after the other: an architecture, then its widths, then its number formats.
+"""Sequential search: first the architecture, then its widths, then its number formats.
 
-The pipeline that joint search replaces (APQ, CVPR 2020, Figure 6), every step searched for its own
-optimum.
+This is the pipeline that joint search replaces (APQ, CVPR 2020, Figure 6); every step is optimised
+separately.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from apq.space.formats import BITS, code_of
 from apq.space.graph import Follows, parts
 
 Step = tuple[int, ...]
-"""Places of the genes that one step chooses."""
+"""Axes of the genes that one step chooses."""
 
 BRANCHES = (8, 4)
-"""How many results of the first step, and of each second one, are gone on with."""
+"""Number of results of the first step, and of each second step, that are continued."""
 FEWEST = 50
-"""With fewer candidates than this per search, fewer results are gone on with."""
+"""With fewer candidates per search than this, fewer results are continued."""
 LOOKED_AT = 24
-"""Rows of a step's front that are tried whether they can be brought within the limits."""
+"""Number of rows of a step's front that are tested for whether they can meet the limits."""
 
 
 def sequential(problem: Problem, effort: Effort, candidates: int) -> Result | None:
-    """Depths and kernels at full width and 8 bits, then widths, then formats.
+    """Search depths and kernels at full width and 8 bits, then widths, then formats.
 
-    Every step trades the gain against the first cost and has an equal part of the candidates. How
-    dear an early step's network may be, so that later steps bring it within the limits, is not
-    known beforehand: several rows of its front are gone on with, from the best one within the
-    limits to the dearest that can still be brought there, and the best end is kept.
+    Every step trades accuracy or score against the first cost, with an equal share of the
+    candidates. Which cost in an early step lets later steps meet the limits is not known in
+    advance, so several rows of its front are continued, from the best one within the limits to the
+    most expensive one that can still meet them, and the best final result is kept.
 
     Args:
         problem: The joint problem; accuracy or a score is an objective.
         effort: How every step is searched.
-        candidates: Scored by all steps together.
+        candidates: Number of candidates scored by all steps together.
 
     Returns:
-        The last step's networks, none of which another one dominates; None: none keeps the limits.
+        The non-dominated networks of the last step; None: none is within the limits.
     """
     watch, archive, scored = Stopwatch(), Archive(), 0
     steps = open_steps(problem.space)
@@ -65,7 +65,7 @@ def sequential(problem: Problem, effort: Effort, candidates: int) -> Result | No
             take = None if later else partial(_take, archive, problem)
             try:
                 found = effort.search(asked, each, take)
-            except BudgetError:  # nothing that is accurate enough goes on from here
+            except BudgetError:  # nothing accurate enough can be reached from here
                 continue
             scored += found.candidates
             if later:
@@ -93,13 +93,13 @@ def steps_of(space: Space) -> tuple[Step, Step, Step]:
 
 
 def open_steps(space: Space) -> list[Step]:
-    """The steps that have something to choose."""
+    """The steps with a gene that is still free."""
     return [step for step in steps_of(space) if any(len(space.allowed[i]) > 1 for i in step)]
 
 
 def largest(space: Space, place: int) -> int:
-    """The index that a gene has before its step: 8 bits, or the most bits it may have; the largest
-    choice of any other gene."""
+    """A gene's index before its step: 8 bits or else the most bits it offers; for other genes the
+    largest choice."""
     axis, allowed = space.axes[place], space.allowed[place]
     if not axis.is_format:
         return allowed[-1]
@@ -115,8 +115,8 @@ def traded(problem: Problem) -> str:
 
 
 def _early(problem: Problem, space: Space, later: list[Step]) -> Problem | None:
-    """A step whose later ones are at their largest, without limits; None: exclusions leave
-    nothing."""
+    """The problem of a step with all later genes at their largest, without limits; None: exclusions
+    leave no candidate."""
     gain = next(name for name in problem.objectives if name in GAINS)
     try:
         here = space.narrowed({i: (largest(space, i),) for s in later for i in s}, "a step")
@@ -129,7 +129,7 @@ def _early(problem: Problem, space: Space, later: list[Step]) -> Problem | None:
 
 
 def _last(problem: Problem, space: Space) -> Problem | None:
-    """The last step, with the joint problem's limits; None: they cannot be kept."""
+    """The problem of the last step, with the joint problem's limits; None: they cannot be met."""
     try:
         return replace(problem, priced=problem.priced.within(space), fix=())
     except BudgetError:
@@ -137,7 +137,7 @@ def _last(problem: Problem, space: Space) -> Problem | None:
 
 
 def _go_on(problem: Problem, space: Space, step: Step, front: Front, most: int) -> list[Space]:
-    """The space with what a step chose, for up to ``most`` rows of its front."""
+    """The space with a step's choices fixed, for up to ``most`` rows of its front."""
     kept = np.flatnonzero(within(front.costs, problem.limits) & np.ones(len(front), dtype=bool))
     first = int(kept[-1]) if len(kept) and problem.limits else 0
     rows = np.unique(np.linspace(first, len(front) - 1, LOOKED_AT).astype(int))
@@ -151,8 +151,8 @@ def _go_on(problem: Problem, space: Space, step: Step, front: Front, most: int) 
 
 
 def chosen(space: Space, row: Genes, places: Sequence[int]) -> Space | None:
-    """The space with a row's choices of some genes, skipped blocks left as they are; None: that
-    leaves nothing."""
+    """The space with some genes fixed to a row's choices, except in skipped blocks; None: no
+    candidate is left."""
     decides = space.decides(row[None])[0]
     wanted = {i: (int(row[i]),) for i in places if decides[i]}
     try:

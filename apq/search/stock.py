@@ -15,17 +15,17 @@ from apq.space import Genes
 
 
 def stock(record: Record, seed: int, seeds: Genes, options: Options) -> None:
-    """``study.optimize`` with ``optuna.samplers.NSGAIISampler``; candidates over a limit are
+    """Run ``study.optimize`` with ``optuna.samplers.NSGAIISampler``; candidates over a limit are
     scored too, as violated constraints.
 
     Args:
         record: Scores candidates.
-        seed: The sampler's.
-        seeds: Rows that are tried first.
-        options: ``storage``; everything scored is a trial in it.
+        seed: Random seed of the sampler.
+        seeds: Rows that are scored first.
+        options: ``storage``; every scored candidate becomes a trial in it.
 
     Raises:
-        ApqError: the storage cannot be opened, or holds trials of something else.
+        ApqError: the storage cannot be opened, or holds trials of another problem.
     """
     problem = record.problem
     sampler = NSGAIISampler(population_size=POPULATION, seed=seed)

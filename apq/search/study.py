@@ -2,9 +2,9 @@
 
 A stored search is a plain Optuna study: maximised and minimised objectives by name, one readable
 parameter per gene, budgets as constraints, generations numbered as ``NSGAIISampler`` numbers them,
-and the time each candidate was scored at. Every generation also leaves its population as an
-attribute of the study, small and at once, from which a killed search continues; trials follow
-every second or so, more rarely to a slow database.
+and the time each candidate was scored at. Every generation's population is saved at once as a
+small attribute of the study, from which a killed search continues; trials are saved about once a
+second, less often to a slow database.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from apq.search.rows import first_of_each, row_keys
 from apq.space import Genes
 
 SAVE_EVERY, SAVE_SHARE = 1.0, 0.2
-"""Least seconds between two savings to a storage, and the most of a search's time they may take
-together. A database takes some 10 ms per candidate and more with many genes (Optuna looks every
-parameter up on its own), a thousand times what scoring one takes."""
+"""Shortest time between two saves to a storage (s), and the largest share of a search's time that
+saves may take. A database needs about 10 ms per candidate, more with many genes (Optuna looks up
+every parameter separately): a thousand times as long as scoring one."""
 
 LAYOUT = 2
-"""Counts up when stored studies change; older ones are left alone, under another name."""
+"""Version of stored studies, part of their names, so that older ones are not continued."""
 
 GENERATION = NSGAIISampler._get_generation_key()
 
 
 def natural(problem: Problem, values: Floats) -> Floats:
-    """Objectives as people read them: what is maximised has no minus sign."""
+    """Objectives in their natural sign: maximised ones are not negated."""
     signs = [-1.0 if name in GAINS else 1.0 for name in problem.objectives]
     out: Floats = values * np.array(signs)
     return out
 
 
 def violations(problem: Problem, scored: Scored) -> dict[str, Floats]:
-    """By limited cost how far each row is over its limit, ``(n,)``; 0 or less is feasible."""
+    """For each limited cost, the excess of each row over the limit, ``(n,)``; feasible: <= 0."""
     return {
         metric: np.where(
             within({metric: scored.costs[metric]}, {metric: limit}),
@@ -71,11 +71,11 @@ def violations(problem: Problem, scored: Scored) -> dict[str, Floats]:
 def objective(
     problem: Problem, score: Callable[[Genes, optuna.Trial], Scored] | None = None
 ) -> Callable[[optuna.Trial], tuple[float, ...]]:
-    """What any Optuna sampler optimises: suggests every gene, predicts, prices, and sets the
-    limits as constraints.
+    """An objective function for any Optuna sampler: suggests every gene, predicts, prices, and
+    sets the limits as constraints.
 
     Args:
-        problem: What is searched. The study needs :func:`directions`.
+        problem: The problem. The study needs :func:`directions`.
         score: Scores one row, ``(1, axes)``; default: ``problem.evaluate``.
     """
     genome = SpaceGenome(problem)
@@ -91,7 +91,7 @@ def objective(
 
 
 def directions(problem: Problem) -> list[StudyDirection]:
-    """Of a problem's study."""
+    """Optimisation directions of a problem's study."""
     return [
         StudyDirection.MAXIMIZE if name in GAINS else StudyDirection.MINIMIZE
         for name in problem.objectives
@@ -99,8 +99,8 @@ def directions(problem: Problem) -> list[StudyDirection]:
 
 
 def open_study(problem: Problem, sampler: BaseSampler, storage: str | None) -> optuna.Study:
-    """The study of this problem, new or found. Its name follows from everything that decides a
-    score, so another budget or predictor in the same storage is another study.
+    """Open or create the study of this problem. Its name is derived from everything that decides
+    a score, so another budget or predictor in the same storage is another study.
 
     Raises:
         ApqError: the storage cannot be opened.
@@ -169,14 +169,14 @@ class Store:
     """A stored study that a search by generations continues and adds to.
 
     Args:
-        problem: What is searched.
-        sampler: Numbers and selects as the study's readers expect it to.
+        problem: The problem.
+        sampler: Numbers generations and selects survivors as Optuna's readers expect.
         storage: Journal file or database.
         keep: ``"front"`` or ``"all"``, see :class:`apq.search.options.Options`.
 
     Attributes:
-        found: What the study holds, each row once.
-        before: How many candidates it had scored.
+        found: Rows of the study, without duplicates.
+        before: Number of candidates it had scored.
     """
 
     def __init__(self, problem: Problem, sampler: NSGAIISampler, storage: str, keep: str) -> None:
@@ -198,7 +198,7 @@ class Store:
         self._next = time.monotonic() + SAVE_EVERY
 
     def add(self, born: Scored, population: Scored, candidates: int) -> None:
-        """Keep a generation: what it scored, who survived, how many this search has scored."""
+        """Save a generation: what it scored, its survivors, and this search's count so far."""
         self._kept.keep(population, candidates)
         if self._all:
             self._held.append(born)
@@ -206,19 +206,19 @@ class Store:
             self._save(self._held if self._all else [self._fresh(population)])
 
     def finish(self, best: Scored) -> None:
-        """Store what is left to store, and the front."""
+        """Save the rest and the front."""
         self._save(self._held)
         self._save([self._fresh(best)])
 
     def others(self) -> Scored:
-        """What other processes have stored since this one began."""
+        """Rows that other processes have saved since this one began."""
         trials = finished(self.study)
         keys = row_keys(trial_rows(self._genome, trials))
         fresh = np.flatnonzero(~np.isin(keys, self._known))
         return scored_trials(self._genome, [trials[i] for i in fresh])
 
     def _fresh(self, rows: Scored) -> Scored:
-        """The rows that are not stored yet, each once."""
+        """The rows that are not saved yet, without duplicates."""
         keys = row_keys(rows.genes)
         first = first_of_each(keys)
         return rows[first[~np.isin(keys[first], self._known)]]
@@ -273,7 +273,7 @@ class Population:
     Attributes:
         genes: Rows of all of them, ``(n, axes)``.
         source: Where each came from, ``(n,)``.
-        candidates: How many each process had scored, by its name.
+        candidates: Number of candidates that each process had scored, by its name.
     """
 
     _prefix = "population of "
@@ -317,9 +317,9 @@ def _open(storage: str | None) -> BaseStorage | None:
 
 
 def _journal(path: Path) -> JournalStorage:
-    """A journal file. What a killed process or a full disk left of its last line is cut off."""
+    """A journal file. A partial last line, left by a killed process or a full disk, is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a killed process leaves its lock behind; others hold it for milliseconds only
+    # a killed process leaves its lock behind; a live one holds it for milliseconds only
     lock = _lock(path)
     lock.acquire()
     try:
@@ -333,7 +333,7 @@ def _journal(path: Path) -> JournalStorage:
 
 
 def _lock(path: Path) -> JournalFileSymlinkLock | JournalFileOpenLock:
-    """A lock by a symbolic link, or, on file systems that have none, by a file of its own."""
+    """A lock by a symbolic link, or, on file systems without them, by a separate file."""
     probe = path.with_name(f".{path.name}.{os.getpid()}.link")
     try:
         probe.symlink_to(path.name)
@@ -344,8 +344,8 @@ def _lock(path: Path) -> JournalFileSymlinkLock | JournalFileOpenLock:
 
 
 def _database(url: str, tries: int = 6) -> RDBStorage:
-    """A database, with Optuna's tables. Two processes that open an empty one at once both create
-    them; the later one is refused and finds them when it tries again."""
+    """A database with Optuna's tables. If two processes open an empty one at once, both create the
+    tables; the later one fails and finds them when it tries again."""
     patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     for wait in range(tries):
         try:

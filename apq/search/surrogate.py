@@ -51,7 +51,7 @@ def neighbours(space: Space, row: Genes) -> Neighbours:
     gene = np.concatenate([np.array(a) for a in space.allowed]).astype(np.int64)
     moves = gene != full[axis]
     axis, gene = axis[moves], gene[moves]
-    # where each slot is looked at: the centre, or the depth neighbour that first runs the slot
+    # the row in which each slot's genes are changed: the centre, or the shallowest that runs it
     base = np.zeros(len(axis), dtype=np.int64)
     reachable = np.ones(len(axis), dtype=bool)
     slot_of = _slots(space)[axis]
@@ -91,8 +91,8 @@ def _leave_exclusion(
     base: NDArray[np.int64],
     move: int,
 ) -> None:
-    """Measure a gene that is excluded beside the centre's other genes from a neighbour that
-    permits it: 4-bit activations beside kernel 7, say, from the one with kernel 5."""
+    """Where an exclusion forbids a gene in the centre, measure its effect from a neighbour that
+    permits it: 4-bit activations excluded with kernel 7, say, from the one with kernel 5."""
     slot_of = _slots(space)[axis]
     beside = np.flatnonzero((slot_of == slot_of[move]) & (axis != axis[move]))
     trial = rows[beside + 1]

@@ -1,8 +1,7 @@
-"""A thousand budgets in one sitting: each device's budgets are read off one front.
+"""Sweeps over many budgets: each device's budgets are read off one front.
 
-Neighbouring budgets want similar networks, so a front of accuracy over the budgeted cost, with as
-many candidates as separate searches would get together, answers all of a device's budgets better
-than they would.
+Similar budgets lead to similar networks, so one front of accuracy over the budgeted cost, with the
+candidates of all separate searches together, solves a device's budgets better than they would.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from apq.workers import spread
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Budgets of one cost on one device, other limits alike.
+    """Budgets of one cost on one device, with the same other limits.
 
     Attributes:
-        device: What the answers call it.
+        device: Name of the device in the answers.
         priced: The space, priced on it.
         metric: The cost whose budgets vary.
-        budgets: Its limits.
-        others: Further limits.
+        budgets: Limits of that cost.
+        others: Limits of other costs.
     """
 
     device: str
@@ -54,7 +53,7 @@ class Curve:
 
 
 def curves(device: str, priced: PricedSpace, budgets: Iterable[Mapping[str, float]]) -> list[Curve]:
-    """Sort one device's budgets into curves: the first limit varies, the others are alike."""
+    """Group one device's budgets into curves: the first limit varies, the others are equal."""
     grouped: dict[tuple[str, tuple[tuple[str, float], ...]], list[float]] = {}
     for limits in budgets:
         (metric, budget), *others = limits.items()
@@ -66,7 +65,7 @@ def curves(device: str, priced: PricedSpace, budgets: Iterable[Mapping[str, floa
 
 
 def spread_budgets(priced: PricedSpace, metric: str, points: int) -> list[dict[str, float]]:
-    """``points`` budgets spread evenly over what a device can reach, the largest included."""
+    """``points`` budgets spread evenly over the reachable range, including its upper end."""
     low, high = priced.reach(choose(metric, priced.metrics, "cost"))
     return [{metric: float(b)} for b in np.linspace(low, high, points + 1)[1:]]
 
@@ -84,8 +83,8 @@ def answer(
     Args:
         curve: The budgets.
         accuracy: The predictor.
-        candidates: Scored per budget, on average.
-        seed: Decides everything random.
+        candidates: Number of candidates scored per budget, on average.
+        seed: Random seed.
         fix, caution: As in :class:`Problem`.
 
     Returns:
@@ -128,10 +127,10 @@ def _front(
         return Problem(curve.priced, accuracy, objectives, limits, fix, caution)
 
     traded = ("accuracy", curve.metric) if len(set(budgets)) > 1 else ("accuracy",)
-    tightest: Genes = problem(budgets.min(), "accuracy").anchors  # so that none is left without
+    tightest: Genes = problem(budgets.min(), "accuracy").anchors  # so every budget has a row
     whole = problem(budgets.max(), *traded)
     front = search(whole, "evolution", candidates * len(budgets), seed, seeds=tightest).front
-    # along a front accuracy rises with the cost: the last one within a budget is its best
+    # accuracy rises with cost along a front: the last row within a budget is its best
     last = np.searchsorted(front.costs[curve.metric], budgets, side="right") - 1
     return {name: column[last] for name, column in front.table().items()}
 
@@ -154,11 +153,11 @@ def sweep(
         asked: The curves.
         accuracy: The predictor; picklable if there are several jobs.
         candidates, seed, fix, caution: As in :func:`answer`.
-        jobs: Processes.
-        parts: A folder in which every finished curve is kept, so that a killed sweep continues.
-        made_from: Hashes of the predictor and other sources: an answer that others gave is not
-            taken for one of theirs.
-        on_progress: Called after every curve with budgets done and in all.
+        jobs: Number of processes.
+        parts: A folder that keeps every finished curve, so that a killed sweep can continue.
+        made_from: Hashes of the predictor and other sources; curves from other sources are not
+            reused.
+        on_progress: Called after every curve with the budgets done and their total.
 
     Returns:
         The rows of :func:`answer`, in the order of the curves.
@@ -183,7 +182,7 @@ def _answer_part(
 ) -> tuple[int, pd.DataFrame]:
     """One curve's answers, from its part file if an earlier run left it."""
     if file is not None and file.is_file():
-        with contextlib.suppress(ApqError):  # a damaged part is answered anew
+        with contextlib.suppress(ApqError):  # a damaged part is computed again
             return index, read_parquet(file, ApqError, "").to_pandas()
     table = answer(curve, accuracy, *settings)
     if file is not None:
@@ -192,7 +191,7 @@ def _answer_part(
 
 
 def _part_name(curve: Curve, settings: tuple[Any, ...], made_from: Mapping[str, str] | None) -> str:
-    """A name that follows from everything that decides a curve's answers."""
+    """A name derived from everything that decides a curve's answers."""
     about = [
         __version__, curve.device, curve.metric, curve.budgets, dict(curve.others), settings,
         curve.priced.space.fingerprint, curve.priced.fixed, dict(made_from or {}),
@@ -208,8 +207,7 @@ def _part_name(curve: Curve, settings: tuple[Any, ...], made_from: Mapping[str, 
 def write_sweep(
     path: Path, answers: pd.DataFrame, made_from: Mapping[str, str], parts: Path | None = None
 ) -> None:
-    """Write a sweep's answers as Parquet (temporary name first), with what they were made from;
-    then ``parts`` are removed."""
+    """Write a sweep's answers and their sources atomically as Parquet, then remove ``parts``."""
     table = pa.Table.from_pandas(answers, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"apq": __version__.encode()}
     metadata |= {name.encode(): value.encode() for name, value in made_from.items()}

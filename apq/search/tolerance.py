@@ -1,8 +1,8 @@
 """The cheapest network that is accurate enough.
 
-The engines look for the most accurate candidate within a cost. Whatever is accurate enough and
-found within one cost is the next, lower limit: so the search closes in on the place where the
-front crosses the accuracy that is asked for (ours).
+The engines look for the most accurate candidate within a cost. The cost of the cheapest accurate
+enough candidate so far becomes the next limit, so the search converges to the point where the
+front crosses the required accuracy (ours).
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from apq.search.rows import distinct
 from apq.space import Genes
 
 FIRST = 0.3
-"""Share of the candidates for the whole front, before any cost is limited."""
+"""Share of the candidates spent on the whole front, before any cost is limited."""
 TURNS = 4
-"""Equal parts of the rest, each within the cost of the cheapest found so far."""
+"""Number of equal parts of the rest, each within the cost of the cheapest found so far."""
 LOCAL_SEARCH = 0.75
-"""Share of local search where the engine has one and nobody says: a point is wanted, not a front
-(on the shipped cifar10 space, 20,000 candidates, the cheapest within one point of the largest is
-2 % cheaper than with the engines' own share, and 4 % cheaper than on the front of a plain
-search)."""
+"""Default share of local search, larger than the engines' own since one point is wanted, not a
+front. On the shipped cifar10 space with 20,000 candidates, the cheapest candidate within one
+percentage point of the largest is 2 % cheaper than with the engines' own share, and 4 % cheaper
+than on the front of a plain search."""
 SEEDS = 20
-"""Rows of the front, nearest to the accuracy, that a turn starts from."""
+"""Number of rows of the front, nearest to the accuracy, that a part starts from."""
 
 
 def narrow(record: Record, engine: Engine, seed: int, seeds: Genes, options: Options) -> None:
-    """Run an engine several times, within ever lower costs, until the candidates are used up.
+    """Run an engine several times, within decreasing costs, until the candidates are used up.
 
     Args:
-        record: Takes everything that is scored; its problem has a smallest accuracy.
+        record: Keeps everything that is scored; its problem has a smallest accuracy.
         engine: Runs within the limits of the record it is given.
-        seed: Decides every draw.
+        seed: Random seed.
         seeds: Rows for the first run.
-        options: Of the engine.
+        options: The engine's options.
 
     Raises:
-        ApqError: a storage is asked for, which holds studies of one problem.
+        ApqError: a storage is given; a study in it has one problem, and this has several.
     """
     if options.storage is not None:
         raise ApqError(
@@ -76,10 +76,10 @@ def narrow(record: Record, engine: Engine, seed: int, seeds: Genes, options: Opt
 
 
 def require_accurate(problem: Problem, front: Front) -> None:
-    """Raise unless some row of a front has the smallest allowed accuracy.
+    """Raise unless some row of a front reaches the smallest allowed accuracy.
 
     Raises:
-        BudgetError: none has; says what the most accurate has.
+        BudgetError: none does; the message gives the highest accuracy.
     """
     if not problem.accurate(front.values).any():
         best = -front.values[:, problem.objectives.index("accuracy")].min()
@@ -92,17 +92,17 @@ def require_accurate(problem: Problem, front: Front) -> None:
 
 
 def allow_drop(problem: Problem, points: float, measured: float | None = None) -> Problem:
-    """The problem of finding the cheapest candidate that loses little.
+    """The problem of finding the cheapest candidate within an allowed loss of accuracy.
 
     Args:
-        problem: Its objectives are accuracy and the cost that is to be low.
-        points: Percentage points of accuracy that may be lost against the original network: the
-            space's largest candidate.
-        measured: Accuracy of that one in full precision, a fraction; None: what is predicted of it
-            at its highest bits.
+        problem: Its objectives are accuracy and one cost.
+        points: Percentage points of accuracy that may be lost compared with the original network:
+            the space's largest candidate.
+        measured: Full-precision accuracy of the original, a fraction; None: its predicted accuracy
+            at the highest bits.
 
     Raises:
-        ApqError: the points are not between 0 and 100, or the objectives are others.
+        ApqError: the points are not between 0 and 100, or the problem has other objectives.
     """
     if not 0 <= points < 100:
         raise ApqError(f"an accuracy drop lies between 0 and 100 points, got {points:g}")

@@ -1,4 +1,4 @@
-"""What the file of a fine-tuned candidate says: what it is, and its figures beside the promises."""
+"""The header of a fine-tuned model file: the candidate, measured and predicted figures."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from apq.space.schema import CandidateField, SpaceField
 
 
 class Accuracy(Schema):
-    """Accuracies of a fine-tuning, as :class:`apq.deploy.finetune.FinetuneReport` has them."""
+    """Accuracies of a fine-tuned candidate, see :class:`apq.deploy.finetune.FinetuneReport`."""
 
     before: Fraction
     epochs: Items[Fraction]
     best_epoch: Count
     after: Fraction
     test: Fraction
-    classes: Named[Fraction] | None = None  # not of earlier versions
+    classes: Named[Fraction] | None = None  # absent in files of earlier versions
     predicted: float | None
     predicted_spread: float | None
-    seconds: Annotated[float, Field(ge=0)] | None = None  # of earlier versions
+    seconds: Annotated[float, Field(ge=0)] | None = None  # only in files of earlier versions
     cost: CostTable | None = None
 
 
 class Images(Schema):
-    """The images something was made with: their name and their digest."""
+    """A set of images: its name and digest."""
 
     name: Text
     digest: Text
 
 
 class ModelHeader(Header):
-    """What a model file says.
+    """The header of a model file.
 
     Attributes:
-        space, candidate: What it is.
+        space, candidate: The space, and the candidate that was fine-tuned.
         scheme: How it was quantized.
         mean, std: Normalisation of images on the 0..1 scale, per channel.
         classes: Class names by label.
-        accuracy: Measured, and predicted.
-        costs, devices: What the search promised, and by which tables.
-        recipe: How it was fine-tuned.
+        accuracy: Measured and predicted accuracies.
+        costs, devices: Costs as the search priced them, and the tables they come from.
+        recipe: Settings of the fine-tuning.
         supernet: Hash of the weights it started from.
-        images: What it was trained and measured on.
+        images: Images it was trained and measured on.
     """
 
     what = "a model as apq finetune writes it"

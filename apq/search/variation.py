@@ -1,4 +1,4 @@
-"""How whole generations of genes are mated, mutated and kept feasible, as arrays."""
+"""Crossover, mutation and repair of whole generations of genes, vectorised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from apq.space import Genes, Space
 
 Ints = NDArray[np.int64]
 REVERT = 0.3
-"""Share of infeasible children that give genes back to their parent; the others save elsewhere."""
+"""Share of infeasible children that are repaired by genes of their parent; in the others, other
+genes are made cheaper."""
 
 
 def crowding(values: Floats, ranks: Ints) -> Floats:
@@ -81,13 +82,13 @@ def children(
 
     Uniform crossover, then reset mutation: a mutated gene is redrawn, half of the time to a
     neighbouring choice. A slot that the child runs but a parent does not takes the other parent's
-    block, or a random one. Infeasible children are pulled to their first parent.
+    block, or a random one. Infeasible children are repaired towards their first parent.
 
     Args:
         problem: What is permitted and feasible.
         first, second: Parents, ``(n, axes)``.
         rng: Source of randomness.
-        crossover: Probability per child to mix at all; else it is a mutated first parent.
+        crossover: Probability of crossover per child; otherwise it is a mutated first parent.
         mutations: Mean number of mutated genes per child.
     """
     space = problem.space

@@ -13,16 +13,16 @@ from apq.search.surrogate import fit_additive
 from apq.search.variation import children, fittest
 
 ROUNDS, BUDGETS, BOUNDS = 4, 60, 8
-"""Rounds of fitting and solving, budgets it solves in each, and for how many choices of the genes
+"""Number of rounds of fitting and solving, of budgets solved in each, and of choices of the genes
 that several factors read."""
 
 
 def warm_start(record: Record, rng: np.random.Generator) -> Scored:
-    """Draw where the front about lies: fit an additive model to a spread sample, solve it for all
-    budgets at once, sample around the answers, and again.
+    """Sample near the expected front: fit an additive model to a spread sample, solve it for all
+    budgets at once, sample around the solutions, and repeat.
 
     Returns:
-        Everything it scored, up to about two fifths of the record's candidates or 2,100.
+        Everything scored, at most about two fifths of the record's candidates or 2,100.
     """
     problem, priced = record.problem, record.problem.searched
     size = max(20, min(600, record.candidates // 10))
@@ -52,6 +52,6 @@ def warm_start(record: Record, rng: np.random.Generator) -> Scored:
 
 
 def _bounds(priced: PricedSpace, sample: Scored) -> list[Bound]:
-    """Choices of the genes that several factors read, as the best of a sample have them."""
+    """Choices of the genes that several factors read, taken from the best rows of a sample."""
     best = sample.genes[fittest(sample.values, BOUNDS)]
     return list(dict.fromkeys(tuple(map(int, row)) for row in best[:, list(priced.bound)]))
