@@ -385,17 +385,28 @@ class _Bytes(_Graph):
         if grid.holds(x.grid):
             return _Tensor(x.name, replace(grid, low=x.grid.low, high=x.grid.high))
         if not grid.is_sign:
-            return self.quantize(f"{name}.input", self.real(x), grid, self.scale(grid))
+            return self.quantize(f"{name}.input", self.real(self.held(x)), grid, self.scale(grid))
         positive = self.node("GreaterOrEqual", [x.name, self.byte(x.grid.zero)], f"{name}.positive")
         ends = [self.byte(grid.zero + 1), self.byte(grid.zero - 1)]
         return _Tensor(self.node("Where", [positive, *ends], f"{name}.sign"), grid)
+
+    def held(self, x: _Tensor) -> _Tensor:
+        """The same bytes behind a Clip that changes none: of two pairs of quantize and dequantize
+        in a row onnxruntime makes one, which rounds otherwise."""
+        if not x.name.endswith(".codes"):
+            return x
+        name = f"{x.name}.held"
+        if name not in self.made:
+            self.made.add(name)
+            self.node("Clip", [x.name, self.byte(0), self.byte(255)], name)
+        return _Tensor(name, x.grid)
 
     def concat(self, name: str, inputs: Sequence[_Tensor], grid: Any) -> _Tensor:
         """Bytes of one step, moved to where the grid has its zero."""
         parts = [x.name for x in inputs]
         if any(x.grid.zero != grid.zero for x in inputs if x.grid is not None):
-            parts = [self.quantize(f"{name}.{i}", self.real(x), grid, self.scale(grid)).name
-                     for i, x in enumerate(inputs)]  # fmt: skip
+            step, real = self.scale(grid), [self.real(self.held(x)) for x in inputs]
+            parts = [self.quantize(f"{name}.{i}", x, grid, step).name for i, x in enumerate(real)]
         return _Tensor(self.node("Concat", parts, name, axis=1), grid)
 
     def largest(self, name: str, x: _Tensor, grid: Any, kernel: int, stride: int) -> _Tensor:
