@@ -1,4 +1,4 @@
-"""What a candidate costs: cost models, lookup tables and pricing of whole spaces (numpy only)."""
+"""Costs of candidates: cost models, lookup tables and pricing of whole spaces (numpy only)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COST_MODELS: dict[str, Callable[[], CostModel]] = {
 
 
 def load_cost_model(name_or_path: str) -> CostModel:
-    """A simulated device by name, or a table by path (``.csv``, ``.parquet``), also one apq has.
+    """A simulated device by name, or a table by path (``.csv``, ``.parquet``), shipped or yours.
 
     Raises:
         ApqError: unknown model.

@@ -1,4 +1,4 @@
-"""What every cost model offers: prices for arrays of layers."""
+"""Interface of cost models: prices for arrays of layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Prices = dict[str, NDArray[np.float64]]
 
 
 NOTHING: Mapping[str, float] = {}
-"""The overhead of a model that has none."""
+"""An empty overhead."""
 
 
 class CostModel(Protocol):
@@ -29,8 +29,8 @@ class CostModel(Protocol):
         granularity: ``"layer"`` prices single layers, ``"block"`` whole ``mbconv`` blocks.
         leaves_out: Names from ``Space.fixed_layers`` that this device's figures do not include
             (a published table may stop at the last convolution); they cost nothing here.
-        overhead: Per metric what every network costs beside its layers, e.g. the constant of an
-            affine calibration; usually empty.
+        overhead: Per metric a constant cost of every network in addition to its layers, e.g. the
+            intercept of an affine calibration; usually empty.
     """
 
     @property
@@ -68,9 +68,9 @@ def single_layers(layers: LayerArray) -> NDArray[np.bool_]:
 
 
 def as_integers(layers: LayerArray) -> LayerArray:
-    """Layers as a device runs them that multiplies integers and nothing else: every operand at the
-    width of the integers that hold its values (ternary 2, powers of two of 4 bits 8), 0 where none
-    does. Copy, shape as ``layers``."""
+    """Layers on a device that only multiplies integers: every operand at the width of the integers
+    that hold its values (2 for ternary, 8 for 4-bit powers of two), 0 where no integers do. Copy,
+    shape as ``layers``."""
     out = layers.copy()
     for name in BIT_COLUMNS:
         out[name] = INTEGER_BITS[layers[name]]

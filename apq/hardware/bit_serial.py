@@ -25,10 +25,10 @@ class BitSerial:
         both      : + weights w / weight_bits_per_cycle   (loaded before they are used)
 
     Attributes:
-        lanes: Products a column adds up per cycle and bit.
-        column_bits: Weight bits worked on side by side (output channels x bits).
-        depthwise_lanes: Channels of a depthwise layer worked on side by side.
-        weight_bits_per_cycle: Loading of weights.
+        lanes: Products that a column sums per cycle and bit.
+        column_bits: Weight bits processed in parallel (output channels x bits).
+        depthwise_lanes: Channels of a depthwise layer processed in parallel.
+        weight_bits_per_cycle: Weight bits loaded per cycle.
         frequency_mhz: HAQ states none; only ratios are meaningful.
         batch: Images per run; figures are for the whole batch.
     """
@@ -50,8 +50,8 @@ class BitSerial:
     overhead = NOTHING
 
     def price(self, layers: LayerArray) -> Prices:
-        """``latency_ms``; NaN for whole blocks, groups other than depthwise, and weights that are
-        no integers."""
+        """``latency_ms``; NaN for whole blocks, groups other than depthwise, and non-integer
+        weights."""
         rows = as_integers(layers)
         f = {name: rows[name].astype(np.float64) for name in rows.dtype.names or ()}
         c, w, a = f["in_channels"], f["weight_bits"], f["activation_bits"]

@@ -2,7 +2,7 @@
 
 Tiling, loop orders, buffer residency, cycles and energy follow the public performance model of
 Sharma et al., "Bit Fusion" (ISCA 2018); ``BITFUSION_APQ`` adds the changes that reproduce the
-lookup table published with APQ (Wang et al., CVPR 2020). What is matched is a simulator, not
+lookup table published with APQ (Wang et al., CVPR 2020). The reference is a simulator, not
 silicon.
 
 Letters in this module: K kernel, S stride, O output side, IC/OC channels, B batch; lowercase for a
@@ -63,7 +63,7 @@ class BufferEnergy:
 
 @dataclass(frozen=True)
 class BitFusion:
-    """Cost model of one Bit Fusion configuration, batch 1 unless told otherwise.
+    """Cost model of one Bit Fusion configuration, by default at batch size 1.
 
     Attributes:
         name, source: See :class:`apq.hardware.base.CostModel`.
@@ -80,8 +80,8 @@ class BitFusion:
         depthwise: How a depthwise convolution of C channels is mapped: ``"dense-block"`` as
             ceil(C/8P) dense convolutions of 8P channels, ``"per-channel"`` as C convolutions of one
             channel, ``"columns"`` as one input channel and C output channels (ideal), ``"dense"``.
-        objective: What picks the tile: cycles, then energy; or energy, then cycles.
-        energy: None: no energy is priced.
+        objective: Order of criteria for the tile: cycles, then energy; or energy, then cycles.
+        energy: Energies; None: energy is not priced.
         batch: Images per run; figures are for the whole batch.
     """
 
@@ -167,8 +167,8 @@ class BitFusion:
         return rate
 
     def _map(self, layers: LayerArray) -> tuple[Ints, Ints]:
-        """Dense convolutions that run each layer: rows (K, S, O, IC, OC, w, a, im2col), and how
-        many of them; 0 where the layer cannot be priced."""
+        """Dense convolutions that implement each layer: rows (K, S, O, IC, OC, w, a, im2col), and
+        their number; 0 where the layer cannot be priced."""
         rows = as_integers(layers)
         f = {name: rows[name].astype(np.int64) for name in rows.dtype.names or ()}
         c, groups, w, a = f["in_channels"], f["groups"], f["weight_bits"], f["activation_bits"]
@@ -183,7 +183,7 @@ class BitFusion:
             "columns": (ones, c, ones),
             "dense": (c, c, ones),
         }[self.depthwise]
-        # An image has too few channels to fill the rows: its taps are laid out along them instead.
+        # An image has too few channels to fill the rows, so kernel taps are laid out along them.
         im2col = ~depthwise & (f["kernel"] > 1) & (c < self.rows)
         shape = np.stack(
             [
@@ -202,8 +202,8 @@ class BitFusion:
 
     @cached_property
     def _orders(self) -> list[tuple[str, ...]]:
-        """Loop orders, innermost first, that differ: OW and OH are interchangeable, a batch of one
-        makes its loop trivial."""
+        """Distinct loop orders, innermost first: OW and OH are interchangeable, and with a batch of
+        one its loop is trivial."""
         loops = _LOOPS if self.batch > 1 else _LOOPS[1:]
         orders = itertools.permutations(loops)
         return [order for order in orders if order.index("OW") < order.index("OH")]
@@ -222,7 +222,7 @@ def simulate(
     Args:
         model: The configuration.
         shapes: Rows (K, S, O, IC, OC, weight bits, activation bits, im2col), shape (L, 8).
-        chunk: Tiles looked at together; bounds memory.
+        chunk: Tiles evaluated together; bounds memory.
 
     Returns:
         A column per name of FIGURES, each of shape (L,); NaN where no tile fits.
@@ -306,7 +306,7 @@ def _tiles(model: BitFusion, layer: tuple[Ints, ...], many: Ints) -> _Tiles:
 
 
 def _simulate_alike(model: BitFusion, shapes: Ints, many: Ints) -> dict[str, NDArray[np.float64]]:
-    """Simulate layers with equally many tile candidates ``many`` (side, in, out channels)."""
+    """Simulate layers with the same numbers of tile candidates ``many`` (side, in, out)."""
     layer = tuple(column[:, None] for column in shapes.T)
     tiles = _tiles(model, layer, many)
     kilobytes = {"input": model.input_kb, "weight": model.weight_kb, "output": model.output_kb}
@@ -460,7 +460,7 @@ synthesis figures give 2 x 0.235104 and 0.42497 instead."""
 
 
 def bitfusion_public() -> BitFusion:
-    """The public model as it is: 16x32 units, 500 MHz, 12 GB/s, no leakage."""
+    """The unmodified public model: 16x32 units, 500 MHz, 12 GB/s, no leakage."""
     return BitFusion(
         "bitfusion-public",
         _SHARMA + "; depthwise as dense blocks (ours)",

@@ -1,4 +1,4 @@
-"""A table against whole networks: how well its sums predict, and an affine correction."""
+"""Calibrate a table against measured networks: error of its sums, and an affine correction."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def affine_fit(predicted: Floats, measured: Floats) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A corrected table and how it does on networks the correction has not seen."""
+    """A corrected table and its errors on held-out networks."""
 
     table: LookupTable
     constant_ms: float

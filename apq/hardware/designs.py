@@ -1,9 +1,9 @@
-"""Accelerators to choose from: the knobs of a simulated device, and what each design is and costs.
+"""Accelerator designs to choose from: the knobs of a simulated device, and the designs' figures.
 
 The knobs are those of QAPPA, QADAM and QUIDAM (Inci et al., arXiv:2205.08648, 2205.13045,
-2206.15463): the type of processing element with the formats it takes, rows, columns, buffers and
-bandwidth. Latency and energy are those of our simulators, area and peak power follow from
-published synthesis at 45 nm; none of it is silicon.
+2206.15463): the type of processing element with the formats it supports, rows, columns, buffers and
+bandwidth. Latency and energy come from our simulators, area and peak power from published synthesis
+at 45 nm; nothing is measured on silicon.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from apq.space.layer import LayerArray, to_array
 Floats = NDArray[np.float64]
 
 FACTS = ("area_mm2", "power_mw")
-"""What a design has whatever it runs: area in mm^2, and peak power in mW, with every element
-multiplying in every cycle and the memory interface at its full rate."""
+"""Figures of a design that do not depend on the network: area in mm^2, and peak power in mW, with
+every element multiplying in every cycle and the memory interface at its full rate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +144,8 @@ def simulate_layers(space: Space, designs: Designs) -> LayerPrices:
 def row_stationary_designs() -> Designs:
     """Designs of :class:`~apq.hardware.row_stationary.RowStationary`: 162 with two types of PE.
 
-    LightPE-1 and LightPE-2 are known too (``narrowed({"pe": …})``). They shift; a predictor that
-    has learnt from multiplied numbers knows nothing of what their weights do to accuracy.
+    LightPE-1 and LightPE-2 are available too (``narrowed({"pe": …})``). They shift instead of
+    multiply; a predictor trained on other formats does not know how their weights affect accuracy.
     """
     knobs = {
         "pe": ("INT16", "INT8"), "rows": (8, 12, 16), "columns": (8, 14, 20),

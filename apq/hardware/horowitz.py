@@ -192,9 +192,9 @@ class Horowitz:
     Attributes:
         weight_kind, activation_kind: Number types of plain widths, which come from the layers
             (ternary and binary have their own, float is the 16 or 32 that holds the layer's bits).
-            Layers with schemes say their types themselves; a sum of powers of two is so many
-            shifts and additions.
-        weights_in, activations_in: Where tensors live.
+            Layers with schemes define their own types; a sum of powers of two is priced as shifts
+            and additions.
+        weights_in, activations_in: Where tensors are stored.
         bias_bits: Width of the bias that every layer adds, kept with the weights; 0: none.
         memory: See :func:`sram_pj`.
         min_sram_bits: Smallest SRAM.
@@ -263,7 +263,7 @@ class Horowitz:
 
 
 _KINDS: dict[str, Kind] = {"binary01": "bit"}
-"""What QTools calls the operand of a format, where it has another name."""
+"""QTools' names of operands that differ from ours."""
 
 
 def _operand(code: int, plain: Kind, signed: bool = True) -> Operand:
@@ -275,7 +275,7 @@ def _operand(code: int, plain: Kind, signed: bool = True) -> Operand:
 
 
 def horowitz_qtools() -> Horowitz:
-    """QTools' numbers, its SRAM slip included; for comparing with published AutoQKeras figures."""
+    """QTools' numbers with its SRAM error, for comparison with published AutoQKeras figures."""
     return Horowitz(
         name="horowitz-qtools",
         source="QTools (google/qkeras), process 'horowitz'; its SRAM energy is 64 times too low",

@@ -1,4 +1,4 @@
-"""Other people's tables: APQ's JSON, HAQ's array, and CSV or Parquet files with declared units."""
+"""Import published tables (APQ's JSON, HAQ's array), and CSV or Parquet with declared units."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def import_columns(
         encoding: Of a CSV.
 
     Raises:
-        TableError: anything that is not exactly clear; the message says what would make it so.
+        TableError: a column or unit is missing or ambiguous; the message says how to declare it.
     """
     if not path.is_file():
         raise TableError(f"no file at {path}")

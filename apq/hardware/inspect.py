@@ -1,4 +1,4 @@
-"""What is in a table: coverage, ranges, what dominates a network, and oddities."""
+"""Inspect a table: coverage, ranges, dominant kinds of layers, and oddities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = ("pointwise", "depthwise", "dense", "linear", "mbconv")
 def describe_table(
     file: str | Path, space: Space | None = None, seed: int = 0
 ) -> tuple[dict[str, Any], LayerArray | None]:
-    """Everything ``apq lut show`` says of a table.
+    """The contents of ``apq lut show`` for a table.
 
     Args:
         file: A table, ``.csv`` or ``.parquet``; a name of a shipped one is found too.
@@ -140,7 +140,7 @@ ODD_FIELDS: Mapping[str, str] = {
 
 
 def oddities(table: LookupTable) -> list[dict[str, Any]]:
-    """Neighbouring rows where more of something costs less: do not assume monotone prices.
+    """Neighbouring rows where a larger layer costs less: prices need not be monotone.
 
     Returns:
         Per metric and field: ``pairs`` of neighbours, how many are ``cheaper``, the worst fall and

@@ -3,7 +3,7 @@
 A CSV starts with ``# key: value`` lines (device, source, granularity, leaves_out, command, ...);
 Parquet keeps the same pairs in its schema metadata. Columns of bits hold plain widths and names of
 number formats (``ternary``); in Parquet as text, if there is a name. The lines ``rows`` and
-``content`` say how many rows were written and what their hash is; a table without them is read too.
+``content`` hold the number of rows and their hash; a table without them can be read too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from apq.version import __version__
 
 METRICS = ("latency_ms", "energy_mj")
 BLOCK_COLUMNS = ("mid_channels", "dw_weight_bits", "dw_activation_bits")
-"""Layer columns that only block rows use; a table of layers leaves them out."""
+"""Layer columns that only block rows use; tables of layers omit them."""
 LAYER_COLUMNS = tuple(name for name in LAYER_DTYPE.names or () if name not in BLOCK_COLUMNS)
 HIGHEST_PRICE = 1e12
 """Milliseconds or millijoules; no layer takes 30 years or a gigajoule."""
@@ -50,12 +50,12 @@ _OTHER_UNITS = {
     "nanosecond", "nanoseconds", "cycles", "j", "joule", "joules", "uj", "µj", "μj", "microjoule",
     "microjoules", "nj", "nanojoule", "nanojoules", "pj", "picojoule", "picojoules",
 }  # fmt: skip
-"""Words that a header can name a unit with, in lower case."""
+"""Names of units in a header, in lower case."""
 
 
 @dataclass(frozen=True)
 class LookupTable:
-    """A cost model that knows exactly the rows it holds.
+    """A cost model that is a table of layers or blocks and their prices.
 
     Attributes:
         name: The device.
@@ -67,10 +67,10 @@ class LookupTable:
         overhead: Cost of every network beside its rows, per metric (an affine calibration's
             constant).
         runs_at_bits: The width at which the device runs every layer of at most that many bits (8
-            for an int8 runtime, 32 for a float one): rows are kept at that width and 4-bit layers
-            cost what they really take. Weights from a table of values (powers of two, codebooks)
-            need a float one. 0: rows are looked up at their own bits.
-        header: Further provenance, written back as it was read.
+            for an int8 runtime, 32 for a float one): rows have that width, so that 4-bit layers
+            get their real cost. Weights with a table of values (powers of two, codebooks) need a
+            float runtime. 0: rows are looked up at their own bits.
+        header: Further provenance, preserved when the table is written.
         path: Where it was read from, for messages.
 
     Raises:
@@ -170,7 +170,7 @@ class LookupTable:
         return known | {k: v for k, v in self.header.items() if k not in known}
 
     def write(self, path: Path | str) -> None:
-        """Write CSV or, if the name ends in ``.parquet``, Parquet; whole or not at all.
+        """Write CSV or, if the name ends in ``.parquet``, Parquet; atomically.
 
         Raises:
             TableError: the name ends in neither, or the file cannot be written.
@@ -203,9 +203,9 @@ class LookupTable:
             path.write_text(text.getvalue(), encoding="utf-8")
 
     def content(self) -> str:
-        """Hash of what prices are looked up by, 16 hex digits: the rows in any order (prices to ten
-        digits, as in a CSV) and what the header says of them: space, granularity, fixed layers that
-        are left out, overhead, the width at which the device runs."""
+        """Hash of everything that affects lookups, 16 hex digits: the rows in any order (prices to
+        ten digits, as in a CSV) and, from the header, space, granularity, omitted fixed layers,
+        overhead and the width at which the device runs."""
         prices = [_cells(values) for _, values in sorted(self.prices.items())]
         rows = sorted(map(repr, zip(self.layers.tolist(), *prices, strict=True)))
         overhead = {m: f"{value:.10g}" for m, value in sorted(self.overhead.items())}
@@ -229,7 +229,7 @@ class LookupTable:
 
         Args:
             path: The file.
-            changed: Take it although its rows are not those that were written.
+            changed: Accept a file whose rows were changed after it was written.
 
         Raises:
             TableError: the file is missing or malformed; says which row and column. Or its header
@@ -248,14 +248,14 @@ class LookupTable:
 
     @property
     def margin(self) -> float | None:
-        """How far latencies were off at most on measured networks, a fraction; None: the header
-        does not say."""
+        """Largest relative error of latencies on measured networks, a fraction; None: the header
+        does not give it."""
         text = self.header.get("calibration_margin")
         return None if text is None else float(text)
 
     def renamed(self) -> str:
-        """What the header says of a simulated device under another name; empty: nothing. Prices
-        are looked up all the same, as two tables of one device need two names."""
+        """A note if the header names another simulated device than the table's name; else empty.
+        Prices are looked up anyway, since two tables of one device need two names."""
         words = self.header.get("command", "").replace("=", " ").split()
         if words[:3] != ["apq", "lut", "build"]:
             return ""
@@ -266,7 +266,7 @@ class LookupTable:
         return f"its header calls the device {self.name!r}, and the command in it builds {built!r}"
 
     def out_of_step(self, header: Mapping[str, str]) -> str:
-        """What a header that was read says of other rows than these; empty: nothing."""
+        """How a header that was read contradicts these rows; empty: it does not."""
         rows, content = str(len(self.layers)), self.content()
         if (told := header.get("rows", rows).replace(",", "")) != rows:
             why = f"its header says that it has {told} rows, and it has {rows}"
@@ -299,7 +299,7 @@ def _check_units(header: Mapping[str, str], path: Path) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Tables are told from names of simulated devices by how they end.
+    """Refuse paths without a table's suffix, which tells tables from names of simulated devices.
 
     Raises:
         TableError: ``path`` ends in neither ``.csv`` nor ``.parquet``.
@@ -309,7 +309,7 @@ def check_suffix(path: Path) -> None:
 
 
 def at_bits(layers: LayerArray, bits: int) -> LayerArray:
-    """Copy in which every operand that a runtime multiplies at ``bits`` or fewer has ``bits``."""
+    """Copy in which every operand that a runtime multiplies at up to ``bits`` has ``bits``."""
     out = layers.copy()
     for name in BIT_COLUMNS:
         column = out[name]
@@ -596,8 +596,8 @@ def read_lut(path: Path | str) -> LookupTable:
 
 
 def widened_prices(model: CostModel, layers: LayerArray) -> tuple[Prices, NDArray[np.bool_]]:
-    """Prices of layers, each ``(n,)``: those that fit no buffer at the next wider activations, then
-    weights, that do; NaN where none does. And which layers are priced wider."""
+    """Prices of layers, each ``(n,)``, and a mask of those priced wider. A layer that fits no
+    buffer is priced with the next wider activations, then weights, that fit; NaN: none does."""
     prices = {m: values.copy() for m, values in model.price(layers).items()}
     bits: tuple[str, ...] = ("activation_bits", "weight_bits")
     if model.granularity == "block":

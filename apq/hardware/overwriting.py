@@ -1,4 +1,4 @@
-"""When a table may be written over a file that exists."""
+"""Checks before a table overwrites an existing file."""
 
 from __future__ import annotations
 

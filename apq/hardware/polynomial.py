@@ -1,9 +1,9 @@
-"""Polynomials in the knobs of an accelerator in place of its simulator.
+"""Polynomial surrogates of an accelerator's simulator, in its knobs.
 
 QAPPA, QADAM and QUIDAM (Inci et al., arXiv:2205.08648, 2205.13045, 2206.15463) fit polynomials to
 some synthesised designs and sweep all others with them; the degree is chosen by cross-validation.
-Here the truth that they are fitted to is a simulator. One least-squares problem has every layer of
-a space as a right-hand side, so that a new design's whole table is one small matrix product.
+Here they are fitted to a simulator. One least-squares problem has every layer of a space as a
+right-hand side, so the whole table of a new design is one small matrix product.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Price a whole space once, then any number of candidates by gathering."""
+"""Price a whole space once, then any number of candidates by table lookup."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apq.space.graph import LAYERS, Node, depthwise, there
 from apq.space.layer import LayerArray, bitops, macs, size_bits, to_array
 
 COUNTED = ("macs_m", "bitops_g", "size_mb", "peak_memory_kb")
-"""Metrics that follow from geometry and bits alone; every space has them."""
+"""Metrics that depend on shapes and bits only; every space has them."""
 
 PRICED = ("latency_ms", "energy_mj")
 """Metrics a device's cost model gives."""
@@ -39,7 +39,7 @@ def peak_memory_kb(
     space: Space, nodes: Sequence[Node], values: Mapping[str, Any]
 ) -> NDArray[np.float64]:
     """Largest activation memory while nodes run, 10^3 bytes, in the values' broadcast shape; see
-    :meth:`apq.space.graph.Graph.peak_bits`. What they hand on counts at the space's fixed bits."""
+    :meth:`apq.space.graph.Graph.peak_bits`. Their output counts at the space's fixed bits."""
     sides = space.sides(values)
     return space.graph.peak_bits(nodes, sides, values, space.family.fixed_bits) / 8e3
 
@@ -49,8 +49,8 @@ class PricedSpace:
     """Dense prices of every factor of a space, per metric.
 
     Attributes:
-        space: The space; what it does not permit is priced too (:meth:`within`).
-        fixed: Per metric the cost of what depends on no gene.
+        space: The space; choices that a restriction forbids are priced too (:meth:`within`).
+        fixed: Per metric, the cost of the layers that depend on no gene.
         tables: Per metric and factor (``Space.factors``) an array over its genes (shape of
             ``Space.grid``); NaN marks excluded combinations.
         sources: Where each device's figures come from.
@@ -69,8 +69,8 @@ class PricedSpace:
         return tuple(self.tables)
 
     def with_margin(self, limits: Mapping[str, float]) -> dict[str, float]:
-        """Smaller limits, so that the given ones hold on measured devices although their tables
-        are off by up to a known margin: each is divided by 1 + margin."""
+        """Limits divided by 1 + margin, the known largest error of a measured table, so that the
+        given limits hold on the device."""
         return {
             metric: limit / (1 + self.margins.get(metric, 0)) for metric, limit in limits.items()
         }
@@ -112,17 +112,17 @@ class PricedSpace:
         return out
 
     def reach(self, metric: str) -> tuple[float, float]:
-        """Exact smallest and largest cost over what the space permits."""
+        """Exact smallest and largest cost over the permitted candidates."""
         return self.extreme(metric)[0], self.extreme(metric, largest=True)[0]
 
     def extreme(
         self, metric: str, largest: bool = False, canonical: bool = True
     ) -> tuple[float, Genes]:
-        """The exact smallest (or largest) cost of what the space permits, and a row that has it.
+        """The exact smallest (or largest) cost of permitted candidates, and a row that has it.
 
-        Every factor first takes the best of the genes that only it reads. What is left, the genes
-        that factors share and the depths, is eliminated one after the other (Dechter, 1999,
-        "Bucket elimination"): exact, and with nothing but depths a choice per stage.
+        Every factor is first minimised over the genes that only it reads. The genes that factors
+        share and the depths are then eliminated one after the other (Dechter, 1999, "Bucket
+        elimination"); with depths only, this is one choice per stage.
 
         Returns:
             The cost, and genes of shape ``(1, axes)``; skipped slots hold their best block too
@@ -197,7 +197,7 @@ def _eliminate(
     to choose.
 
     Raises:
-        SpaceError: the factors are so entangled that a joint table would not fit the memory.
+        SpaceError: factors share so many genes that a joint table would be too large.
     """
     best = np.argmax if largest else np.argmin
     picks: list[tuple[int, Callable[[NDArray[np.int16]], int]]] = []
@@ -239,7 +239,7 @@ def _eliminate(
 
 
 MOST_JOINT = 50_000_000
-"""Combinations of choices that finding an extreme may list at once."""
+"""Largest joint table, in combinations of choices, when finding an extreme."""
 
 
 def price_space(space: Space, models: CostModel | Sequence[CostModel] = ()) -> PricedSpace:
@@ -349,11 +349,11 @@ def _price_device(
 def device_rows(
     space: Space, factor: Factor, values: Mapping[str, Any], device: CostModel
 ) -> list[tuple[LayerArray, NDArray[np.bool_] | np.bool_]]:
-    """What a device prices of a factor, and where among the values it runs: its layers, or all of a
-    block as one row.
+    """The rows that a device prices for a factor (its layers, or the whole block as one row), and
+    for which values of its genes each runs.
 
     Raises:
-        TableError: the device prices whole blocks, and this is none that it knows.
+        TableError: the device prices whole blocks, and this is not one that it supports.
     """
     nodes = [node for node in factor.nodes if node.name not in device.leaves_out]
     if device.granularity == "block" and factor.slot is not None:

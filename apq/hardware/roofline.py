@@ -1,4 +1,4 @@
-"""Any device from its peak rate and bandwidth, and BOPS, the hardware-aware complexity metric."""
+"""A roofline model from peak rate and bandwidth, and the complexity metric BOPS."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def traffic_bits(layers: LayerArray, output_bits: int | None = None) -> NDArray[
 class Roofline:
     """latency = max(MACs / (peak x utilization), bits moved / bandwidth).
 
-    It ignores how badly small layers fill an array: on APQ's published table it ranks layers at a
-    Spearman correlation of 0.64, because depthwise layers are far slower than it says.
+    It ignores the low utilisation of an array by small layers: on APQ's published table its rank
+    correlation (Spearman) is 0.64, because depthwise layers are far slower than it predicts.
 
     Attributes:
         peak_gmacs: 10^9 multiply-accumulates per second at 8 x 8 bits.

@@ -1,8 +1,8 @@
 """A row-stationary accelerator with the knobs of QAPPA, QADAM and QUIDAM.
 
 Processing elements (PE) of five types, scratchpads, a global buffer, number of PEs and bandwidth
-give latency, energy and area. The papers (Inci et al., arXiv:2205.08648, 2205.13045, 2206.15463)
-publish no coefficients, so what stands here is ours: PE energies and areas follow Horowitz (ISSCC
+determine latency, energy and area. The papers (Inci et al., arXiv:2205.08648, 2205.13045,
+2206.15463) publish no coefficients, so these are ours: PE energies and areas follow Horowitz (ISSCC
 2014), QTools' operation energies and the PE synthesis published with Bit Fusion; SRAM areas its
 CACTI rows; LightPE areas are estimates. Access counts follow Eyeriss (Chen et al., ISCA 2016) in
 simplified form. Compare designs with it; do not quote its absolute figures.
@@ -27,7 +27,7 @@ from apq.space.layer import LayerArray, macs, out_side, weight_count
 class ProcessingElement:
     """One PE type: operand and accumulator widths in bits, energy per MAC, area of its datapath.
 
-    ``shifts``: it adds up so many shifted inputs per product and cannot multiply; 0: it multiplies.
+    ``shifts``: number of shifted inputs summed per product; 0: it has a multiplier.
     """
 
     weight_bits: int
@@ -38,10 +38,10 @@ class ProcessingElement:
     shifts: int = 0
 
     def takes(self, weights: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Which number formats (codes) of weights it can work on, same shape.
+        """Which number formats (codes) of weights it supports, same shape.
 
-        A multiplier takes integers, a shifter powers of two as they are stored. Plain widths count
-        as the operands of any PE.
+        A multiplier supports integers, a shifter stored powers of two. Plain widths are supported
+        by every PE.
         """
         fits: NDArray[np.bool_] = (INTEGER_BITS[weights] > 0) & (
             INTEGER_BITS[weights] <= self.weight_bits

@@ -1,4 +1,4 @@
-"""Accuracy of candidates without running them: few samples, transfer, and known doubt (torch)."""
+"""Accuracy predictors: few samples, transfer from fp32, and calibrated uncertainty (torch)."""
 
 from apq.predictor.baselines import BASELINES
 from apq.predictor.columns import COLUMNS, Columns, load_columns, read_table

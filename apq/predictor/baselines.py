@@ -1,4 +1,4 @@
-"""scikit-learn's models on the same columns: what a predictor has to beat."""
+"""Baseline predictors: scikit-learn's models on the same columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apq.predictor.features import Inputs, one_hot
 Array = NDArray[np.float64]
 
 MOST_ROWS = 1000
-"""Baselines learn from so many rows at most (a random part): some cost the cube of it."""
+"""Most rows that baselines are fitted to (a random subset): some take cubic time."""
 
 
 def _ridge(seed: int) -> Any:
@@ -82,7 +82,7 @@ def fit_baseline(
     middle, scale = float(accuracy.mean()), float(accuracy.std()) or 1.0
     model = BASELINES[name](seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a bound that is reached in an optimiser is no news here
+        warnings.simplefilter("ignore")  # e.g. an optimiser that reaches a bound
         model.fit((x - mean) / std, (accuracy - middle) / scale)
 
     def predict(rows: Inputs) -> Array:

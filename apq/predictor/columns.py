@@ -1,4 +1,4 @@
-"""Learning from a table someone else measured: which columns mean what."""
+"""Meaning of the columns of tables measured elsewhere, to train predictors on them."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def check_accuracies(
     path: Path,
     percent: str = "say unit = 0.01 in the TOML file of --columns",
 ) -> None:
-    """Refuse what is no accuracy; ``percent`` says what to do about per cent.
+    """Refuse values that are not accuracies; ``percent`` says what to do about percentages.
 
     Raises:
         SamplesError: a value times ``unit`` is not above 0 and at most 1.

@@ -1,4 +1,4 @@
-"""What a predictor sees of a candidate: the paper's one-hot code, and columns that are smooth."""
+"""Input features of a predictor: the paper's one-hot code, and smooth columns."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class SpaceFeatures:
     """Features of genes of a :class:`~apq.space.Space`.
 
     The one-hot code is APQ's (CVPR 2020, section 3.2). ``smooth=True`` adds columns (ours) in
-    which near candidates are near, so that little data goes a long way: the chosen values as
-    numbers, sums over stages, and logarithms of multiply-accumulates and weights, of the
-    searchable part and of each stage. Of the bits: rounding steps, summed over everything, by
-    kind, by stage and by slot, so that what all layers have in common is learnt first; and
-    logarithms of the mean product of bits per multiply-accumulate and of the mean bits per weight.
+    which similar candidates are close, so that few samples suffice. For the architecture: the
+    chosen values as numbers, sums over stages, and logarithms of multiply-accumulates and weights
+    of the searchable part and of each stage. For the bits: rounding steps, summed overall, by kind,
+    by stage and by slot, so that effects common to all layers are learnt first; and logarithms of
+    the mean product of bits per multiply-accumulate and of the mean bits per weight.
     """
 
     def __init__(self, space: Space, *, smooth: bool = True) -> None:

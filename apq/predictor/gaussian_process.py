@@ -1,4 +1,4 @@
-"""A Gaussian process: the predictor for few samples, alone or on top of another one's answers."""
+"""A Gaussian process: the predictor for few samples, alone or on top of another's output."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ANCHORS = 512
 """Most rows whose covariances enter a deviation."""
 
 REFITS = 250
-"""Up to so many rows held-out answers come from processes fitted anew: with few rows the chosen
-parameters remember the row that is left out."""
+"""Most rows for which held-out predictions come from refitted processes: with few rows, the chosen
+parameters still depend on the row that is left out."""
 
 _SHARED, _OWN = 2.0, 1.0
 """Deviations of the logarithms of a family's common factor and of a member's own."""
 
 RANK, LOST = 192, 1e-3
-"""For speed a deviation uses so many directions in the space of covariances at most, and fewer
-where what the others explain is less than this share of the noise's variance."""
+"""For speed, the largest number of directions in covariance space that a deviation uses, and the
+share of the noise's variance below which further directions are dropped."""
 
 _JITTER = 1e-4
 """Least noise variance, in units of the target's; keeps the Cholesky factor well conditioned."""
@@ -75,7 +75,7 @@ class GaussianProcess:
     how much departures from the trend depend on it. The square lets trends change each other: it
     is the prior of all products of two columns. When the first column is another predictor's
     answer, its linear part is the two-parameter rescaling of that answer, and everything else is
-    a correction that stays near zero until samples ask for it.
+    a correction that stays near zero unless the samples support it.
 
     Attributes:
         mean, scale: Per column: what is subtracted, what it is divided by, shape ``(d,)``.
@@ -108,8 +108,8 @@ class GaussianProcess:
     def predict(self, columns: NDArray[np.float32]) -> tuple[Array, Array]:
         """Mean and deviation of one measurement at each row of ``columns``, ``(n,)`` each.
 
-        In single precision, the deviation with ``RANK`` directions at most: a little more doubt
-        than there is, 0.3 % on average and 2 % at most with 500 rows of Once-for-All's table.
+        In single precision, with at most ``RANK`` directions for the deviation, which overestimates
+        it by 0.3 % on average and 2 % at most with 500 rows of Once-for-All's table.
         """
         own = self._single
         x = (torch.from_numpy(columns) - own.mean).mul_(own.inverse_scale)
@@ -192,7 +192,7 @@ def shapes(columns: int, rows: int, anchors: int) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Family:
-    """Neighbouring groups of columns of which the same is expected.
+    """Neighbouring groups of columns with the same prior.
 
     Attributes:
         groups: How many.
@@ -205,7 +205,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is expected of a process before any sample is seen.
+    """The prior of a process.
 
     Attributes:
         families: Of all groups of columns, in order.

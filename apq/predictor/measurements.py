@@ -1,4 +1,4 @@
-"""Accuracies that somebody has measured, in a table with the columns of a space."""
+"""Accuracies measured elsewhere, in a table with the columns of a space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good predictions are: order first, since a search compares, then distance."""
+"""Quality of predictions: rank agreement first, since a search compares, then error."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def pairwise_accuracy(predicted: ArrayLike, measured: ArrayLike) -> float:
         measured: Shape ``(n,)``.
 
     Returns:
-        0..1; 0.5 is guessing. Pairs that measured equal are left out, pairs predicted equal count
-        one half. NaN if no two measurements differ.
+        0..1; 0.5 is chance. Pairs with equal measurements are ignored, pairs with equal predictions
+        count one half. NaN if no two measurements differ.
     """
     p, m = np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64)
     right = pairs = 0.0

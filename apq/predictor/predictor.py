@@ -1,4 +1,4 @@
-"""The trained predictor: candidates in, accuracy and spread out, without running a network."""
+"""The trained predictor, from candidates to accuracy and spread, without running a network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KINDS: dict[str, type[Network] | type[GaussianProcess]] = {
     "network": Network,
     "kernel": GaussianProcess,
 }
-"""What a predictor can be made of, by the name in its file."""
+"""Kinds of models, by the name in a predictor's file."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,13 @@ class Warp:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Accuracy of candidates (in the unit of the samples, fractions for apq's own), with doubt.
+    """Predicts the accuracy of candidates (in the unit of the samples, fractions for apq's own) and
+    its spread.
 
     Attributes:
-        features: What it sees of a candidate; knows the space.
-        models: One model, or two: then the second is a process that also sees the first's answer.
-        warp: Between the last model's targets and accuracies.
+        features: Its input features, which hold the space.
+        models: One model, or two; the second is then a process that also reads the first's output.
+        warp: Map between the last model's targets and accuracies.
         bits: Whether the last model sees bit columns; the first of two never does.
         calibration: Factor on the spread, chosen on held-out rows so that
             ``mean ± 1.645 * spread`` covers 90 % of them (split conformal prediction).
@@ -154,8 +155,8 @@ class Predictor:
         return mean, deviation
 
     def covariance(self, candidates: Any) -> Array:
-        """Covariance ``(n, n)`` of what is not known about n candidates, measurement noise left
-        out, in squared units of :meth:`predict`'s spread. Costs n^2 memory."""
+        """Covariance ``(n, n)`` of the predictions of n candidates without measurement noise, in
+        squared units of :meth:`predict`'s spread. Takes n^2 memory."""
         inputs = self.features.inputs(candidates)
         last = self.models[-1]
         if isinstance(last, Network):
@@ -173,12 +174,12 @@ class Predictor:
         """Write one safetensors file; its header holds the rest as JSON. Never pickle.
 
         Args:
-            path: Where to.
-            cost: Of its training, kept beside what the file's hash covers: equal predictors have
+            path: The file.
+            cost: Cost of its training, not part of the file's hash, so that equal predictors have
                 equal hashes.
 
         Raises:
-            ModelError: the disk refused; an older file stays intact.
+            ModelError: the file cannot be written; an older one is kept.
         """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
@@ -239,7 +240,7 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
     """Read a predictor.
 
     Args:
-        path: What :meth:`Predictor.save` wrote, or one that apq carries.
+        path: A file written by :meth:`Predictor.save`, yours or installed with apq.
         space: Refuse a predictor of another space.
 
     Raises:

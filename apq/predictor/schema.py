@@ -1,4 +1,4 @@
-"""What the file of a predictor says."""
+"""Header of a predictor's file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ProcessTable(Schema):
 
 
 class Origin(Document):
-    """What a predictor's report says of its samples.
+    """The part of a predictor's report about its samples.
 
     Attributes:
         original_accuracy: Of the whole network in full precision, as they measured it.
@@ -69,7 +69,7 @@ class Origin(Document):
 
 
 class FormatOnly(Document):
-    """What every format's header says.
+    """Header fields that every format version has.
 
     Attributes:
         format: Version of the layout.
@@ -85,10 +85,10 @@ class FormatOnly(Document):
 
 
 class PredictorHeader(FormatOnly):
-    """All that a predictor's file says.
+    """The complete header of a predictor's file.
 
     Attributes:
-        features: What it sees of a candidate.
+        features: Its input features.
         models: One or two.
         warp: Ceiling (null: none), mean and deviation of the targets.
         bits: Whether the last model sees bit columns.

@@ -1,4 +1,4 @@
-"""Scoring a file of candidates, and judging the scores where measurements stand beside them."""
+"""Predict a file of candidates, and compare with its measurements if it has any."""
 
 from __future__ import annotations
 

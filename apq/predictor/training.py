@@ -25,12 +25,12 @@ from apq.training import OnProgress
 Array = NDArray[np.float64]
 
 LEAST_ROWS = 10
-"""Fewer samples than this cannot be split into a part to learn from and a part to judge by."""
+"""Fewest samples that can be split into a training and a validation part."""
 
 CORRECTION = Prior((Family(1, 1.0), Family(1, 0.003), Family(1, 0.01)), amplitude=0.05)
-"""What is expected of the rescaled answer of a pre-trained predictor, and of corrections by
-architecture and by bits beside it. Chosen on samples of the digits preset and on simulated ones,
-never on those that are reported; a tenfold change of any number moves little."""
+"""Priors of a pre-trained predictor's rescaled output and of its corrections by architecture and by
+bits. Chosen on samples of the digits preset and on simulated ones, never on those that are
+reported; a tenfold change of any of them has little effect."""
 
 LEVEL, LEVEL_SPREADS = 0.9, 1.6449
 """Calibration: ``mean ± 1.6449 * spread`` is to cover nine of ten measurements."""
@@ -43,12 +43,12 @@ class Recipe:
     Attributes:
         members: MLPs in the ensemble.
         hidden: Width of their three hidden layers.
-        smooth: Whether smooth columns (values, sums, log costs) stand beside the one-hot code.
+        smooth: Whether smooth columns (values, sums, log costs) are added to the one-hot code.
         log_target: Whether models are fitted to the logarithm of the distance from a ceiling.
         rank_weight: Weight of the ranking term in the MLPs' loss.
-        updates: Training steps of the MLPs, about.
-        process_rows: Up to so many samples a Gaussian process learns them (on top of the fp32
-            predictor's answer, if there is one); beyond, the MLPs do.
+        updates: Approximate number of training steps of the MLPs.
+        process_rows: Most samples for a Gaussian process (on top of the fp32 predictor's output, if
+            there is one); with more, MLPs are trained.
     """
 
     members: int = 5
@@ -69,7 +69,7 @@ PRESETS: dict[str, Recipe] = {
 }  # fmt: skip
 """``paper`` is APQ's form: one MLP on the one-hot code, squared error, plain fine-tuning. The
 default differs because on real tables a Gaussian process on smooth columns needs a fraction of the
-samples, and as a correction on top of the fp32 predictor it cannot forget what that one knew."""
+samples, and as a correction on top of the fp32 predictor it keeps what that one has learnt."""
 
 
 @dataclass(frozen=True)
@@ -368,7 +368,8 @@ def _cautious(
     blocks: NDArray[np.int64],
     seed: int,
 ) -> tuple[GaussianProcess, Array]:
-    """Shrink a corrected answer towards the answer merely rescaled, as far as held-out rows ask.
+    """Shrink a corrected prediction towards the rescaled fp32 prediction, by the amount that is
+    best on held-out rows.
 
     Args:
         process: Sees ``answer`` as its first column.

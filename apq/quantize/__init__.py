@@ -1,7 +1,7 @@
-"""How tensors are quantized: schemes, quantized subnets, and the short fine-tuning (torch).
+"""Quantization: schemes, quantized subnets, and the short fine-tuning (torch).
 
-A scheme is one file with a class of the shape of :class:`apq.quantize.base.Scheme`, and one line
-in :data:`apq.quantize.schemes.SCHEMES`; the contract tests in ``tests/quantize`` meet it there.
+A scheme is one file with a class that implements :class:`apq.quantize.base.Scheme`, and one line
+in :data:`apq.quantize.schemes.SCHEMES`, over which the contract tests in ``tests/quantize`` run.
 """
 
 from apq.quantize.base import LayerBits, Packed, Scheme, layer_plan

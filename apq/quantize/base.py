@@ -1,4 +1,4 @@
-"""What every quantization scheme offers, and the plan of which layer gets which bits."""
+"""Interface of quantization schemes, and the plan of every layer's bits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Packed:
         scale: One number per output channel, ``(out,)``.
         table: Values the codes stand for, ``(levels,)``; None: the codes are the values.
         bits: Bits one code needs.
-        unit: What a code counts; more than 1 where few bits leave a byte empty and the bias, which
-            has the step of the products, needs a finer one.
+        unit: Integer value of one code; more than 1 if few bits leave room in a byte and the bias,
+            which has the step of the products, needs a finer one.
     """
 
     codes: Tensor
@@ -33,7 +33,7 @@ class Packed:
     unit: int = 1
 
     def values(self) -> Tensor:
-        """What the codes stand for, in float, before scaling."""
+        """The values of the codes, in float, before scaling."""
         if self.table is None:
             return self.codes.to(self.scale.dtype) * self.unit
         return self.table[self.codes.long()]
@@ -89,7 +89,7 @@ class Scheme(Protocol):
 
     @property
     def operand(self) -> str:
-        """What a multiplier sees, for pricing: ``"fixed"`` (integers times a step), ``"po2"``
+        """Operand of a multiplier, for pricing: ``"fixed"`` (integers times a step), ``"po2"``
         (shifts), ``"ternary"``, ``"binary"`` (-1, 1), ``"binary01"`` (0, 1) or ``"float"``."""
         ...
 

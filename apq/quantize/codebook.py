@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 _POINTS = 512
-"""Points the dynamic program works on; more values are first merged into so many."""
+"""Most points of the dynamic program; more values are first merged into this many."""
 
 
 def kmeans_1d(values: Floats, clusters: int) -> Floats:
@@ -98,7 +98,7 @@ class CodebookWeights(nn.Module):
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
         self.bits = bits
-        # One more entry than needed never hurts: unused ones repeat the last centre.
+        # Unused entries repeat the last centre.
         self.register_buffer("table", torch.zeros(2**bits, dtype=weight.dtype))
         self.register_buffer("labels", torch.zeros(weight.shape, dtype=torch.int64))
         self.fit(weight)

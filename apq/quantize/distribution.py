@@ -1,4 +1,4 @@
-"""Keep what is about to be binarised neither one-sided, nor saturated, nor crowded around zero."""
+"""Distribution loss: keeps pre-activations of binary layers from degenerating or saturating."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Differentiable rounding, written for the CPU: few passes over memory, two dot products; with the
-extra ``fast`` one pass each way (:mod:`apq.quantize.fused`).
+"""Differentiable rounding, optimised for the CPU: few passes over memory and two dot products or,
+with the extra ``fast``, one pass in each direction (:mod:`apq.quantize.fused`).
 
 Composed tensor operations, torch's own fake-quantize kernels and Brevitas compute the same and are
 several times slower (benchmarks/bench_quantize.py). All round half to even. Grids are integers
-``low .. high`` times a step; signed ones are narrow, ``-(2^(b-1) - 1) .. 2^(b-1) - 1`` at b bits,
-unless told otherwise.
+``low .. high`` times a step; signed ones are by default narrow, ``-(2^(b-1) - 1) .. 2^(b-1) - 1``
+at b bits.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Clipped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
         ctx.on_gpu = x.device.type != "cpu"
-        if ctx.on_gpu:  # numbers stay there: to wait for one costs more than to compute with it
+        if ctx.on_gpu:  # keep scalars on the GPU: synchronising takes longer than computing
             ends = clip.detach().clamp_min(1e-6)
             step = ends / high
             y = x.div(step).clamp_(low, high).round_().mul_(step)

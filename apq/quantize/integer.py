@@ -1,7 +1,7 @@
-"""Quantized networks as a device computes them: integers between layers, exact integer sums.
+"""Quantized networks in a device's arithmetic: integers between layers, exact integer sums.
 
 Rounding makes a network discontinuous: a sum that differs in its last bit may round to another
-level, and the logits move by percents. Float convolutions add in an order that depends on the
+level, which changes the logits by percents. Float convolutions add in an order that depends on the
 library, the number of threads and the batch, so two correct implementations of the same quantized
 network disagree on many images. Here every tensor between two layers is integers on a grid, every
 sum of products is an integer below 2**24 (exact in float32 in any order), and one float32
@@ -29,7 +29,7 @@ from apq.supernet.elastic import ACTIVATIONS
 from apq.supernet.network import max_pool
 
 EXACT = 2**24
-"""Integers up to here have float32 representations of their own."""
+"""Integers up to this magnitude are exact in float32."""
 
 Layer = TypeVar("Layer", covariant=True)
 
@@ -60,7 +60,7 @@ class Rounding:
 
     @property
     def fills_byte(self) -> bool:
-        """Whether saturating to an unsigned byte is all the clamping there is."""
+        """Whether saturation to an unsigned byte is the only clamping needed."""
         return self.high - self.low == 255
 
     def codes(self, x: Tensor) -> Tensor:
@@ -107,12 +107,12 @@ class IntegerLayer:
 
     @cached_property
     def step(self) -> Tensor:
-        """What a sum of products is worth in real units, ``(out,)``."""
+        """Real value of one unit of a sum of products, ``(out,)``."""
         return self.weight.scale * torch.tensor(self.rounding.scale, dtype=torch.float32)
 
     @cached_property
     def multiplier(self) -> Tensor:
-        """What a sum of products is worth in steps of the output, ``(out,)``."""
+        """Factor from a sum of products to steps of the output, ``(out,)``."""
         if self.output is None:
             return self.step
         return self.step / torch.tensor(self.output.scale, dtype=torch.float32)
@@ -303,7 +303,7 @@ def run(steps: Sequence[Step[IntegerLayer]], images: Tensor) -> Tensor:
             return (
                 product.mul_(scale_factor(known[0], known[1], to)).round_().clamp_(to.low, to.high)
             )
-        assert all(grid.scale == to.scale for grid in known)  # what is joined shares a stream
+        assert all(grid.scale == to.scale for grid in known)  # joined tensors share a stream
         joined = torch.cat(inputs, 1) if step.op == "concat" else sum(inputs[1:], inputs[0])
         return joined.clamp(to.low, to.high)
 
@@ -320,14 +320,14 @@ def mean(codes: Tensor, grid: Rounding, to: Rounding) -> Tensor:
 
 
 def scale_factor(x: Rounding, factor: Rounding, to: Rounding) -> Tensor:
-    """What a product of two integers is worth in steps of the result's grid, float32 scalar, as
+    """Factor from a product of two integers to steps of the result's grid, float32 scalar, as
     integer kernels compute it (ONNX QLinearMul)."""
     a, b, c = (torch.tensor(g.scale, dtype=torch.float32) for g in (x, factor, to))
     return a * b / c
 
 
 def mean_factor(grid: Rounding, to: Rounding, pixels: int) -> Tensor:
-    """What a sum over the pixels is worth in steps of the mean's grid, float32 scalar."""
+    """Factor from a sum over the pixels to steps of the mean's grid, float32 scalar."""
     scales = (torch.tensor(s, dtype=torch.float32) for s in (grid.scale, to.scale))
     here, there = scales
     return here / (there * pixels)
@@ -336,8 +336,8 @@ def mean_factor(grid: Rounding, to: Rounding, pixels: int) -> Tensor:
 def fold_gain(packed: Packed, gain: Tensor) -> Packed:
     """Multiply output channels by the gain of batch norm; the codes stay, up to sign.
 
-    Runtimes want positive steps: signs go into the codes, and a channel that batch norm switched
-    off keeps the smallest one.
+    Runtimes require positive steps: signs go into the codes, and a channel with a gain of 0 gets
+    the smallest positive step.
     """
     codes, scale = packed.codes, packed.scale * gain
     if packed.table is None:

@@ -1,4 +1,4 @@
-"""A scheme per bitwidth: what ``1=binary,2=ternary`` asks for."""
+"""A scheme per bitwidth, e.g. ``1=binary,2=ternary``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from apq.quantize.base import Scheme, require_bits
 
 @dataclass(frozen=True)
 class Mixed:
-    """Chooses the scheme of a weight by its bits: what plain widths of a candidate mean. Hardware
-    prices them as integers all the same; a space that offers the schemes by name has their prices.
+    """Chooses the scheme of a candidate's plain widths by their bits. They are still priced as
+    integers; a space that offers the schemes by name has the schemes' prices.
 
     Attributes:
-        by_bits: Bits and the scheme weights of so many bits get.
-        rest: The scheme of all others, and of activations except at 1 bit.
+        by_bits: Scheme of weights, by bits.
+        rest: Scheme of all other weights, and of activations except at 1 bit.
     """
 
     by_bits: tuple[tuple[int, Scheme], ...]

@@ -1,4 +1,4 @@
-"""A subnet whose weights and activations are rounded as a candidate says."""
+"""A subnet quantized with a candidate's formats."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ class ImageGrid(nn.Module):
 class QuantizedSubnet(nn.Module):
     """A subnet with quantized layers; takes normalised images, gives logits.
 
-    In training mode in float, with batch norm apart. In eval mode in integers, folded, as devices
-    run it (:mod:`apq.quantize.integer`); no gradients there. The two differ by isolated roundings,
-    and by the image, which only devices receive in 8 bits.
+    In training mode it computes in float, with separate batch norm. In eval mode it computes in
+    integers with batch norm folded, as devices do (:mod:`apq.quantize.integer`), without gradients.
+    The two differ by isolated roundings, and by the image, which has 8 bits only in eval mode.
 
-    What no activation bounds, a *stream*, has 8 bits whatever the layers have: one grid for all
-    tensors that additions join (:attr:`apq.space.graph.Graph.streams`).
+    A *stream*, a tensor without an activation's bounds, always has 8 bits: one grid for all tensors
+    that additions join (:attr:`apq.space.graph.Graph.streams`).
 
     Attributes:
         subnet: The network; its layers are :class:`QuantizedConv` and :class:`QuantizedLinear`.

@@ -1,4 +1,4 @@
-"""Where a grid should end: the largest value, least squared error, or HAQ's KL rule."""
+"""Clipping ranges of grids: the largest value, least squared error, or HAQ's KL rule."""
 
 from __future__ import annotations
 

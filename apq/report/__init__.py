@@ -1,1 +1,1 @@
-"""What people look at."""
+"""Reports of runs: pages, figures, and costs."""

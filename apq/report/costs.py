@@ -1,4 +1,4 @@
-"""What a pipeline cost: the artefacts a run was made of, found by their hashes, and their times."""
+"""Cost of a pipeline: the artefacts that a run was made from, found by their hashes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Stage:
     """One artefact of a pipeline.
 
     Attributes:
-        name: What it is.
-        path: Where it lies.
-        cost: What making it cost; None: nothing is known of it.
+        name: Kind of artefact.
+        path: Its path.
+        cost: Cost of making it; None: not known.
         note: Where the figure comes from, or why there is none.
-        each: Whether it is made anew for every deployment.
+        each: Whether every deployment needs a new one.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What a run was made of.
+    """The artefacts that a run was made from.
 
     Attributes:
-        stages: In order.
-        candidates: How many the search scored; 0: there was none.
+        stages: Artefacts in order.
+        candidates: Number of candidates that the search scored; 0: there was no search.
         epochs: Passes over the training images that made the supernet; 0: not known.
-        epoch: What one pass of a fine-tune costs; None: nothing was fine-tuned.
+        epoch: Cost of one epoch of fine-tuning; None: nothing was fine-tuned.
     """
 
     stages: tuple[Stage, ...]
@@ -97,11 +97,11 @@ def pipeline(
     samples: Path | None = None,
     quantized_samples: Path | None = None,
 ) -> Pipeline:
-    """What a run, or any one artefact, cost.
+    """Cost of a run, or of a single artefact.
 
     A run's ``best.json`` names its supernet and predictor by their hashes and its tables by their
-    paths; they are looked for in the run's own folder, then in ``data/SPACE``. What is there but of
-    other weights is named and not counted.
+    paths; they are looked for in the run's own folder, then in ``data/SPACE``. Artefacts with other
+    hashes are listed but not counted.
 
     Args:
         path: A run's folder, a folder with a supernet and what was made of it, or a single file or
@@ -246,7 +246,7 @@ def _predictor(path: Path, best: Best | None) -> Iterator[Stage]:
 
 
 def _tables(best: Best | None) -> Iterator[Stage]:
-    """Measured tables; what is simulated is built in a moment."""
+    """Measured tables; simulated ones take negligible time."""
     names = [n.removeprefix("lut:") for n in (best.made_from if best else {}) if n[:4] == "lut:"]
     for path in (Path(name) for name in names):
         if path.is_file():

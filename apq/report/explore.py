@@ -1,4 +1,4 @@
-"""Other budgets for a run that is there: what it scored already, and a little more, in a moment."""
+"""Other budgets for an existing run, from the candidates it scored and a short further search."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from apq.space import Genes
 CANDIDATES, SECONDS = 2_000, 0.4
 """How many candidates an answer may score, and for how long."""
 DRAWN = 700
-"""At most so many networks of an answer's front are drawn."""
+"""Most networks of an answer's front that are drawn."""
 MOST_KNOWN = 200_000
-"""At most so many candidates are remembered."""
+"""Most candidates that are remembered."""
 
 
 class Asked(Document):
@@ -87,17 +87,17 @@ class Known:
 class Explorer:
     """Answers for one run.
 
-    Answers come one at a time, whoever asks; what one of them scored serves the next.
+    Requests are answered one at a time; later answers reuse the candidates scored by earlier ones.
 
     Args:
         source: The run.
         priced: Its space and prices.
-        accuracy: Its predictor; None: answers are chosen among what is scored already.
-        seconds: How long an answer may search.
+        accuracy: Its predictor; None: answers are chosen among candidates scored already.
+        seconds: Time limit of the search for an answer, s.
 
     Raises:
-        ApqError: the run's evaluations are missing or damaged, or what it was asked cannot be
-            asked any more.
+        ApqError: the run's evaluations are missing or damaged, or its problem can no longer be
+            built.
     """
 
     def __init__(

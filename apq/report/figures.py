@@ -21,10 +21,10 @@ LONGEST = 80
 def write_figures(folder: Path, sources: Sequence[Source]) -> list[Path]:
     """Write every figure as SVG, PNG and PDF.
 
-    ``front-COST`` shows accuracy over a cost, for every cost that a search traded or limited: of
-    one run with what was tried as hard, of several their fronts over each other. ``progress``
-    shows the best accuracy over candidates scored; ``measured``, if anything was, measured
-    accuracies over predicted ones.
+    ``front-COST`` shows accuracy over a cost, for every cost that a search optimised or limited:
+    for one run with its baselines, for several their fronts together. ``progress`` shows the best
+    accuracy over candidates scored; ``measured``, if there are any, measured accuracies over
+    predicted ones.
 
     Args:
         folder: Created if missing; files of the same names are replaced.

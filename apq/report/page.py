@@ -1,8 +1,8 @@
-"""Runs as one self-contained HTML page that loads nothing: what people look at.
+"""Runs as one self-contained HTML page that loads nothing else.
 
-Data of the runs travel as JSON, drawn by Vega-Lite (``vendor/``) in ``page.js``; ``explore.js``
-asks an explorer's server (:mod:`apq.report.serve`) for other budgets. Whatever came from files is
-escaped, and the page's content security policy runs no script but those, by hash.
+The runs' data are embedded as JSON and drawn by Vega-Lite (``vendor/``) in ``page.js``;
+``explore.js`` requests other budgets from an explorer's server (:mod:`apq.report.serve`). All text
+from files is escaped, and the content security policy allows these scripts only, by hash.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.min.js")
 def write_report(folder: Path) -> Path:
     """Write ``report.html`` into a run's folder from the files a search left there.
 
-    Fine-tuned models (``*.safetensors`` of ``apq finetune``) in the same folder stand there with
-    their measured accuracy beside the predicted one.
+    Fine-tuned models (``*.safetensors`` of ``apq finetune``) in the same folder are shown with
+    their measured and predicted accuracies.
 
     Returns:
         Path of the page.
@@ -53,12 +53,12 @@ def write_page(path: Path, sources: Sequence[Source]) -> Path:
 
 
 def render(sources: Sequence[Source], offer: Mapping[str, Any] | None = None) -> str:
-    """The page of one or more runs; it asks nothing of anyone.
+    """The page of one or more runs; without ``offer`` it makes no requests.
 
     Args:
         sources: The runs.
-        offer: What an explorer offers (:attr:`apq.report.explore.Explorer.offer`): then the page
-            has sliders and asks the server that it comes from, and nobody else.
+        offer: Settings of an explorer (:attr:`apq.report.explore.Explorer.offer`): the page then
+            has sliders and sends requests to its own server only.
     """
     rows = max(len(source.run.genes) for source in sources)
     while True:
@@ -97,7 +97,7 @@ def _without_source_map(script: str) -> str:
 
 
 def _policy(asks: str) -> str:
-    """What the page may do; ``asks`` says whom it may ask."""
+    """The page's content security policy; ``asks`` is the source it may connect to."""
     scripts = " ".join(script.hash for script in _scripts())
     return (
         f"default-src 'none'; script-src {scripts}; connect-src {asks}; "
@@ -155,8 +155,8 @@ def _leader(sources: Sequence[Source]) -> int | None:
 
 
 def _calibration(sources: Iterable[Source]) -> tuple[int, int] | None:
-    """Of the measured candidates with an interval, how many lie within two spreads, of how many;
-    None: there are none."""
+    """How many measured candidates lie within two spreads of the prediction, and how many have a
+    spread; None: none has."""
     known = [
         abs(m.test - m.predicted) <= 2 * m.spread
         for source in sources

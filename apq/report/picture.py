@@ -1,4 +1,4 @@
-"""Pictures of runs (matplotlib: SVG, PNG, PDF), in colours that the colour-blind tell apart."""
+"""Plots of runs (matplotlib: SVG, PNG, PDF), in colour-blind safe colours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from apq.files import whole
 
 Floats = NDArray[np.float64]
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito, "Color universal design" (2008), without yellow, which white paper swallows."""
+"""Okabe and Ito, "Color universal design" (2008), without yellow, which is faint on white."""
 FRONT_MARKS = ("o", "s", "^", "D", "v", "P", "X")
 MARKS = ("x", "+", "1", "2")
 """Of baselines: every one its colour, every three a mark."""
@@ -47,8 +47,8 @@ class Cloud:
 def picture(paths: Sequence[Path], size: tuple[float, float] = (8.8, 4.6)) -> Iterator[Any]:
     """Axes to draw on, which are then written to every path; equal drawings give equal bytes.
 
-    Texts are taken as they are: no formula in a dollar sign, no complaint about a letter that the
-    font lacks.
+    Texts are drawn literally: dollar signs start no formula, and glyphs missing from the font cause
+    no warning.
 
     Args:
         paths: Each ends in ``.svg``, ``.png`` or ``.pdf``; written under a temporary name first.
@@ -70,7 +70,7 @@ def picture(paths: Sequence[Path], size: tuple[float, float] = (8.8, 4.6)) -> It
 
 
 def shown(name: str, most: int = NAME) -> str:
-    """A name as a picture shows it: one line, nothing that steers, not endless."""
+    """A name for a plot: one line, no control characters, limited length."""
     text = "".join(c if c.isprintable() else " " for c in name)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

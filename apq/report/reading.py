@@ -1,4 +1,4 @@
-"""What the page reads: the files of a run's folder."""
+"""Read the files of a run's folder for reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apq.search.tuned import ModelHeader
 from apq.space import Genes, Space
 
 CLOUD = 6_000
-"""At most so many evaluations are drawn."""
+"""Most evaluations that are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +160,8 @@ def _measured(folder: Path, best: Best) -> Iterator[Measured]:
 
 
 def _promise(best: Best, header: ModelHeader) -> tuple[float | None, float | None]:
-    """What the search said of a model's candidate, and the spread: this run's words before the
-    model's own."""
+    """Predicted accuracy of a model's candidate and its spread, from this run if possible, else
+    from the model's file."""
     if header.candidate == best.candidate and best.predicted.accuracy is not None:
         return best.predicted.accuracy, best.predicted.accuracy_spread
     if header.accuracy is None:

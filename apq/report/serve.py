@@ -1,9 +1,9 @@
-"""A page on this machine's own address that nobody else can use.
+"""Serve a page on the loopback address, protected against other users and pages.
 
-What guards it: the loopback address, so that no other machine reaches it; a secret in the address,
-so that no other page or user guesses it; the names ``Host`` and ``Origin`` that a browser sends,
-so that no foreign name leads here and no foreign page asks; a policy that lets the page ask this
-server alone.
+Protections: the loopback address, so that no other machine can connect; a secret in the URL, which
+other pages and users cannot guess; checks of the ``Host`` and ``Origin`` headers, against DNS
+rebinding and cross-site requests; and a content security policy that lets the page connect to this
+server only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from apq.files import to_json
 
 LOOPBACK = "127.0.0.1"
 MOST_ASKED = 64_000
-"""Bytes of a question."""
+"""Largest request body in bytes."""
 PATIENCE = 20.0
-"""Seconds that a connection may take to say what it wants."""
+"""Timeout of a connection in seconds."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -63,7 +63,7 @@ class PageServer(ThreadingHTTPServer):
         return f"http://{self.host}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a browser that went away."""
+        """Ignore a browser that closed the connection."""
         import sys
 
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
@@ -102,8 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, to_json(told).encode(), "application/json")
 
     def _allowed(self, name: str) -> bool:
-        """Whether the request is for what the page's address has under ``name``, and the page's
-        own or a person's; if not it is refused."""
+        """Whether the request is for the page's address plus ``name``, and comes from the page or
+        the user; otherwise it is refused."""
         host, origin = self.server.host, f"http://{self.server.host}"
         own = (
             self.headers.get_all("Host") == [host]

@@ -1,4 +1,4 @@
-"""A run as plain data: what the page draws."""
+"""A run as plain data for the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 DIGITS = 6
 """Significant digits of every number on the page."""
 CURVE = 300
-"""At most so many points of a search's progress are drawn."""
+"""Most points of a search's progress that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Measured:
-    """A fine-tuned candidate: what was promised, and what came out, as fractions.
+    """A fine-tuned candidate with predicted and measured accuracies, fractions.
 
     Attributes:
         file: Its name.
@@ -57,16 +57,16 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run, as far as people look at it.
+    """The parts of a run that reports show.
 
     Attributes:
-        name: What to call it.
-        space: Of its candidates.
-        genes: Of the front, ``(n, axes)``.
+        name: Name of the run.
+        space: Space of its candidates.
+        genes: Genes of the front, ``(n, axes)``.
         accuracy, spread: Predictions, fractions, ``(n,)``.
         costs: By metric, ``(n,)`` each.
         block_costs: As :func:`apq.search.explain.block_costs`; empty: not known.
-        fixed: By metric, what everything that is not searched costs.
+        fixed: Cost of the layers that are not searched, by metric.
         chosen: The row that was chosen.
         limits: By metric.
         objectives: What was traded.
@@ -98,8 +98,7 @@ def as_data(run: Run, rows: int | None = None) -> dict[str, Any]:
 
     Args:
         run: The run.
-        rows: Keep at most so many candidates of the front, spread evenly, the chosen one among
-            them.
+        rows: Most candidates of the front to keep, spread evenly and including the chosen one.
 
     Returns:
         Plain data. Candidates are rows of ``front``; a block lists the combinations of choices

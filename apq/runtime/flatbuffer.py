@@ -1,7 +1,7 @@
 """A TFLite file under construction: tensors, constants and operators, in the order they run.
 
-Thin on purpose: :mod:`apq.runtime.tflite_graph` knows what to write, the schema that
-``ai-edge-litert`` carries knows how. Needs the extra ``apq-nas[litert]``.
+Deliberately thin: :mod:`apq.runtime.tflite_graph` decides what to write, and the schema of
+``ai-edge-litert`` how. Needs the extra ``apq-nas[litert]``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from apq.errors import ModelError
 
 ALIGNED = 16
-"""Bytes; the schema asks that buffers begin at multiples of this, since devices read them in
-place."""
+"""Alignment of buffers in bytes, required by the schema since devices read them in place."""
 VERSIONS = {
     "ADD": 2, "CAST": 1, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "GATHER": 2,
     "MAXIMUM": 2, "MAX_POOL_2D": 2, "MEAN": 2, "MUL": 2, "PAD": 2, "QUANTIZE": 2, "RESHAPE": 1,
@@ -127,7 +126,7 @@ class FlatBuffer:
         return output
 
     def arena_bytes(self, image: int, logits: int) -> int:
-        """Most bytes of tensors that are alive at once, each rounded up to ``ALIGNED``."""
+        """Peak size in bytes of the tensors alive at once, each rounded up to ``ALIGNED``."""
         kinds = {getattr(self.schema.TensorType, kind): name for name, kind in TYPES.items()}
         last = {image: 0, logits: len(self.operators)}
         last |= {i: at for at, made in enumerate(self.operators) for i in made.inputs}
@@ -169,12 +168,12 @@ class FlatBuffer:
         code = self.schema.OperatorCodeT()
         number = getattr(self.schema.BuiltinOperator, op)
         code.builtinCode, code.version = number, version
-        code.deprecatedBuiltinCode = min(number, 127)  # what readers of before 2020 look at
+        code.deprecatedBuiltinCode = min(number, 127)  # for readers from before 2020
         return code
 
 
 def _aligned(schema: Any, data: NDArray[np.uint8] | None) -> Any:
-    """A buffer whose bytes begin where the schema asks. The Python writer leaves that out."""
+    """A buffer aligned as the schema requires, which the Python writer does not do."""
 
     class Buffer(schema.BufferT):  # type: ignore[misc]
         def Pack(self, builder: Any) -> Any:

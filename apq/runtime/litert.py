@@ -1,4 +1,4 @@
-"""Run a TFLite file in LiteRT, on images as every other runtime here gets them."""
+"""Run a TFLite file in LiteRT, on the same images as the other runtimes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ KERNELS = {
     "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
     "reference": "BUILTIN_REF",
 }
-"""Which of LiteRT's kernels run: XNNPACK's where it has them (LiteRT's default), its own, or the
-plain ones that tests of others compare with."""
+"""Kernels of LiteRT: XNNPACK where it supports the operator (LiteRT's default), the built-in ones,
+or the reference ones."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def open_litert(
     """Load a TFLite file.
 
     Args:
-        model: A file, or what would be in it.
+        model: A file, or its contents.
         kernels: One of ``KERNELS``.
         threads: Threads it may use.
 

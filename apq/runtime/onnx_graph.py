@@ -1,16 +1,16 @@
-"""Write folded layers as ONNX, node by node: the file holds weights, a few dozen nodes with the
-subnet's own layer names, and little else. Needs the extra ``apq-nas[onnx]``.
+"""Write folded layers as ONNX, node by node: the file holds weights and a few dozen nodes with the
+subnet's own layer names. Needs the extra ``apq-nas[onnx]``.
 
 Three forms:
 
 ``qdq``
     QuantizeLinear/DequantizeLinear pairs around float operators, which runtimes fuse into integer
-    kernels. Every tensor between layers is bytes; fewer bits are clamped among the integers, where
-    no fusion stops at it. onnxruntime then computes what :func:`apq.quantize.integer.run` does,
-    bit for bit. Unfused, or with roundings of its own, a runtime differs by isolated levels.
+    kernels. Every tensor between layers is bytes; fewer bits are clamped in the integer domain,
+    where it does not prevent fusion. onnxruntime then equals :func:`apq.quantize.integer.run` bit
+    for bit. A runtime that does not fuse, or rounds differently, differs by isolated levels.
 ``integer``
-    The same arithmetic spelled out in standard operators. Gives the same bits on every runtime
-    that follows the standard, and is slower.
+    The same arithmetic in standard operators. It gives the same bits on every runtime that follows
+    the standard, but is slower.
 ``qonnx``
     Float weights behind Quant nodes of any bitwidth (arXiv:2206.07527), for FINN and hls4ml.
 """
@@ -39,10 +39,10 @@ QONNX_DOMAIN = "qonnx.custom_op.general"
 COMPUTING = ("Conv", "Gemm", "Add", "Concat", "Mul", "GlobalAveragePool", "ReduceSum", "Flatten")
 FORMS = ("qdq", "integer", "qonnx")
 ZERO = 128
-"""The byte that stands for a weight of 0."""
+"""The byte that represents a weight of 0."""
 OPSET, IR_VERSION = 13, 8
-"""Files whose weights fill bytes are written in these versions: opset 13 is the first whose
-QuantizeLinear and DequantizeLinear have a step per channel, and runtimes of 2022 read both."""
+"""Versions for files with 8-bit weights: opset 13 is the first whose QuantizeLinear and
+DequantizeLinear have a step per channel, and runtimes of 2022 read both."""
 NARROW = {"INT4": (4, 21), "UINT4": (4, 21), "INT2": (2, 25)}
 """ONNX types of less than a byte: their bits, and the first opset that has them."""
 
@@ -81,8 +81,8 @@ def onnx_model(
         int2: Store 2-bit weights in 2 bits instead of 4. Needs opset 25, which few runtimes read.
         opset: Version of ONNX's operators. None means the smallest that has what the file uses:
             13, or 21 with types of 4 bits, 25 with those of 2.
-        part: Whether the steps are a part of a network: it takes and gives what stands between
-            layers, bytes in form ``qdq``.
+        part: Whether the steps are a part of a network, whose input and output are tensors between
+            layers (bytes in form ``qdq``).
 
     Returns:
         A checked model with input ``image`` (normalised) and output ``logits``.
@@ -129,7 +129,7 @@ def onnx_model(
 
 
 def _moved(step: Step[IntegerLayer | FloatLayer], side: tuple[int, int]) -> tuple[int, int]:
-    """Height and width that a convolution or maximum gives, from those it takes."""
+    """Output height and width of a convolution or max pooling, from its input's."""
     if step.layer is None:
         kernel, stride = step.window
         padding = kernel // 2 if kernel % 2 else 0
@@ -143,8 +143,8 @@ def _moved(step: Step[IntegerLayer | FloatLayer], side: tuple[int, int]) -> tupl
 
 
 def _sixfold(grid: Rounding, to: Rounding, act: str) -> float | None:
-    """The step that takes six times an activation to the integers of the activation itself, so that
-    no value need be divided; None where it rounds an integer of ``grid`` otherwise."""
+    """The step that maps six times an activation to the activation's integers without a division;
+    None if it would round some integer of ``grid`` differently."""
     real = torch.arange(grid.low, grid.high + 1).float() * torch.tensor(grid.scale)
     factor = (real + 3.0).clamp(0.0, 6.0)
     y = real * factor if act == "hswish" else factor
@@ -174,10 +174,10 @@ class _Graph:
     def node(
         self, op: str, inputs: list[str], name: str, output: str = "", **attributes: Any
     ) -> str:
-        """Append a node; its output is named after it unless told otherwise.
+        """Append a node; by default its output has the node's name.
 
-        What computes carries the name itself; of the rest (a file has six such nodes to a layer)
-        the outputs' names tell enough.
+        Only the node that computes a layer is named after it; the auxiliary nodes (six per layer)
+        are identified by the names of their outputs.
         """
         from onnx import helper
 
@@ -201,21 +201,21 @@ class _Graph:
         return name
 
     def max_pool(self, name: str, x: str, kernel: int, stride: int) -> str:
-        """The largest of neighbouring pixels; odd kernels are padded by half."""
+        """Max pooling; odd kernels are padded by half."""
         pads = [kernel // 2 if kernel % 2 else 0] * 4
         size: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
         return self.node("MaxPool", [x], name, **size)
 
     def curved(self, name: str, x: str, act: str) -> str:
-        """Six times hard swish or hard sigmoid, spelled out: operators of that name round
-        otherwise."""
+        """Six times hard swish or hard sigmoid, in basic operators: those of that name round
+        differently."""
         y = self.node("Add", [x, self.scalar("three", 3.0)], f"{name}.shifted")
         ends = [self.scalar("zero", 0.0), self.scalar("six", 6.0)]
         y = self.node("Clip", [y, *ends], f"{name}.clipped")
         return self.node("Mul", [x, y], f"{name}.product") if act == "hswish" else y
 
     def sixth(self, name: str, x: str) -> str:
-        """What ``curved`` gives, divided by 6."""
+        """The output of ``curved``, divided by 6."""
         return self.node("Div", [x, self.scalar("six", 6.0)], name)
 
     def sum_of(self, name: str, inputs: Sequence[str]) -> str:
@@ -230,7 +230,7 @@ class _Graph:
         return self.constant(name, np.array(value, dtype=np.float32))
 
     def conv(self, name: str, inputs: list[str], layer: IntegerLayer | FloatLayer) -> str:
-        """A Conv node; attributes that say what is the rule anyway are left out."""
+        """A Conv node; attributes with their default value are omitted."""
         kernel = weight_shape(layer)[-1]
         said: dict[str, Any] = {"kernel_shape": [kernel] * 2} if kernel > 1 else {}
         said |= {"strides": [*both(layer.stride)]} if layer.stride != 1 else {}
@@ -260,7 +260,7 @@ class _Graph:
         return int(onnx.TensorProto.INT4 if w.bits <= 4 else onnx.TensorProto.INT8)
 
     def opset(self, asked: int | None) -> int:
-        """The opset that is asked for, or else the smallest that the nodes and types allow."""
+        """The requested opset, or the smallest that the nodes and types allow."""
         import onnx
 
         low, high = self.domains[""], int(onnx.defs.onnx_opset_version())
@@ -421,8 +421,8 @@ class _Bytes(_Graph):
         return self.quantize(name, self.sixth(name, y), grid, self.scale(grid))
 
     def counts(self, x: _Tensor) -> str:
-        """A tensor's integers, in float. Not by a DequantizeLinear: onnxruntime would take the
-        convolution behind it for one to quantize, weights and all."""
+        """A tensor's integers, in float. A DequantizeLinear would not do: onnxruntime would then
+        quantize the convolution after it, including its weights."""
         from onnx import TensorProto
 
         assert x.grid is not None
@@ -440,8 +440,8 @@ class _Bytes(_Graph):
         """A layer as integer sums in float, one multiplication, and rounding.
 
         The multiplication is a DequantizeLinear: optimizers would merge a Mul into the
-        convolution's weights, and the sums were integers no longer. Tables hold fractions, so they
-        keep the Mul.
+        convolution's weights, and the sums would no longer be integers. Codebooks hold fractions,
+        so they use a Mul.
         """
         from onnx import TensorProto
 
@@ -475,7 +475,7 @@ class _Bytes(_Graph):
 
 
 class _Integer(_Bytes):
-    """The arithmetic of integer kernels in operators every runtime computes alike."""
+    """The arithmetic of integer kernels in operators that all runtimes compute identically."""
 
     def layer(self, name: str, layer: Any, x: _Tensor) -> _Tensor:
         return self.spelled_out(name, layer, self.regrid(name, x, layer.rounding))
@@ -520,8 +520,8 @@ class _Pairs(_Bytes):
         return self.quantize(name, y, layer.output, self.scale(layer.output))
 
     def weights(self, name: str, layer: IntegerLayer) -> str:
-        """Real weights, from signed bytes, or, where sums of these could saturate, from unsigned
-        ones around 128.
+        """Real weights from signed bytes or, if their sums could saturate, from unsigned bytes with
+        zero point 128.
 
         On x86 processors without VNNI, onnxruntime's kernels for signed weights add pairs of
         products in 16 bits; those for unsigned ones are exact on every processor, and slower on
@@ -555,8 +555,8 @@ class _Pairs(_Bytes):
         return self.node("DequantizeLinear", inputs, f"{name}.weight", axis=0)
 
     def biases(self, name: str, layer: IntegerLayer) -> str:
-        """Real biases from integers, whose step must be the product of the others to the bit; it is
-        computed on loading."""
+        """Real biases from integers. Their step must equal the product of the input's and weights'
+        steps bit for bit, so it is computed on loading."""
         scales = [f"{name}.weight_scale", self.scale(layer.rounding)]
         step = self.node("Mul", scales, f"{name}.bias_scale")
         codes = self.constant(f"{name}.bias_codes", layer.bias.numpy().astype(np.int32))

@@ -1,4 +1,4 @@
-"""Run folded layers: through onnxruntime where it is installed, else through torch."""
+"""Run folded layers in onnxruntime if it is installed, else in torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from apq.runtime.onnx_graph import onnx_model
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BATCH = 50
-"""Images onnxruntime gets at once: enough to be busy, few enough for the caches."""
+"""Images per onnxruntime call: enough to keep it busy, few enough to fit the caches."""
 
 
 def open_session(
@@ -25,14 +25,14 @@ def open_session(
     """Load a model with onnxruntime.
 
     Args:
-        model: A file, or what would be in it.
+        model: A file, or its contents.
         options: Session options.
         threads: Threads it may use.
 
     Returns:
-        A function from any number of images to what the model's output says, and the input shape.
-        Where the model's batch is fixed, the last one is filled up with copies. Where it is a
-        symbol, the model gets up to ``BATCH`` images at once, and the shape says 1.
+        A function from any number of images to the model's output, and the input shape. If the
+        model's batch size is fixed, the last batch is padded with copies. If it is a symbol, the
+        model gets up to ``BATCH`` images at once, and the shape has a batch of 1.
 
     Raises:
         ModelError: onnxruntime is missing or cannot load the model.

@@ -1,4 +1,4 @@
-"""Measure many subnets of one supernet: what they have in common is done once."""
+"""Measure many subnets of one supernet, computing shared leading pieces once."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from apq.supernet.evaluate import EvalImages, answers, batches, estimate, fold, 
 from apq.supernet.network import Subnet
 
 KEPT = 3
-"""Pieces whose answers are kept at most: they are all images' activations."""
+"""Most pieces whose outputs, activations of all images, are kept."""
 
 
 Choices = tuple[tuple[tuple[str, int, int], ...], ...]
 
 
 def choices(graph: Graph) -> Choices:
-    """What decides each piece of a candidate's float network: its layers, their channels and
-    kernels."""
+    """The choices that define each piece of a candidate's float network: its layers, their channels
+    and kernels."""
     return tuple(
         tuple((n.name, number(n.channels), number(n.kernel)) for n in piece if owns(n))
         for piece in graph.pieces
@@ -36,11 +36,11 @@ class SharedStart:
     """Accuracy of extracted fp32 subnets after recalibration, as
     :func:`apq.supernet.evaluate.measure` but faster.
 
-    The answers of the pieces a subnet has in common with the one measured next are kept, unless
-    there are so many images that these are not: batch-norm statistics and images go through them
-    once. So measure subnets in an order that keeps equal beginnings together; all take images of
-    the size that ``data`` has. What follows runs in onnxruntime where that is installed and the
-    images are on the CPU.
+    Outputs of the pieces that a subnet shares with the next one are kept (unless the images are too
+    many to be kept in memory), so calibration and evaluation images pass through them once. Measure
+    subnets in an order that keeps equal beginnings together; all take images of the size of
+    ``data``. The remaining pieces run in onnxruntime if it is installed and the images are on the
+    CPU.
     """
 
     def __init__(self, data: EvalImages) -> None:
@@ -79,7 +79,7 @@ class SharedStart:
 
 
 def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """How many pieces two subnets begin with alike, at most KEPT."""
+    """Number of equal leading pieces of two subnets, at most KEPT."""
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(a[:KEPT], b, strict=False))
     return sum(1 for _ in alike)
 

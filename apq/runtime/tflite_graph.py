@@ -1,17 +1,17 @@
 """Write folded layers as a TFLite file of integers, node by node.
 
 Activations are signed bytes, weights signed bytes or, with four bits or fewer, packed halves of
-bytes with a step per output channel, sums and biases 32 bits. The image comes in as bytes; logits
-go out in 16 bits, since bytes would make ties of them. Needs the extra ``apq-nas[litert]``.
+bytes with a step per output channel, sums and biases 32 bits. The input image is bytes; logits
+have 16 bits, since bytes would cause ties. Needs the extra ``apq-nas[litert]``.
 
-**Every grid ends at 127.** A tensor's zero point is ``127 - high``, so that saturating to a byte
-ends the grid above, and a fused ReLU, or a MAXIMUM where the operator has none, below. Grids of
+**Every grid ends at 127.** A tensor's zero point is ``127 - high``, so that saturation to a byte
+limits the grid above, and a fused ReLU, or a MAXIMUM after operators without one, below. Grids of
 fewer than 8 bits need nothing else.
 
 **Rounding.** XNNPACK multiplies a sum by a float32 step and rounds half to even, which is
 :func:`apq.quantize.integer.run` to the bit. The built-in kernels multiply by a 31-bit integer and
 round half up, some of them twice: a value within about ``2**-9`` of the middle between two levels
-may go to the other one. ``apq verify`` counts what comes of it.
+may be rounded to the other one. ``apq verify`` counts the differences.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from apq.supernet.elastic import ACTIVATIONS
 TOP, BOTTOM = 127, -128
 """Ends of a signed byte."""
 UNIT = 64
-"""A weight that stands for 1: the products are large, so that rounding twice matters little."""
+"""Code of a weight of 1, large so that rounding products twice matters little."""
 WIDE = 2**15 - 1
 """Largest logit in the file's units."""
 
 
 @dataclass(frozen=True)
 class Tflite:
-    """A file's bytes and what else is known of it.
+    """A file's bytes and its figures.
 
     Attributes:
         data: The flatbuffer.
-        weight_bytes: What weights, their steps and biases take in it.
+        weight_bytes: Bytes of weights, their steps and biases.
         operators: Names of the operators it uses, as a TFLite Micro resolver calls them.
         arena_bytes: Tensors alive at once at most, each rounded up to 16 bytes.
         coarse_bias: Largest rounding of a bias in steps of its layer's output, 0 where every bias
@@ -252,7 +252,7 @@ class _Writer:
         return out
 
     def largest(self, name: str, x: _Tensor, grid: Rounding, kernel: int, stride: int) -> _Tensor:
-        """The largest of neighbouring pixels; what is padded is the lowest level, so as to lose."""
+        """Max pooling; padding has the lowest level, so that it is never the maximum."""
         x = self.regrid(name, x, grid)
         low = x.grid.low + zero_point(x.grid)
         x, padding, side = self.padded(name, x, kernel, stride, kernel // 2 * (kernel % 2), low)
@@ -265,7 +265,7 @@ class _Writer:
         return out
 
     def curve(self, name: str, x: _Tensor, grid: Rounding, act: str) -> _Tensor:
-        """An activation as a table of 256 bytes: operators of that name round otherwise."""
+        """An activation as a table of 256 bytes: operators of that name round differently."""
         codes = torch.arange(BOTTOM, TOP + 1) - zero_point(x.grid)
         real = codes.float() * torch.tensor(x.grid.scale, dtype=torch.float32)
         values = grid.codes(ACTIVATIONS[act]()(real)).numpy() + zero_point(grid)
@@ -286,8 +286,8 @@ class _Writer:
     ) -> tuple[_Tensor, int, tuple[int, int]]:
         """Input, kind of padding and output's sides of a window that moves by ``stride``.
 
-        TFLite pads an even side less before than behind when the stride is 2; there, and where its
-        rule does not fit, a PAD says it.
+        With stride 2, TFLite pads an even side less before than behind; there, and wherever its
+        rule differs from ours, an explicit PAD is written.
         """
         kinds = self.file.schema.Padding
         moves = [*zip(x.shape[1:3], both(stride), strict=True)]
@@ -393,7 +393,7 @@ class _Writer:
 
 
 def largest_logit(layer: IntegerLayer, grid: Rounding) -> float:
-    """Bound on the magnitude of what a last layer can answer, at least 1e-6."""
+    """Bound on the magnitude of a last layer's logits, at least 1e-6."""
     codes = layer.weight.values().flatten(1).double()
     plus, minus = codes.clamp_min(0).sum(1), codes.clamp_max(0).sum(1)
     ends = (plus * grid.high + minus * grid.low, plus * grid.low + minus * grid.high)

@@ -1,4 +1,4 @@
-"""What can be searched: spaces, candidates and the layers they consist of (numpy only)."""
+"""Search spaces, candidates and the layers they consist of (numpy only)."""
 
 from apq.space.axes import Axis, Slot, is_format
 from apq.space.base import Factor, Genes, Space

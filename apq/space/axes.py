@@ -1,4 +1,4 @@
-"""Genes: what can be chosen, one axis each, and the slots and stages they belong to."""
+"""Genes, one axis each, and the slots and stages they belong to."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def is_format(attribute: str) -> bool:
 
 @dataclass(frozen=True)
 class Axis:
-    """One gene: its column name and what may be chosen.
+    """One gene: its column name and its choices.
 
     Attributes:
-        name: Of the gene, e.g. ``b03_kernel`` or ``depth_0``.
-        attribute: What is chosen: ``kernel``, ``width``, ``pw_w_bits``, ``depth`` …
-        choices: What arrays hold: depths, kernels, widths, codes of number formats.
+        name: Name of the gene, e.g. ``b03_kernel`` or ``depth_0``.
+        attribute: The attribute it chooses: ``kernel``, ``width``, ``pw_w_bits``, ``depth`` …
+        choices: Values in arrays: depths, kernels, widths, codes of number formats.
         slot: Index of the slot it belongs to; None for a depth or a gene of several blocks.
     """
 
@@ -41,7 +41,7 @@ class Axis:
 
     @cached_property
     def labels(self) -> tuple[Choice, ...]:
-        """The choices as people write them: numbers, and names of formats."""
+        """The choices in their readable form: numbers, and names of formats."""
         return tuple(map(choice_of, self.choices)) if self.is_format else self.choices
 
     @cached_property

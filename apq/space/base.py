@@ -35,10 +35,10 @@ class Factor:
     """Nodes whose costs depend on the same few genes, and are looked up together.
 
     Attributes:
-        name: Of the block, e.g. ``b03``; of other nodes, the first one's.
-        nodes: In the order they run.
-        axes: Places of the genes: a block's own first, then those of others that it reads.
-        slot: The block's index; None for what every candidate has.
+        name: Name of the block, e.g. ``b03``, or of the first node outside blocks.
+        nodes: Nodes in the order they run.
+        axes: Indices of the genes: a block's own first, then shared genes that it reads.
+        slot: The block's index; None for nodes that every candidate has.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Factor:
 
 @dataclass(frozen=True)
 class Alike:
-    """Factors whose tables have one shape.
+    """Factors whose tables have the same shape.
 
     Attributes:
-        factors: Their places among all factors.
-        shape: Numbers of choices.
-        axes: Places of the genes of each, ``(factors, dimensions)``.
-        own: Which of them are a slot's own genes, or, in a factor of no slot, shared genes that no
-            earlier one has; ``(factors, dimensions)``. So every gene but the depths is one's own.
+        factors: Their indices among all factors.
+        shape: Number of choices per gene.
+        axes: Indices of the genes of each, ``(factors, dimensions)``.
+        own: Mask of a slot's own genes or, in a factor without a slot, of shared genes that no
+            earlier factor has, ``(factors, dimensions)``; every gene but the depths occurs once.
     """
 
     factors: tuple[int, ...]
@@ -67,11 +67,11 @@ class Alike:
 
 @dataclass(frozen=True)
 class _Rules:
-    """Exclusions about equally many genes of some slots, as flat tables.
+    """Exclusions that concern the same number of genes in several slots, as flat tables.
 
     Attributes:
-        axes: Per slot the genes that the exclusions are about, ``(slots, k)``.
-        strides, offsets: From their choices to a row of the tables, ``(slots, k)``, ``(slots,)``.
+        axes: Per slot the genes that the exclusions concern, ``(slots, k)``.
+        strides, offsets: Map choices to a row of the tables, ``(slots, k)`` and ``(slots,)``.
         nearest: Per combination the permitted one that changes the fewest genes, then the smallest
             number of steps, then keeps the highest choices (ours); ``(combinations, k)``.
         permitted: Per slot the permitted combinations, ``(count, k)`` each.
@@ -88,16 +88,16 @@ class _Rules:
 class Space:
     """What can be searched: the networks of a family, as a graph and its genes.
 
-    A space may be restricted (:meth:`restrict`): its genes mean the same, and drawing, counting and
-    :meth:`snap` keep to what is permitted.
+    A space may be restricted (:meth:`restrict`): its genes keep their meaning, and drawing,
+    counting and :meth:`snap` use permitted choices only.
 
     Attributes:
-        family: The description that all else follows from.
-        allowed: Per axis the permitted choice indices, ascending; none given: all.
+        family: The description from which everything else is derived.
+        allowed: Per axis the permitted choice indices, ascending; empty: all.
 
     Raises:
-        SpaceError: the numbers contradict themselves, or exclusions leave a slot nothing to
-            choose; the message names the field.
+        SpaceError: the numbers contradict each other, or exclusions leave a slot without a choice;
+            the message names the field.
 
     Example:
         >>> from apq.space import load_space
@@ -115,7 +115,7 @@ class Space:
             every = tuple(tuple(range(len(axis.choices))) for axis in self.axes)
             object.__setattr__(self, "allowed", every)
         _check_rules(self)
-        _ = self._rules  # an exclusion that leaves nothing is refused now, not in a search
+        _ = self._rules  # exclusions that leave no choice are refused now, not in a search
 
     @property
     def name(self) -> str:
@@ -172,12 +172,12 @@ class Space:
 
     @cached_property
     def stages(self) -> tuple[SearchedStage, ...]:
-        """Runs of slots of which a gene keeps the leading ones, one per depth axis, in order."""
+        """The searched stages in order, one per depth axis, which keeps the leading slots."""
         return self._written.stages
 
     @cached_property
     def shared(self) -> tuple[int, ...]:
-        """Places of the genes that are neither a depth nor a block's own."""
+        """Indices of the genes that are neither a depth nor a block's own."""
         return tuple(i for i, a in enumerate(self.axes) if a.slot is None and not a.is_depth)
 
     def axis(self, name: str) -> Axis:
@@ -196,8 +196,8 @@ class Space:
 
     @cached_property
     def parts(self) -> NDArray[np.int64]:
-        """What each gene belongs to, shape ``(len(axes),)``: every depth and every shared gene is a
-        part of its own, then every slot is one."""
+        """The part that each gene belongs to, ``(len(axes),)``: a part per depth and shared gene,
+        then one per slot."""
         first = len(self.stages) + len(self.shared)
         return np.array(
             [i if axis.slot is None else first + axis.slot for i, axis in enumerate(self.axes)]
@@ -214,9 +214,8 @@ class Space:
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
-        """The nodes grouped by the genes they read: slot by slot, then what every candidate has
-        that depends on genes at all. A shared gene has a factor of its own, if need be without
-        nodes."""
+        """The nodes grouped by the genes they read: slot by slot, then the nodes outside slots that
+        depend on genes. Every shared gene is in one of the latter, if necessary without nodes."""
         found = []
         for slot in self.slots:
             nodes, own = self.block(slot), self.own(slot)
@@ -248,8 +247,8 @@ class Space:
 
     @cached_property
     def architecture(self) -> str:
-        """Hash of all but names and number formats, 16 hex digits. Spaces that share it share
-        supernets and fp32 samples: those have no formats."""
+        """Hash of the description without names and number formats, 16 hex digits. Spaces with the
+        same hash share supernets and fp32 samples, which have no formats."""
         genes = [[axis.name, axis.choices] for axis in self.axes if not axis.is_format]
         nodes = [_shape_of(replace(node, weight=0, activation=0)) for node in self.graph.nodes]
         text = json.dumps([genes, nodes], separators=(",", ":"))
@@ -303,7 +302,7 @@ class Space:
         return active
 
     def decides(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which genes are not those of skipped slots, shape as ``genes``."""
+        """Mask of the genes that do not belong to skipped slots, shape as ``genes``."""
         always = np.ones((len(genes), len(self.stages) + len(self.shared)), dtype=bool)
         by_part = np.concatenate([always, self.active(genes)], axis=1)
         decides: NDArray[np.bool_] = by_part[:, self.parts]
@@ -339,13 +338,13 @@ class Space:
         return same
 
     def is_valid(self, genes: Genes) -> NDArray[np.bool_]:
-        """Per row: in range and nothing that decides is excluded, shape ``(n,)``."""
+        """Which rows are in range, with no excluded block that runs, shape ``(n,)``."""
         ok: NDArray[np.bool_] = np.all((genes >= 0) & (genes < self.cardinalities), axis=1)
         safe = np.where(ok[:, None], genes, 0).astype(genes.dtype)
         return ok & self.contains(self.canonical(safe))
 
     def draw(self, count: int, rng: np.random.Generator) -> Genes:
-        """``count`` rows, every gene uniform over its permitted choices; exclusions may be hit."""
+        """``count`` rows, every gene uniform over its permitted choices; exclusions are ignored."""
         genes = (rng.random((count, len(self.allowed))) * self._counts).astype(np.int16)
         return np.take_along_axis(self._choices, genes.T, axis=1).T
 
@@ -447,11 +446,10 @@ class Space:
     def keep(self, candidate: Candidate, part: str) -> Space:
         """This space with the architecture or the bits of a candidate.
 
-        What its skipped slots might be is left open: it costs nothing unless their depth is
-        searched too.
+        Genes of its skipped slots stay free: they cost nothing unless the depth is searched too.
 
         Args:
-            candidate: Of this space.
+            candidate: A candidate of this space.
             part: ``"architecture"`` or ``"bits"``.
 
         Raises:
@@ -467,11 +465,11 @@ class Space:
         return self.narrowed(wanted, f"{part} of a candidate")
 
     def narrowed(self, wanted: Mapping[int, Sequence[int]], told: str) -> Space:
-        """This space with only ``wanted`` choices, by place of the axis.
+        """This space with only the ``wanted`` choices of some axes.
 
         Args:
-            wanted: Per axis the indices to keep.
-            told: What asks for it, for messages.
+            wanted: Indices of choices to keep, by index of the axis.
+            told: Source of the restriction, for messages.
 
         Raises:
             SpaceError: a gene is left without a choice.
@@ -483,7 +481,7 @@ class Space:
                 raise SpaceError(f"{told!r} contradicts an earlier one on {self.axes[i].name}")
         narrower = replace(self, allowed=tuple(allowed))
         for name in ("_written", "graph", "axes", "slots", "stages", "place", "factors", "alike"):
-            if name in self.__dict__:  # what restrictions do not change need not be found again
+            if name in self.__dict__:  # restrictions do not change these cached values
                 narrower.__dict__.setdefault(name, self.__dict__[name])
         return narrower
 
@@ -634,9 +632,9 @@ class Space:
 
     @cached_property
     def _steps(self) -> NDArray[np.floating[Any]]:
-        """What a step of a gene moves in each factor's flattened table, ``(axes, factors)``.
+        """Stride of every gene in each factor's flattened table, ``(axes, factors)``.
 
-        Floats, because their matrix product is fast; whole numbers below their precision are exact.
+        Floats, because their matrix product is fast; integers of this size are exact.
         """
         exact = np.float32 if max(self._table_sizes, default=0) < 2**24 else np.float64
         steps = np.zeros((len(self.axes), len(self.factors)), dtype=exact)
@@ -648,12 +646,12 @@ class Space:
 
     @cached_property
     def table_offsets(self) -> NDArray[np.int64]:
-        """Where each factor's table begins if they are flattened one after the other."""
+        """Offset of each factor's table in the concatenation of all flattened tables."""
         return np.cumsum([0, *self._table_sizes])[:-1]
 
     @cached_property
     def alike(self) -> tuple[Alike, ...]:
-        """The factors, those with tables of one shape together."""
+        """The factors, grouped by the shape of their tables."""
         taken = {i for factor in self.factors if factor.slot is not None for i in factor.axes}
         taken = {i for i in taken if self.axes[i].slot is not None}
         own: list[list[bool]] = []
@@ -690,14 +688,14 @@ class Space:
 
     @cached_property
     def attributes(self) -> tuple[str, ...]:
-        """What can be chosen besides depths, in the order of the encoding: architecture, then
-        number formats, each in the order in which the graph first has them."""
+        """The attributes besides depth, in the order of the encoding: architecture, then number
+        formats, each in order of first occurrence in the graph."""
         names = dict.fromkeys(axis.attribute for axis in self.axes if not axis.is_depth)
         return tuple(sorted(names, key=is_format))
 
     @cached_property
     def encoded(self) -> tuple[int, ...]:
-        """Places of the axes in the order of the encoding: attribute by attribute."""
+        """Indices of the axes in the order of the encoding: attribute by attribute."""
         order = {name: i for i, name in enumerate(self.attributes)}
         places = (i for i, axis in enumerate(self.axes) if not axis.is_depth)
         return tuple(sorted(places, key=lambda i: order[self.axes[i].attribute]))
@@ -760,7 +758,7 @@ class Space:
     def rows(
         self, nodes: Iterable[Node], values: Mapping[str, Any] | None = None
     ) -> list[tuple[Node, LayerArray]]:
-        """Those of ``nodes`` that hardware prices, as layers.
+        """The priced ones among ``nodes``, as layers.
 
         Args:
             nodes: Nodes of ``graph``.
@@ -777,9 +775,8 @@ class Space:
         """Height and width in pixels of every node's output, by its name.
 
         Args:
-            values: Values of genes: numbers, or arrays that broadcast together. The largest
-                resolution stands for one that is not among them, on which nothing that is asked
-                for may depend.
+            values: Values of genes: numbers, or arrays that broadcast together. Without a
+                resolution the largest one is used.
         """
         side = self.graph.side
         default = {side: self.resolution} if isinstance(side, str) else {}
@@ -787,7 +784,7 @@ class Space:
 
     @cached_property
     def fixed_layers(self) -> dict[str, Layer]:
-        """Layers every candidate has as they are, by name."""
+        """Layers that are the same in every candidate, by name."""
         fixed = [n for n in self.graph.priced if not n.block and not self.graph.genes(n)]
         return {node.name: to_layer(row) for node, row in self.rows(fixed)} if fixed else {}
 
@@ -831,11 +828,11 @@ class Space:
 
         Args:
             other: The other space.
-            mine, theirs: What the message calls them.
+            mine, theirs: Names of the two in the message.
             formats: Whether number formats must be the same too.
 
         Raises:
-            SpaceError: they differ; the message sets the two side by side, field by field.
+            SpaceError: they differ; the message compares them field by field.
         """
         if self.fingerprint == other.fingerprint:
             return
@@ -851,7 +848,7 @@ class Space:
 
     @cached_property
     def _rules(self) -> tuple[_Rules, ...]:
-        """The exclusions, for slots with equally many genes they are about together."""
+        """The exclusions, grouped by the number of genes that they concern."""
         groups: dict[int, list[tuple[tuple[int, ...], Genes, tuple[int, ...]]]] = {}
         for slot in self.slots:
             rules = [rule for rule in self.exclude if {*rule} <= {*slot.attributes}]
@@ -929,7 +926,7 @@ def _flat(data: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _shape_of(node: Node) -> dict[str, Any]:
-    """A node's fields, without those that say nothing here and came later than the first files."""
+    """A node's fields, without unused ones that were added later, so that old hashes stay valid."""
     said = asdict(node)
     return {k: v for k, v in said.items() if k not in LATER or v != getattr(_PLAIN, k)}
 
@@ -938,7 +935,7 @@ _PLAIN = Node("", "")
 
 
 def _check_rules(space: Space) -> None:
-    """Refuse exclusions about what no block chooses, and more of them than can be listed.
+    """Refuse exclusions of attributes that no block has, and more exclusions than can be listed.
 
     Raises:
         SpaceError: an exclusion is empty, names something unknown, or there are too many.

@@ -1,4 +1,4 @@
-"""A candidate: one sub-network, described by what was chosen for the parts that run."""
+"""A candidate: one subnet, described by the choices of the parts that run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from apq.space.formats import Choice, choice_of, code_of
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sub-network: the choice of every gene that decides anything in it.
+    """A subnet: the choice of every gene that has an effect in it.
 
-    Equal candidates are equal subnets: genes of skipped blocks are absent.
+    Genes of skipped blocks are absent, so equal candidates are equal subnets.
 
     Attributes:
-        choices: Names of genes and what was chosen, in the order of the space's axes; formats as
-            people write them (``8``, ``"ternary"``).
+        choices: Names of genes and their choices, in the order of the space's axes; formats in
+            their readable form (``8``, ``"ternary"``).
 
     Example:
         >>> candidate = Candidate.of({"depth_0": 1, "b00_kernel": 3, "b00_pw_w_bits": 4})
@@ -53,7 +53,7 @@ class Candidate:
 
     @cached_property
     def blocks(self) -> dict[str, dict[str, Choice]]:
-        """Choices by attribute of every block that runs (``b03``), and of none (``""``)."""
+        """Choices by attribute of every block that runs (``b03``); ``""``: genes of no block."""
         found: dict[str, dict[str, Choice]] = {}
         for name, choice in self.choices:
             block, attribute = re.fullmatch(r"(?:(b\d+)_)?(.+)", name, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -98,7 +98,7 @@ class Candidate:
         return cls.of(choices)
 
     def __str__(self) -> str:
-        """One line: per block its choices, as in ``b00 k3 w16 b8/8/ternary/4``; ``b`` stands for
+        """One line with the choices of each block, e.g. ``b00 k3 w16 b8/8/ternary/4``; ``b`` lists
         the formats in the order of the genes."""
         words = []
         for block, choices in self.blocks.items():

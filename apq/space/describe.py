@@ -1,4 +1,4 @@
-"""A space in words: what can be chosen, how much that is, and the network it is chosen in."""
+"""Describe a space: its genes, its size, and its network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apq.space.layer import macs, to_array, weight_count
 
 
 def genes_in_words(space: Space) -> list[tuple[str, str]]:
-    """Every gene and its choices; genes of neighbouring blocks that choose alike together."""
+    """Every gene and its choices; neighbouring blocks with equal choices share a line."""
     rows: list[tuple[str, str]] = []
     for axis in (a for a in space.axes if a.slot is None):
         rows.append((axis.name, _choices(_menu(space, axis.name))))

@@ -1,4 +1,4 @@
-"""Spaces from names, files and plain data, with errors a person can act on.
+"""Load spaces by name or from files.
 
 A file may narrow the space it describes: ``restrict = ["b03_kernel=3,5", "depth=max"]``.
 """
@@ -34,10 +34,10 @@ def load_space(name_or_path: str) -> Space:
 
 
 def _restricted(space: Space, texts: Any) -> Space:
-    """The space with what a file's ``restrict`` leaves.
+    """The space restricted by a file's ``restrict``.
 
     Raises:
-        SpaceError: it is no list of restrictions, or one of them is not of this space.
+        SpaceError: it is not a list of restrictions, or one of them does not fit the space.
     """
     most = 10 * len(space.axes)
     ok = isinstance(texts, list) and len(texts) <= most

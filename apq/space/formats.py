@@ -1,10 +1,10 @@
-"""Number formats: what a weight or an activation is stored as, and multiplied as.
+"""Number formats of weights and activations, as stored and as multiplied.
 
-A space's bit axes offer formats: plain widths (``8``; the scheme that rounds them is said when a
-network is quantized) and schemes by name (``"ternary"``, ``"po2-4"``). People and files see the
-int or the name. Arrays hold *codes*, indices into :data:`FORMATS`; a plain width is its own code.
-What follows from a format is a lookup in an array of :data:`FORMATS`' length, so that nothing
-downstream asks which kind it has.
+A space's bit axes offer formats: plain widths (``8``, whose scheme is chosen when a network is
+quantized) and schemes by name (``"ternary"``, ``"po2-4"``). Users and files see the integer or the
+name. Arrays hold *codes*, indices into :data:`FORMATS`; a plain width is its own code. Properties
+of a format are looked up in arrays of :data:`FORMATS`' length, so that no code downstream tests
+for kinds of formats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from apq.errors import SpaceError
 
 Choice = int | str
-"""A format as people write it: a plain width, or a name."""
+"""A format in its readable form: a plain width, or a name."""
 
 WIDEST = 32
 
@@ -29,14 +29,14 @@ class Format:
     """One number format.
 
     Attributes:
-        name: As a space file has it; a plain width in digits.
-        bits: Stored per value.
-        operand: What a multiplier sees: ``"fixed"`` (integers times a step), ``"po2"`` (powers of
+        name: Name in a space file; a plain width in digits.
+        bits: Bits stored per value.
+        operand: Operand of a multiplier: ``"fixed"`` (integers times a step), ``"po2"`` (powers of
             two), ``"ternary"``, ``"binary"`` (-1, 1), ``"binary01"`` (0, 1) or ``"float"``.
-        scheme: Name of the scheme that makes such values; empty for a plain width.
+        scheme: Name of the scheme that quantizes to it; empty for a plain width.
         integer_bits: Width of the two's complement integers that hold all levels, in units of the
             smallest; 0: the levels are no integers.
-        shifts: Shifted copies of the other operand that a product adds up; 0: it multiplies.
+        shifts: Number of shifted copies of the other operand in a product; 0: it is a multiply.
         table: Values of the table that the stored bits index, 32 bits each, one table per layer; 0:
             the bits are the number.
         activations: Whether activations may have it.
@@ -53,7 +53,7 @@ class Format:
 
 
 def _plain() -> list[Format]:
-    """Plain widths, each in its own place; the first stands for no format at all."""
+    """Plain widths, each at the index of its bits; the first one means no format."""
     widths = range(1, WIDEST + 1)
     return [
         Format("-", 0),
@@ -93,8 +93,7 @@ FORMATS: tuple[Format, ...] = (
     *_named("uniform-lsq", "uniform-lsq", "fixed", _UNIFORM, activations=True),
     *_named("haq", "haq", "fixed", _UNIFORM, activations=True),
 )
-"""Every format; its place is its code. Files have names, but storages of searches hold codes: new
-formats go to the end."""
+"""Every format; its index is its code. Stored searches hold codes, so new formats are appended."""
 
 _CODES = {f.name: code for code, f in enumerate(FORMATS) if f.bits}
 
@@ -108,15 +107,15 @@ INTEGER_BITS: NDArray[np.int64] = np.array([f.integer_bits for f in FORMATS])
 """Width of the integers that hold the values, by code; 0: none does."""
 
 SHIFTS: NDArray[np.int64] = np.array([f.shifts for f in FORMATS])
-"""Shifts that make up a product, by code; 0: it multiplies."""
+"""Number of shifts in a product, by code; 0: it is a multiply."""
 
 AS_PRICED: NDArray[np.int64] = np.array(
     [f.bits if f.operand == "fixed" else code for code, f in enumerate(FORMATS)]
 )
-"""Code of what hardware can tell apart, by code: a step is a step, whoever chose it."""
+"""Code used for pricing, by code: uniform formats of equal width cost the same."""
 
 RUNTIME_BITS: NDArray[np.int64] = np.where([f.table > 0 for f in FORMATS], WIDEST, INTEGER_BITS)
-"""Width at which runtimes multiply exported weights, by code: a table's values are floats."""
+"""Width at which runtimes multiply exported weights, by code; codebook values are floats."""
 
 
 def code_of(choice: Choice) -> int:
@@ -136,12 +135,12 @@ def code_of(choice: Choice) -> int:
 
 
 def choice_of(code: int | np.integer) -> Choice:
-    """A format as people write it: plain widths as ints, others by name."""
+    """The readable form of a format: plain widths as ints, others by name."""
     return int(code) if code <= WIDEST else FORMATS[code].name
 
 
 def stored_bits(choice: Choice | float | None) -> float:
-    """Bits that a format in a table's column stores, NaN for none: what pictures draw."""
+    """Stored bits of a format in a table's column, NaN for none, for plots."""
     if isinstance(choice, str):
         return float(BITS[code_of(choice)])
     return np.nan if choice is None else float(choice)

@@ -4,8 +4,8 @@ A family (:mod:`apq.space.families`) writes the graph of a space once. Everythin
 it: pricing reads layers off it, torch runs it elastic, cut out, fake-quantized or in integers, and
 the writers of files walk over it.
 
-A number of a node is either fixed or the name of the gene that chooses it. :meth:`Graph.at` puts
-a candidate's choices in; what is left are plain numbers and only the nodes that run.
+A number of a node is either fixed or the name of the gene that chooses it. :meth:`Graph.at`
+substitutes a candidate's choices; plain numbers and the nodes that run remain.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from apq.space.layer import LayerArray, Size, both, layer_array, out_side, size_
 
 @dataclass(frozen=True)
 class Follows:
-    """A number that follows from what a gene chooses.
+    """A number that is a function of a gene.
 
     Attributes:
         gene: Its name.
@@ -38,20 +38,20 @@ class Follows:
 
 Part = int | str | Follows
 Value = Part | tuple[Part, ...]
-"""A number, the name of the gene that chooses it, what follows from one, or several of these whose
-sum it is."""
+"""A number, the name of the gene that chooses it, a function of a gene, or the sum of several of
+these."""
 
 LAYERS = ("conv", "linear")
-"""Kinds of nodes that have weights, which hardware prices and quantization rounds."""
+"""Kinds of nodes with weights; these are priced and quantized."""
 
 JOINS = ("add", "select", "concat")
-"""Kinds of nodes that take several inputs, and run whenever one of these does."""
+"""Kinds of nodes that take several inputs, and run whenever one of those runs."""
 
 CHOSEN = ("channels", "kernel", "groups", "weight", "activation", "side")
 """Fields of a node that may name a gene."""
 
 LATER = ("padding", "size", "call", "args", "held", "fan_in", "places")
-"""Fields that only traced networks use; a space without them has the hash it always had."""
+"""Fields that only traced networks use; they are hashed only where used, so older hashes hold."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Held:
     """A tensor that a node of kind ``torch`` owns.
 
     Attributes:
-        shape: A number, gene or what follows from genes, per dimension.
+        shape: A number, a gene or a function of genes, per dimension.
         kind: ``"float"`` (trained), ``"fixed"`` (real numbers that are not trained), ``"int"`` or
             ``"bool"``.
     """
@@ -73,7 +73,7 @@ class Node:
     """One operation of a network.
 
     Attributes:
-        name: Where its weights are in the torch module, e.g. ``blocks.0.expand``.
+        name: Path of its weights in the torch module, e.g. ``blocks.0.expand``.
         op: ``"image"`` (the input), ``"conv"`` (with batch norm and activation), ``"linear"``,
             ``"add"`` (of its inputs; one that does not run is left out), ``"concat"`` (of their
             channels), ``"select"`` (the last of its inputs that runs; it computes nothing),
@@ -86,22 +86,22 @@ class Node:
         channels: Channels of its output.
         kernel, stride, groups: Of a convolution, padded by ``kernel // 2``. A depthwise one has as
             many groups as channels. A stride may be a pair: by rows, by columns.
-        act: ``"relu"``, ``"relu6"``, or nothing: what its output goes through last. Of an ``act``:
+        act: Activation at its output: ``"relu"``, ``"relu6"`` or none; of a node of kind ``act``:
             ``"hswish"`` or ``"hsigmoid"``.
         bias: Whether a linear layer has one.
-        epsilon: What the batch norm of a convolution adds to variances.
+        epsilon: Epsilon of the convolution's batch norm.
         weight, activation: Number formats of weights and input, as codes.
         side: Height and width of an image in pixels.
         when: Genes and the choices with which the node runs; all must hold.
         block: The searched block it belongs to, e.g. ``b00``; empty for a fixed layer.
         padding: Of a convolution, in pixels on every side; -1: half the kernel.
-        size: Height and width of the output where they do not follow from stride and input.
+        size: Height and width of the output, if stride and input do not determine them.
         call, args: Of ``torch``: name of the operation, and its arguments as JSON
             (:mod:`apq.supernet.calls`).
         held: Of ``torch``: the tensors it owns.
-        fan_in, places: Of ``torch`` with weights: products summed up per number it gives, and
-            pixels or tokens it does so for. Hardware prices it as a 1x1 convolution of that many
-            channels and pixels, which has the same weights and multiplications.
+        fan_in, places: Of ``torch`` with weights: products summed per output value, and number of
+            pixels or tokens. It is priced as a 1x1 convolution with that many channels and pixels,
+            which has the same weights and multiplications.
     """
 
     name: str
@@ -141,7 +141,7 @@ class Graph:
 
     @property
     def side(self) -> Value:
-        """Height and width of the image in pixels; of one that is not square, the larger."""
+        """Height and width of the image in pixels; the larger one if it is not square."""
         return self.nodes[0].side
 
     @property
@@ -161,7 +161,7 @@ class Graph:
 
     @cached_property
     def readers(self) -> dict[str, tuple[Node, ...]]:
-        """By name of a node, those that read its output."""
+        """For each node, by name, the nodes that read its output."""
         return {
             node.name: tuple(n for n in self.nodes if node.name in n.inputs) for node in self.nodes
         }
@@ -179,11 +179,13 @@ class Graph:
 
     @cached_property
     def streams(self) -> dict[str, int]:
-        """Which of the tensors that no activation bounds share one grid of integers.
+        """Streams: tensors without an activation's bounds that share one integer grid.
 
-        What a node joins shares one, so that a device adds or copies integers; so does what is
-        scaled by numbers up to 1, before and after. By name of the node
-        that gives the tensor, numbered in the order the nodes run.
+        The inputs and output of a node that joins tensors share a grid, so that a device adds or
+        copies integers; so do input and output of a scaling by factors up to 1.
+
+        Returns:
+            Number of the stream by name of the node that produces the tensor, in execution order.
         """
         leader: dict[str, str] = {}
         for node in self.nodes:
@@ -195,7 +197,7 @@ class Graph:
                 first = next(name for name in leader.values() if name in joined)
                 leader[node.name] = node.name
                 leader |= {n: first for n, old in leader.items() if old in joined | {node.name}}
-            elif node.op == "torch":  # in real numbers: what it reads and gives has 8 bits
+            elif node.op == "torch":  # computed in float; its inputs and output have 8 bits
                 for name in (*node.inputs, *((node.name,) if self.readers[node.name] else ())):
                     leader.setdefault(name, name)
         numbers = {name: i for i, name in enumerate(dict.fromkeys(leader.values()))}
@@ -221,11 +223,11 @@ class Graph:
         return Graph(tuple(nodes))
 
     def filled(self, values: Mapping[str, int]) -> Graph:
-        """The graph with numbers in place of genes, and every node whether it runs or not."""
+        """The graph with numbers in place of genes, including nodes that do not run."""
         return Graph(tuple(_resolved(node, values) for node in self.nodes))
 
     def genes(self, node: Node) -> set[str]:
-        """Genes that decide what a node costs: its own, and those of its input's shape."""
+        """Genes that a node's cost depends on: its own, and those of its input's shape."""
         read = [getattr(node, field) for field in CHOSEN] + [gene for gene, _ in node.when]
         read += [self.by_name[name].channels for name in node.inputs]
         read += [node.fan_in, *(size for held in node.held for size in held.shape)]
@@ -234,8 +236,8 @@ class Graph:
         return {gene for gene in named if isinstance(gene, str)}
 
     def segments(self, name: str) -> tuple[Part, ...]:
-        """Channels of a node's output, group by group: those that one gene chooses are kept or
-        left out together, the first of each group."""
+        """Channels of a node's output, group by group; a gene keeps the leading channels of its
+        groups."""
         node = self.by_name[name]
         if node.op == "concat":
             return tuple(s for other in node.inputs for s in self.segments(other))
@@ -245,15 +247,15 @@ class Graph:
 
     @cached_property
     def pieces(self) -> tuple[tuple[Node, ...], ...]:
-        """The nodes in runs, each of which reads nothing but the last output of the run before. A
-        run begins with the second block, with every one after it where that can be, and behind the
-        last one."""
+        """Consecutive pieces of the network, each of which reads only the last output of the piece
+        before. Pieces begin at the second and, where possible, every later block, and after the
+        last block."""
         at = {node.block: i for i, node in reversed(list(enumerate(self.nodes))) if node.block}
         starts = sorted(at.values())[1:]
         end = 1 + max((i for i, node in enumerate(self.nodes) if node.block), default=-1)
         last = {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
         reach = [last.get(node.name, -1) for node in self.nodes]
-        furthest = [-1, *itertools.accumulate(reach, max)]  # of what all nodes before one give
+        furthest = [-1, *itertools.accumulate(reach, max)]  # last reader of any earlier output
         cuts = [b for b in (*starts, end) if b and furthest[b - 1] < b]
         bounds = [0, *cuts, len(self.nodes)]
         return tuple(self.nodes[a:b] for a, b in itertools.pairwise(bounds) if a < b)
@@ -298,7 +300,7 @@ class Graph:
         height, width = side if isinstance(side, tuple) else (side, side)
         stride = min(both(node.stride))
         if node.op == "conv" and (node.size or node.stride != stride):
-            # what gives as many pixels with half the kernel, and the smaller stride both ways
+            # equivalent input size for padding by half the kernel and the smaller stride both ways
             ends = node.size or _strided((height, width), node.stride)
             height, width = (
                 np.where(out_side(s, stride) == end, s, end * stride)
@@ -327,16 +329,16 @@ class Graph:
     ) -> NDArray[np.int64]:
         """Largest number of activation bits alive while ``nodes`` run, one after the other.
 
-        Every node holds its inputs, its output, and what later ones of ``nodes`` read; a sum is
-        made in place. A tensor takes the activation bits of the layer that reads it, or, where
-        only a sum or a node outside does, ``handed_on`` bits per value, since its reader's bits are
-        another block's (ours).
+        While a node runs, its inputs, its output, and tensors that later ``nodes`` read are alive;
+        sums are computed in place. A tensor has the activation bits of the layer that reads it or,
+        if only a sum or a node outside ``nodes`` does, ``handed_on`` bits, since the reader's bits
+        belong to another block (ours).
 
         Args:
             nodes: A run of the graph's nodes, e.g. one block.
             sides: From :meth:`sides`.
             values: Values of the genes they read: numbers, or arrays that broadcast together.
-            handed_on: Bits per value of what the last node gives.
+            handed_on: Bits per value of the last node's output.
         """
         inside = {node.name for node in nodes}
 
@@ -359,7 +361,7 @@ class Graph:
 
 
 def _strided(side: Any, stride: Size) -> Any:
-    """Height and width of what a padded window that moves by ``stride`` gives, as :meth:`sides`."""
+    """Output height and width of a padded window with this ``stride``, as in :meth:`sides`."""
     if isinstance(side, tuple) or not isinstance(stride, int):
         pair = side if isinstance(side, tuple) else (side, side)
         return tuple(_strided(s, step) for s, step in zip(pair, both(stride), strict=True))
@@ -379,12 +381,12 @@ def resolve(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 def number(value: Value) -> int:
-    """A number of a node of one candidate's graph, which names no gene any more."""
+    """A number of a node in one candidate's graph, where genes are substituted."""
     return int(resolve(value, {}))
 
 
 def parts(value: Value) -> tuple[Part, ...]:
-    """What a number of a node is the sum of."""
+    """The summands of a node's number."""
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -394,8 +396,8 @@ def runs(node: Node, values: Mapping[str, int]) -> bool:
 
 
 def there(node: Node, values: Mapping[str, Any]) -> Any:
-    """Where among values of genes a node runs, as far as these genes decide it: booleans that
-    broadcast with them."""
+    """For which values of genes a node can run, given these genes only: booleans that broadcast
+    with them."""
     out: Any = np.True_
     for gene, allowed in node.when:
         if gene in values:
@@ -420,17 +422,17 @@ def owns(node: Node) -> bool:
 
 
 def is_priced(node: Node) -> bool:
-    """Whether hardware prices a node: it has weights to multiply by."""
+    """Whether a node is priced, i.e. multiplies by weights."""
     return node.op in LAYERS or node.places > 0
 
 
 def depthwise(node: Node) -> bool:
-    """Whether a node is a convolution of every channel by itself."""
+    """Whether a node is a depthwise convolution."""
     return node.groups != 1 and node.groups == node.channels
 
 
 class Runnable(Protocol):
-    """What :func:`walk` needs to know of a node, or of something made from one."""
+    """The attributes of a node that :func:`walk` needs."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -441,13 +443,13 @@ class Runnable(Protocol):
 
 
 def walk(nodes: Sequence[Runnable], first: Any, apply: Callable[..., Any]) -> Any:
-    """Run nodes on a value, keeping no output longer than something needs it.
+    """Run nodes on a value, releasing every output after its last use.
 
     Args:
-        nodes: Nodes in order. Where the first is not the image, it and others may read one output
-            of an earlier node, which ``first`` is.
-        first: What the image, or that output, is.
-        apply: From a node and the values of its inputs to the value of its output.
+        nodes: Nodes in order. If the first is not the image, it and others may read the output of
+            one earlier node, ``first``.
+        first: Value of the image, or of that output.
+        apply: Maps a node and the values of its inputs to the value of its output.
 
     Returns:
         The value of the last node.

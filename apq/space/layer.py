@@ -1,4 +1,4 @@
-"""Layers: what hardware prices and what torch runs, one row each.
+"""Layers as rows: the units that devices are priced by and torch runs.
 
 A population's layers are numpy structured arrays of :data:`LAYER_DTYPE`, so counting and pricing
 are array expressions. :class:`Layer` is the readable form of one row.
@@ -17,7 +17,7 @@ from apq.space.formats import BITS, TABLE_BITS, in_words
 LayerArray = NDArray[np.void]
 
 Size = int | tuple[int, int]
-"""Of height and width: one number for both, or one for each."""
+"""Height and width: one number for both, or one for each."""
 
 OPS: tuple[str, ...] = ("conv", "linear", "mbconv")
 """Codes of the ``op`` field, by position. ``mbconv`` is a whole inverted residual block."""
@@ -28,11 +28,11 @@ class Layer:
     """One layer as a device sees it; the columns of a lookup table.
 
     ``height`` and ``width`` are the input's, in pixels; channels are counts. A depthwise
-    convolution is a ``conv`` whose ``groups`` equals its channels. What has ``bits`` in its name
-    is the code of a number format (:mod:`apq.space.formats`): a plain width is its own, and a space
-    gives what hardware can tell apart (``AS_PRICED``). The last three fields are only
-    used by ``mbconv`` rows (0 elsewhere): there ``weight_bits``/``activation_bits`` are those of
-    the two pointwise convolutions.
+    convolution is a ``conv`` whose ``groups`` equals its channels. Fields with ``bits`` in their
+    name hold the code of a number format (:mod:`apq.space.formats`); a plain width is its own code,
+    and a space gives codes that hardware distinguishes (``AS_PRICED``). The last three fields are
+    only used by ``mbconv`` rows (0 elsewhere), where ``weight_bits`` and ``activation_bits`` are
+    those of the two pointwise convolutions.
     """
 
     op: str
@@ -134,7 +134,7 @@ def weight_count(layers: LayerArray) -> NDArray[np.int64]:
 
 
 def channel_count(layers: LayerArray) -> NDArray[np.int64]:
-    """Output channels of all convolutions in each row: one bias and one scale belong to each."""
+    """Output channels of all convolutions in each row; each has one bias and one scale."""
     hidden = 2 * layers["mid_channels"].astype(np.int64)
     is_block = layers["op"] == OPS.index("mbconv")
     return layers["out_channels"].astype(np.int64) + np.where(is_block, hidden, 0)
@@ -162,8 +162,8 @@ def bitops(layers: LayerArray) -> NDArray[np.int64]:
 
 
 def size_bits(layers: LayerArray) -> NDArray[np.int64]:
-    """Bits a deployed quantized layer takes: packed weights, the table they index (if they do) and,
-    per output channel, a 32-bit bias (batch norm folded) and a 32-bit scale."""
+    """Size in bits of a deployed quantized layer: packed weights, their codebook if they have one
+    and, per output channel, a 32-bit bias (batch norm folded) and a 32-bit scale."""
     _plain(layers)
     weights: NDArray[np.int64] = weight_count(layers) * BITS[layers["weight_bits"]]
     bits: NDArray[np.int64] = weights + TABLE_BITS[layers["weight_bits"]]

@@ -1,4 +1,4 @@
-"""Restrictions of a space as people write them: ``bits=8``, ``b0?_width=min,max``."""
+"""Textual restrictions of a space: ``bits=8``, ``b0?_width=min,max``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from apq.space.axes import Axis
 
 
 def parse(axes: Sequence[Axis], text: str) -> dict[int, tuple[int, ...]]:
-    """Choice indices to keep, by place of the axis; see :meth:`apq.space.Space.restrict`.
+    """Choice indices to keep, by index of the axis; see :meth:`apq.space.Space.restrict`.
 
     Raises:
         ApqError: the text is malformed, or names an axis or a value that the space does not have.
@@ -32,7 +32,7 @@ def split(text: str) -> tuple[str, str]:
 
 
 def _places(axes: Sequence[Axis], name: str) -> list[int]:
-    """Places of the axes that a name, pattern, attribute or group stands for."""
+    """Indices of the axes that a name, pattern, attribute or group matches."""
     found = [
         i
         for i, axis in enumerate(axes)

@@ -1,4 +1,4 @@
-"""A space and a candidate as fields of what files hold: the types other schemas are made of."""
+"""Field types for spaces and candidates in the schemas of files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a file says of a space: the fields of its family.
+"""Reading a space's description from a file: the fields of its family.
 
-Types, names and lengths of lists are checked here; which numbers a space may have is the matter of
-its family, whoever builds one.
+Types, names and lengths of lists are checked here; the allowed numbers are checked by the family
+whenever a space is built.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def table_of(kind: type) -> type[Schema]:
 
 
 def _in_file(hint: Any, may_be_empty: bool = False) -> Any:
-    """The type a field has in a file; a list needs an entry unless ``may_be_empty``."""
+    """The type of a field in a file; a list needs an entry unless ``may_be_empty``."""
     if hint == Choice:
         return Format
     if isinstance(hint, type) and is_dataclass(hint):
@@ -87,12 +87,12 @@ def _in_file(hint: Any, may_be_empty: bool = False) -> Any:
 
 
 def _several(value: Any) -> Any:
-    """A number as the list of it."""
+    """A single number as a list."""
     return value if isinstance(value, list | tuple) else [value]
 
 
 def _one(values: tuple[int, ...]) -> Sides:
-    """A list of one number as that number."""
+    """A one-element list as a single number."""
     return values[0] if len(values) == 1 else values
 
 
@@ -116,7 +116,7 @@ def read_family(data: Any, where: str) -> Family:
 
 
 def family_of(data: Any) -> tuple[type, Any]:
-    """Which family data is of, and its fields."""
+    """The family that data belongs to, and its fields."""
     if not isinstance(data, Mapping):
         return FAMILIES[DEFAULT_FAMILY], data
     rest = {**data}

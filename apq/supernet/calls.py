@@ -1,7 +1,7 @@
-"""Operations of traced networks that have no kind of node of their own, run by torch as they are.
+"""Operations of traced networks without a kind of node of their own, run by torch unchanged.
 
-A node names an operation of torch's dispatcher and holds its arguments as JSON. Objects in it stand
-for what is known when it runs: ``{"in": 0}`` is the first input (``"wide": 1``: with two dimensions
+A node names an operation of torch's dispatcher and holds its arguments as JSON. Objects in it are
+placeholders for values at run time: ``{"in": 0}`` is the first input (``"wide": 1``: with two axes
 of one pixel behind its channels), ``{"held": 0}`` the first tensor the node owns, ``{"of": [0,
 1]}`` the second dimension of the first input (times ``"times"``, divided by ``"over"``),
 ``{"dtype": "float32"}`` a type. ``{"pick": 1}`` behind the arguments takes the second of several

@@ -1,9 +1,9 @@
-"""Subnets of a trained network without training: what reads a cut tensor is fitted anew.
+"""Correct subnets of a trained network without training, by refitting layers to their new inputs.
 
-After channels are cut or blocks skipped, every layer behind is refitted by least squares to give
-what it gives in the whole network (AMC, He et al., ECCV 2018; channel pruning, He et al., ICCV
-2017), one after the other in the order they run, each on what it really gets. Batch
-norm is set to what the refitted layers give. :class:`Corrector` does so for many candidates.
+After channels are pruned or blocks skipped, every later layer is refitted by least squares to
+reproduce its output in the whole network (AMC, He et al., ECCV 2018; channel pruning, He et al.,
+ICCV 2017), in execution order, each on its actual input. Batch-norm statistics are then measured on
+the refitted layers. :class:`Corrector` does so for many candidates.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from apq.supernet.network import Network, Subnet, Supernet, largest, run_nodes
 from apq.supernet.statistics import Moments, absorb_statistics
 
 CORRECTION_IMAGES = 128
-"""Calibration images that refits see."""
+"""Number of calibration images for refits."""
 RIDGE = 0.03
-"""Pull towards the weights as they were, in units of the mean squared input of a layer."""
+"""Ridge penalty towards the original weights, in units of a layer's mean squared input."""
 MOST_PLACES = 8192
-"""Output pixels of one layer that a refit looks at, all images together."""
+"""Output pixels of a layer that a refit uses, over all images."""
 MOST_INPUTS = 4096
 """Inputs of one output pixel up to which a layer is refitted: the work grows with their cube."""
 
@@ -118,8 +118,8 @@ def corrected(supernet: Supernet, candidate: Candidate, original: Original) -> S
 
 
 class Corrector:
-    """Corrected subnets of one supernet, one after the other; what is the same for all is measured
-    once, and the last architecture is kept, since its formats change nothing.
+    """Corrected subnets of one supernet. The whole network is measured once, and the last
+    architecture is cached, since formats do not change it.
 
     Args:
         supernet: With sorted channels; it is left as it is.

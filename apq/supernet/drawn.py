@@ -1,8 +1,8 @@
-"""Measure on a part of the images as if it were all: drawn where subnets disagree, and weighted.
+"""Unbiased estimates from a weighted sample of the images, drawn where subnets disagree.
 
 The difference estimator of survey sampling (Cassel, Sarndal & Wretman, Biometrika 1976): images are
-drawn with a probability known for each, and what a candidate gets right beyond what a few reference
-subnets got right is weighted by its inverse (Horvitz & Thompson, 1952). Its mean over draws is the
+drawn with known probabilities, and the difference between a candidate's and a few reference
+subnets' answers is weighted by their inverse (Horvitz & Thompson, 1952). Its mean over draws is the
 accuracy on all images, whatever the probabilities.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 REFERENCES = 8
-"""Subnets whose answers tell easy images from hard ones."""
+"""Number of reference subnets whose answers tell easy images from hard ones."""
 _LEAST = 0.01  # variance of an image all references agree on: others may still disagree
 Floats = NDArray[np.float64]
 

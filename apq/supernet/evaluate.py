@@ -36,13 +36,12 @@ HELD, GPU_HELD = 2**28, 2**33
 """Bytes of normalised images that are kept in memory, or on a GPU; larger sets stay uint8, in
 memory or on disk, and are normalised batch by batch."""
 PIXELS = 2**21
-"""Pixels of a batch: more of its activations fit into no cache, and on a GPU few calls keep it
-busy."""
+"""Pixels of a batch: on a CPU limited by the caches, on a GPU large, to keep it busy."""
 
 
 @dataclass(frozen=True)
 class Normalised:
-    """Images that are read, normalised and resized when they are asked for.
+    """Images that are read, normalised and resized on demand.
 
     Attributes:
         pixels: uint8 ``(n, h, w, channels)``, in memory or streamed.
@@ -153,11 +152,11 @@ class EvalImages:
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
         device: torch.device = CPU,
     ) -> EvalImages:
-        """Some images to measure on, and the first so many of ``held`` for calibration.
+        """Some images to measure on, and the first ``calibration`` of ``held``.
 
         Args:
             held: Calibration images, uint8 ``(n, h, w, c)``.
-            calibration: How many of them to use, if there are so many.
+            calibration: How many of them to use, at most.
             pixels, labels: Images to measure on, likewise, and their labels.
             places: Which of these.
             normalisation: Mean and deviation of pixels on the 0..1 scale, per channel.
@@ -191,8 +190,8 @@ def batches(count: int, size: int) -> Iterator[slice]:
 
 
 def _equal_parts(count: int, most: int) -> list[slice]:
-    """As few slices of at most so many that cover ``range(count)`` with at most one more in some
-    than in others."""
+    """The fewest slices of at most ``most`` that cover ``range(count)``; sizes differ by at most
+    one."""
     pieces = max(1, -(-count // most))
     ends = [i * (count // pieces) + min(i, count % pieces) for i in range(pieces + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
@@ -204,7 +203,7 @@ def recalibrate(net: nn.Module, images: Images, batch: int | None = None) -> Ten
 
     The images are split into equal batches of at most ``batch`` (:func:`at_once`) so that each
     counts the same.
-    Returns what the network answered meanwhile, normalised by the statistics of each batch.
+    Returns the network's outputs during this, normalised by the statistics of each batch.
     """
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
@@ -252,8 +251,8 @@ def answers(
 
 
 DIVERGED = 1e4
-"""Cross-entropy, in nats, from which weights count as diverged: the largest probability a working
-network gives a wrong class leaves it hundreds of times below."""
+"""Cross-entropy, in nats, from which weights count as diverged; hundreds of times as large as that
+of a confidently wrong but working network."""
 
 
 def require_converged(loss: float, what: str) -> None:

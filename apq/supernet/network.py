@@ -42,9 +42,9 @@ from apq.version import __version__
 class Network(nn.Module):
     """A graph of plain numbers, or a run of its nodes, with the modules that hold their weights.
 
-    The modules' paths are the nodes' names. Takes what the first node reads, gives what the last
-    one does; a whole network takes normalised images ``(n, c, h, w)``, which it resizes to what
-    the graph says, and gives logits ``(n, classes)``.
+    The modules' paths are the nodes' names. Input is that of the first node, output that of the
+    last; a whole network takes normalised images ``(n, c, h, w)``, resizes them to the graph's
+    image size, and returns logits ``(n, classes)``.
     """
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module]) -> None:
@@ -64,7 +64,7 @@ class Network(nn.Module):
         return combine(node, *inputs)
 
     def pieces(self) -> list[Network]:
-        """The network as :attr:`apq.space.graph.Graph.pieces`; run in turn they are it. They share
+        """The network in consecutive pieces (:attr:`apq.space.graph.Graph.pieces`), which share
         this network's modules. Many subnets begin with the same pieces."""
         return [self._part(nodes) for nodes in self.graph.pieces]
 
@@ -433,7 +433,7 @@ class Entry:
 
 
 def _order(importance: Tensor, together: int) -> Tensor:
-    """Channels by falling importance; so many in a row stay together."""
+    """Channels by falling importance; runs of ``together`` channels stay together."""
     runs = importance.reshape(-1, together)
     first = torch.argsort(runs.sum(1), descending=True, stable=True)
     return (first[:, None] * together + torch.arange(together, device=first.device)).flatten()
@@ -486,10 +486,10 @@ class RecipeTable(Document):
 
 
 class SupernetHeader(Header):
-    """What a supernet's file says.
+    """Header of a supernet's file.
 
     Attributes:
-        space: Whose candidates it holds.
+        space: Space of its candidates.
         mean, std: Normalisation of images on the 0..1 scale, per channel.
         image_set, images: Name and digest of the images it was trained on.
         recipe: How it was trained.
@@ -562,7 +562,7 @@ def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
         space.require_same(own, "the command's space", str(path), formats=False)
         own = space
     require_channels(str(path), own, header.mean, header.std)
-    with torch.device("meta"):  # shapes first: what a broken space asks for may fill the memory
+    with torch.device("meta"):  # check shapes first: a broken space could exhaust the memory
         expected = Supernet(own).state_dict()
     require_tensors(str(path), tensors, expected)
     network = Supernet(own)

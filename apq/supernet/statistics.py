@@ -1,4 +1,4 @@
-"""Batch-norm statistics of a supernet that was not trained here: measured, the function kept."""
+"""Measure batch-norm statistics of a supernet that was not trained here, keeping its function."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from apq.supernet.network import Supernet, largest, run_nodes
 
 
 class Moments:
-    """Mean and variance of every channel of a stream of tensors, merged batch by batch (Chan et
-    al., 1979), so that nothing cancels."""
+    """Mean and variance of every channel of a stream of tensors, merged batch by batch without
+    cancellation (Chan et al., 1979)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -38,12 +38,12 @@ class Moments:
 
 @torch.no_grad()
 def absorb_statistics(supernet: Supernet, images: Images, batch: int = 64) -> None:
-    """Store what the largest network's convolutions give on images as their batch norms' means and
-    variances, with gains and shifts that keep the function, to rounding (ours).
+    """Store the means and variances of the largest network's convolution outputs as batch-norm
+    statistics, with gains and shifts that keep the function up to rounding (ours).
 
-    Networks whose batch norm was folded away, or never was, have statistics only in name. Once they
-    are true, recalibrating a subnet gives every channel back the mean and deviation that it has in
-    the whole network, which is how bias and batch-norm correction come about.
+    In networks whose batch norm was folded, or that had none, the statistics are placeholders. With
+    measured ones, recalibrating a subnet gives every channel the mean and deviation that it has in
+    the whole network, which is bias and batch-norm correction.
 
     Args:
         supernet: Changed in place.

@@ -46,7 +46,7 @@ from apq.training.ranks import Ranks
 PHASES: tuple[tuple[str, float], ...] = (
     ("largest", 0.40), ("kernel", 0.15), ("depth", 0.15), ("width", 0.30),
 )  # fmt: skip
-"""What opens when, and each phase's share of all steps. A phase keeps what earlier ones opened."""
+"""Phases of progressive shrinking and each one's share of all steps; genes stay open afterwards."""
 
 
 ORDER_IMAGES = 512
@@ -337,7 +337,7 @@ class _Steps:
         return False
 
     def tell(self, done: int, _: float) -> None:
-        """Say how far it is."""
+        """Report progress."""
         if self.on_progress is not None and self.ranks.first:
             number = Recipe.phases.index(phase_of(done - 1, self.total, self.recipe.phases)) + 1
             figures = {"phase": number, "loss": self.loss_mean, "train_acc": self.hit_mean}

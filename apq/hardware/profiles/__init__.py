@@ -1,7 +1,7 @@
-"""Profiles that device tools write, joined to layers: by the names of probes, or by shapes.
+"""Profiles of device tools, matched to layers by the names of probes or by shapes.
 
-``apq lut probe`` writes models whose tensors and nodes carry their table key, so that any tool's
-rows say which layer they are. A tool that says shapes needs no such names.
+``apq lut probe`` writes models whose tensors and nodes carry their table key, so that every tool's
+rows identify their layer. A tool that reports shapes needs no such names.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["PROFILES", "import_profiles", "key_of", "kind_of", "layer_of", "read
 
 
 def kind_of(path: Path) -> str:
-    """Key of ``PROFILES`` that a file is of, by what it says; empty: none."""
+    """Key of ``PROFILES`` of a file, detected from its contents; empty: none."""
     try:
         text = read_text(path)
     except TableError:
@@ -70,10 +70,10 @@ def read_profile(path: Path, kind: str) -> Profile:
 
 
 def import_profiles(paths: Sequence[Path], kind: str, frequency_mhz: float = 0.0) -> LookupTable:
-    """A table from what a device tool wrote.
+    """A table from the profiles of a device tool.
 
-    In one file, operators of one probe are added; several files with the same probes are runs,
-    which are averaged. Rows that say shapes and no probe are averaged in a file.
+    Within a file, operators of the same probe are summed; several files with the same probes are
+    repeated runs and averaged. Rows with shapes but no probe are averaged within a file.
 
     Args:
         paths: Files of one tool.
@@ -127,7 +127,7 @@ def import_profiles(paths: Sequence[Path], kind: str, frequency_mhz: float = 0.0
 def _join(
     profile: Profile, path: Path, frequency_mhz: float, kind: str
 ) -> tuple[dict[Layer, float], list[str]]:
-    """Milliseconds by layer, and the names of rows that say none."""
+    """Milliseconds by layer, and the names of rows without a layer."""
     of_file = layer_of(path.stem)
     sums: dict[Layer, float] = defaultdict(float)
     shaped: dict[Layer, list[float]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Qualcomm AI Hub's profile, as far as its fields are known."""
+"""Qualcomm AI Hub's profile (its documented fields)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What device tools write about the time of operators, in one form."""
+"""Common form of the operator timings that device tools write."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Profile:
-    """One file: its operators, and in words what its figures are."""
+    """One file: its operators, and a description of its figures."""
 
     rows: tuple[Timed, ...]
     figures: str
@@ -59,12 +59,12 @@ class Reader:
 
 
 def key_of(layer: Layer) -> str:
-    """A layer as a name that every tool keeps: letters, digits and underscores."""
+    """A layer as a name that every tool preserves: letters, digits and underscores."""
     return "_".join(["apq", layer.op, *(str(getattr(layer, n)) for n in LAYER_FIELDS[1:])])
 
 
 def layer_of(name: str) -> Layer | None:
-    """The layer that a name says, wherever in it; None: none, or no possible one."""
+    """The layer encoded anywhere in a name; None: none, or not a valid one."""
     found = KEY.search(name)
     if found is None:
         return None

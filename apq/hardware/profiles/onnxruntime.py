@@ -1,4 +1,4 @@
-"""ONNX Runtime's profile (``enable_profiling``): a Chrome trace that knows shapes."""
+"""ONNX Runtime's profile (``enable_profiling``): a Chrome trace with shapes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _read(text: str, where: str) -> Profile:
 
 
 def _layer(args: Args) -> Layer | None:
-    """The layer that shapes say; None: another operator, or one that is not square."""
+    """The layer given by shapes; None: another operator, or a non-square one."""
     ins, outs = ([next(iter(e.items())) for e in s if e] for s in
                  (args.input_type_shape, args.output_type_shape))  # fmt: skip
     if args.op_name == "Conv" and len(ins) >= 2 and outs:

@@ -15,10 +15,10 @@ FAMILIES: dict[str, type[Family]] = {
     "chain": Chain,
     "traced": Traced,
 }
-"""By the name that files say."""
+"""Families by their name in files."""
 
 DEFAULT_FAMILY = "mobilenet_v2"
-"""Of a file that says none."""
+"""Family of a file that names none."""
 
 __all__ = [
     "DEFAULT_FAMILY", "FAMILIES", "BitChoices", "Builder", "Chain", "ChainLayer", "Family",

@@ -1,4 +1,4 @@
-"""What a family of networks is: a description as plain data, and the graph it writes."""
+"""Families of networks: a description as plain data that writes a graph."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ class BitChoices(_Formats):
 
 
 class Checks:
-    """Refusals of a description, in words that name the space.
+    """Checks of a description; their error messages name the space.
 
     Args:
-        name: Of the space.
+        name: Name of the space.
     """
 
     def __init__(self, name: str) -> None:
@@ -121,7 +121,7 @@ class Checks:
     def channels(self, **fields: int) -> None:
         """Counts of channels, pixels and classes."""
         for field, value in fields.items():
-            least = 2 if field == "classes" else 1  # of one class everything would be right
+            least = 2 if field == "classes" else 1  # with one class every answer is right
             rule = f"between {least} and {MOST_CHANNELS}"
             self.need(least <= value <= MOST_CHANNELS, field, value, rule)
 
@@ -135,7 +135,7 @@ class Checks:
         self.need(two, "resolution", list(sides), "one number, or at least two to choose from")
 
     def formats(self, bits: _Formats) -> None:
-        """Distinct formats, and such as activations can have for those."""
+        """Distinct formats, and activation formats for activations."""
         for name, choices in vars(bits).items():
             distinct = bool(choices) and len(set(choices)) == len(choices)
             self.need(distinct, f"bits.{name}", list(choices), "distinct")
@@ -146,13 +146,13 @@ class Checks:
                 self.need(ok, f"bits.{name}", choice, rule)
 
     def ascending(self, field: str, values: Sequence[float]) -> None:
-        """Choices as the genes need them."""
+        """Distinct choices in ascending order."""
         ok = bool(values) and all(map(math.isfinite, values)) and min(values) > 0
         ok = ok and tuple(sorted(set(values))) == tuple(values)
         self.need(ok, field, list(values), "ascending, positive and finite")
 
     def stages(self, stages: Sequence[Any]) -> None:
-        """As many stages, strides, depths and odd kernels as networks have."""
+        """Allowed numbers of stages, strides, depths, and odd kernels."""
         self.count("stages", stages)
         for s, stage in enumerate(stages):
             where = f"stages[{s}]"

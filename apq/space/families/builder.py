@@ -100,12 +100,12 @@ class Builder:
         return self.node("image", "image", channels=channels, side=chosen)
 
     def conv(self, name: str, x: str, channels: Value, **fields: Any) -> str:
-        """A convolution with batch norm; ``groups`` of as many as channels make it depthwise."""
+        """A convolution with batch norm; depthwise if ``groups`` equals the channels."""
         fields = {"epsilon": self.epsilon} | self._formats(fields)
         return self.node(name, "conv", x, channels=channels, **fields)
 
     def linear(self, name: str, x: str, channels: Value, **fields: Any) -> str:
-        """A fully connected layer on what :meth:`pool` gives."""
+        """A fully connected layer on the output of :meth:`pool`."""
         return self.node(name, "linear", x, channels=channels, **self._formats(fields))
 
     def add(self, name: str, *inputs: str, act: str = "") -> str:
@@ -126,7 +126,7 @@ class Builder:
         return self.node(name, "pool", x, channels=self.channels(x))
 
     def maxpool(self, name: str, x: str, kernel: int, stride: int) -> str:
-        """The largest of neighbouring pixels."""
+        """Max pooling."""
         size: dict[str, Any] = {"kernel": kernel, "stride": stride}
         return self.node(name, "maxpool", x, channels=self.channels(x), **size)
 

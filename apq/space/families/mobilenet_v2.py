@@ -65,10 +65,10 @@ class MobileNetV2:
         stages: The searchable stages.
         bits: Number formats the searchable blocks may use.
         fixed_bits: Bitwidth of everything that is not searched.
-        fixed_weight_bits: Bitwidth of its weights, if another. Where the classifier is large or the
-            blocks are small these weights are much of a file.
+        fixed_weight_bits: Bitwidth of its weights, if different. With a large classifier or small
+            blocks these weights are a large part of a file.
         exclude: Combinations no block may have.
-        norm_epsilon: What batch norms add to variances; 1e-5 if not given.
+        norm_epsilon: Epsilon of batch norms; default 1e-5.
     """
 
     name: Name
@@ -206,7 +206,7 @@ def block_alone(layer: Layer) -> Graph:
 
 
 def _check_widths(checks: Checks, where: str, stage: Stage, channels: int) -> None:
-    """Hidden widths behind so many input channels: at least one, and not too many."""
+    """Hidden widths for a number of input channels: at least one, and not too many."""
     low, high = stage.expand[0] * channels, stage.expand[-1] * channels
     what = f"{where}.expand x {channels} input channels"
     checks.need(round(low) >= 1, what, f"{low:g} … {high:g}", "at least 1 hidden channel")

@@ -1,4 +1,4 @@
-"""Networks that were traced: the graph as data, with what may be cut, skipped and rounded."""
+"""Traced networks: the graph as data, with the parts that may be pruned, skipped and quantized."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from apq.space.layer import both, size_of
 
 @dataclass(frozen=True)
 class TracedPart:
-    """Channels in a row that are kept or left out from the end.
+    """Consecutive channels that are pruned from the end.
 
     Attributes:
-        channels: How many at full width.
-        group: Name of the width that chooses how many; empty: all.
-        each: Entries in a row that belong to each channel, e.g. its pixels.
+        channels: Number of channels at full width.
+        group: Name of the width that chooses the number; empty: all are kept.
+        each: Consecutive entries that belong to each channel, e.g. its pixels.
     """
 
     channels: int
@@ -93,11 +93,11 @@ class TracedNode:
 
 @dataclass(frozen=True)
 class TracedWidth:
-    """A group of channels that can only be cut together.
+    """A group of channels that can only be pruned together.
 
     Attributes:
-        name: Of the gene.
-        channels: How many may be kept, ascending; the last is the full width.
+        name: Name of the gene.
+        channels: Numbers of channels that may be kept, ascending; the last is the full width.
     """
 
     name: str
@@ -106,11 +106,11 @@ class TracedWidth:
 
 @dataclass(frozen=True)
 class TracedStage:
-    """Blocks in a row of which a gene keeps the leading ones.
+    """Consecutive blocks of which a gene keeps the leading ones.
 
     Attributes:
-        depth: How many may be kept; 0 if all can be skipped.
-        blocks: How many there are.
+        depth: Numbers of blocks that may be kept; 0 if all can be skipped.
+        blocks: Number of blocks.
     """
 
     depth: tuple[int, ...]
@@ -134,8 +134,8 @@ class Traced:
         exclude: Combinations no block may have.
         size: Height and width of inputs that are not square, or the length of a signal; then
             ``resolution`` is the larger one.
-        shared_formats: Per block the number of the genes that choose its formats, where several
-            blocks have the same ones; none: every block has its own.
+        shared_formats: Per block the number of the genes that choose its formats, if several
+            blocks share them; empty: every block has its own.
         layer_formats: Whether every layer of a block has formats of its own.
     """
 
@@ -293,7 +293,7 @@ class Traced:
             net.add(node.name, *node.inputs, act=node.act)
 
     def _value(self, made_of: tuple[TracedPart, ...], times: int = 1) -> Value:
-        """A number of entries as the graph has it."""
+        """A number of entries as a value of the graph."""
         found = tuple(self._part(part, part.each * times) for part in made_of)
         return found[0] if len(found) == 1 else found or 0
 

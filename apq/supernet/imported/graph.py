@@ -1,7 +1,7 @@
-"""What an ONNX file says, as plain data: operations in the order they run, and constants.
+"""The contents of an ONNX file as plain data: operations in the order they run, and constants.
 
-Nothing is believed: every tensor must have as many bytes as its shape needs, no tensor lies in
-another file, every name is made before it is read.
+Everything is checked: every tensor must have as many bytes as its shape needs, no tensor may be in
+another file, and every value must be defined before it is read.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class OnnxGraph:
         shape: Channels and sizes of an image; 0 where the file leaves it open.
         result: Name of what the network gives.
         opset: Version of ONNX's operators.
-        notes: What became of parts that are not kept as they were: name and words.
+        notes: Parts that were changed on import: name and description.
     """
 
     operations: list[Operation]

@@ -1,6 +1,6 @@
-"""Operations of ONNX on what is known without seeing an image: sizes, and arithmetic with them.
+"""ONNX operations on values that do not depend on images: sizes, and arithmetic with them.
 
-Every rule takes arrays and gives one. How large that would be is counted before it is made.
+Every rule takes arrays and returns one; its size is checked before it is allocated.
 """
 
 from __future__ import annotations

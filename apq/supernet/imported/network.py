@@ -27,8 +27,7 @@ PARAMETERS = {
 }  # fmt: skip
 """What torch calls the inputs of layers."""
 ALLOWED = 1e-3
-"""Largest difference from onnxruntime, relative to the largest number, at which a network is
-believed to be the file's."""
+"""Largest accepted difference from onnxruntime, relative to the largest output."""
 
 
 class Step(nn.Module):
@@ -83,7 +82,7 @@ class OnnxNetwork(nn.Module):
 
     Attributes:
         shape: Channels and sizes of an image.
-        notes: What became of parts that are not kept as they were: name and words.
+        notes: Parts that were changed on import: name and description.
         result: Name in the file of what it gives.
     """
 

@@ -1,8 +1,8 @@
 """Operators of ONNX in torch. Each takes the node, then its inputs in the file's order: tensors,
 numbers where the file has a single constant one, and arrays of whole numbers for sizes.
 
-Meanings are those of the ONNX standard, also of its older versions, in which attributes say what
-inputs say now.
+Semantics are those of the ONNX standard, including older versions, in which some of today's inputs
+were attributes.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def resize(node: Operation, x: Tensor, *said: Any) -> Tensor:
         raise refuse(node, "sizes of some dimensions")
     if wanted[0] not in (1, len(x)) or wanted[1] != shape[1] or min(wanted) < 1:
         raise refuse(node, f"sizes {wanted} of {[*shape]}")
-    wanted[0] = len(x)  # files for one image say 1
+    wanted[0] = len(x)  # files for a single image have 1
     require_room(wanted)
     how = node.get("coordinate_transformation_mode", "half_pixel")
     if mode == "nearest":

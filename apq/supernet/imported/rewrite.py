@@ -1,7 +1,7 @@
-"""The same network in the words that the tracer knows: what follows from constants is computed,
-biases go into their layers, and activations that a file spells out get their names.
+"""Rewrite an imported network into operators that the tracer supports: constants are folded, biases
+merged into their layers, and activations written in basic operators recognised.
 
-Every rule keeps what the network computes, up to the rounding of real numbers.
+Every rule preserves the network's function up to floating-point rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from apq.supernet.imported.operators import OPERATORS, is_usual
 
 LAYERS = ("Conv", "Linear")
 MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-"""Operations that give the numbers they take."""
+"""Operations that return their input unchanged."""
 SAME = ("Identity", "Dropout")
 MATCHES = 1e-5
 """How far a number may be from the one that a named activation has."""
@@ -33,7 +33,7 @@ def simplify(graph: OnnxGraph) -> OnnxGraph:
     _require_known(graph)
     _name_layers(graph)
     _drop_softmax(graph)
-    with np.errstate(all="ignore"):  # files may hold numbers that are none
+    with np.errstate(all="ignore"):  # files may hold NaN or infinity
         for rule in (_bias, _hard_swish, _scaled, _hard_sigmoid):
             while rule(graph):
                 pass
@@ -41,7 +41,7 @@ def simplify(graph: OnnxGraph) -> OnnxGraph:
 
 
 def _fold(graph: OnnxGraph) -> None:
-    """Compute what no image decides; leave out what gives what it takes."""
+    """Fold operations on constants, and remove identities."""
     same: dict[str, str] = {}
     kept: list[Operation] = []
     for op in graph.operations:
@@ -235,7 +235,7 @@ def _read(graph: OnnxGraph, op: Operation) -> str:
 
 
 def _scaled(graph: OnnxGraph) -> bool:
-    """A number that all is multiplied by goes into the layer before or behind."""
+    """Merge a multiplication by a scalar into the layer before or after it."""
     makers, readers = graph.makers(), graph.users()
     for op in graph.operations:
         apart = _apart(graph, op, makers) if op.op in ("Mul", "Div") else None

@@ -1,7 +1,7 @@
-"""Orders of channels: which of a group's are kept first when a gene keeps some of them.
+"""Importance orders of channels: which channels of a group are kept first.
 
 An order is a function from a supernet and calibration images to the importance of every channel
-that a gene chooses. Sorting by it leaves the largest network what it is.
+that a gene chooses. Sorting by importance does not change the largest network's function.
 """
 
 from __future__ import annotations

@@ -13,15 +13,15 @@ from apq.supernet.statistics import Moments
 
 @torch.no_grad()
 def activation(supernet: Supernet, measured: Measured) -> dict[str, Tensor]:
-    """The deviation of what a channel hands on, times the norm of the weights that read it.
+    """The standard deviation of a channel's output times the norm of the weights that read it.
 
     Summed over the readers. As Wanda (Sun et al., ICLR 2024, arXiv:2306.11695) but with the
-    deviation in place of the norm (ours): what a cut channel had on average is made up for by
-    correcting means, so only what varies is lost.
+    deviation in place of the norm (ours): correcting the statistics compensates for a pruned
+    channel's mean, so only its variation is lost.
 
     Args:
-        supernet: Whose channels.
-        measured: Images; labels are not looked at.
+        supernet: The supernet.
+        measured: Images; labels are ignored.
 
     Returns:
         Importance ``(channels,)`` by gene.

@@ -1,4 +1,4 @@
-"""What orders are measured on, and the groups they are about."""
+"""Calibration images and channel gates for measuring importance orders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apq.supernet.evaluate import Images, batches, in_parts
 from apq.supernet.network import Network, run_nodes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From what a network gives and what is true to the mean loss, one number."""
+"""Maps a network's output and the labels to the mean loss, a scalar."""
 
 
 @dataclass(frozen=True)
