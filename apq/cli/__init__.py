@@ -1,4 +1,4 @@
-"""The command line: one module per command; each parses, calls the library, says what comes next.
+"""The command line: one module per command, which parses options and calls the library.
 
 Command modules import the library inside their functions, so ``apq --help`` loads no torch.
 """
@@ -37,7 +37,7 @@ from apq.workers import torchrun_place
 
 
 class Commands(TyperGroup):
-    """The commands, with what every one of them does about errors and Ctrl-C."""
+    """The commands, with common handling of errors and Ctrl-C."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take ``--quiet`` wherever it stands, before or after the command's name. Of the processes
@@ -49,7 +49,7 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, [*kept, *args[end:]])
 
     def invoke(self, ctx: Any) -> Any:
-        """Show an ApqError or a refusal of the system in words (exit code 1), Ctrl-C as 130."""
+        """Print an ApqError or operating-system error (exit code 1); Ctrl-C exits with 130."""
         try:
             return super().invoke(ctx)
         except ApqError as error:

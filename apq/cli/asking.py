@@ -1,4 +1,4 @@
-"""What ``apq collect --acquire`` and ``apq search --iterations`` share with nothing else."""
+"""Code shared by ``apq collect --acquire`` and ``apq search --iterations``."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def improve(
 
 
 BRIEFLY, TELLING = 1.0, 2.0
-"""Seconds for a bound that nobody asked for, and from how many points on it is not worth saying."""
+"""Default time for a bound (s), and the gap in points from which a default bound is not printed."""
 
 MEASURED = 300
 """Candidates that are measured where the supernet takes the predictor's place."""
@@ -171,7 +171,7 @@ def tell_measured(found: Sequence[Mapping[str, float]]) -> None:
 
 
 def _own(folder: Path) -> None:
-    """Samples that apq carries are copied to where they are going to grow."""
+    """Copy samples installed with apq to the folder where new ones are added."""
     if own_copy(folder):
         err.print(f"copied the samples that apq carries to {folder}, where others are added")
 

@@ -1,4 +1,4 @@
-"""What ``apq search`` and ``apq sweep`` share: budgets, the priced space, the predictor."""
+"""Shared by ``apq search`` and ``apq sweep``: budgets, the priced space, the predictor."""
 
 from __future__ import annotations
 
@@ -60,12 +60,10 @@ Fix = Annotated[
     typer.Option(help="Fix genes: b03_kernel=3, bits=8, depth=max, architecture=best.json."),
 ]
 Caution = Annotated[float, typer.Option(help="k in accuracy = mean - k x spread.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
 WithMargin = Annotated[
     bool,
-    typer.Option(
-        help="Leave room for a measured table's error: its limits are divided by 1 + margin."
-    ),
+    typer.Option(help="Divide limits on a measured table by 1 + its error margin."),
 ]
 
 
@@ -178,9 +176,9 @@ class Priced:
             )
 
     def room(self, budgets: Sequence[dict[str, float]], keep: bool) -> list[dict[str, float]]:
-        """The limits to search with. Tables of measured devices are off by up to a known margin:
-        with ``keep`` limits are that much smaller, so that they hold on the device; else they
-        hold by the table, and a note says what that means.
+        """The limits to search with. Measured tables have a known error margin: with ``keep``,
+        limits are reduced by it, so that they hold on the device; otherwise they hold by the table,
+        and a note explains that.
 
         Raises:
             TableError: no device prices a limited cost.

@@ -65,7 +65,7 @@ def collect(
         int | None,
         typer.Option(
             min=1,
-            help="Measure on so many, drawn where subnets disagree and weighted (default: all).",
+            help="Images to measure on, sampled where subnets disagree and weighted (default: all).",
         ),
     ] = None,
     calibration_images: Annotated[
@@ -81,18 +81,21 @@ def collect(
         bool,
         typer.Option(
             "--corrected",
-            help="Refit the layers behind every cut instead of training: for a network of your own.",
+            help="Refit layers after pruned ones instead of training: for a network of your own.",
         ),
     ] = False,
     acquire: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Instead of --count: add so many quantized samples, chosen by a predictor."
+            min=1,
+            help="Instead of --count: number of quantized samples to add, chosen by a predictor.",
         ),
     ] = None,
     predictor: Annotated[
         Path | None,
-        typer.Option(help="Chooses them (default: data/SPACE/predictor.safetensors)."),
+        typer.Option(
+            help="Predictor that chooses them (default: data/SPACE/predictor.safetensors)."
+        ),
     ] = None,
     lut: Annotated[
         list[str] | None,
@@ -101,7 +104,7 @@ def collect(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides which candidates are evaluated.")
+        int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the candidates.")
     ] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     device: Device = "cpu",

@@ -1,4 +1,4 @@
-"""What the commands share: the live line, JSON output, parsing of common options."""
+"""Shared by the commands: the live line, JSON output, parsing of common options."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ Augment = Annotated[
 ]
 Balance = Annotated[
     bool,
-    typer.Option(help="Draw images of all classes as often, however many each has."),
+    typer.Option(help="Draw images of all classes equally often."),
 ]
 
 OtherImages = Annotated[
@@ -143,7 +143,7 @@ OtherImages = Annotated[
 def images_for(
     source: str | None, space: Space, made_of: Mapping[str, Any], what: str, other: bool
 ) -> ImageSet:
-    """The images of a command that goes on with something made before.
+    """The images of a command that continues from an earlier artefact.
 
     Args:
         source: What the user gave; None means the images ``what`` was made with, where they can be
@@ -192,21 +192,21 @@ def typed() -> str:
 
 
 def warn(text: str) -> None:
-    """A remark that a user should not miss."""
+    """Print a warning."""
     err.print("note: ", style="yellow", end="")
     err.print(text)
 
 
 def next_step(command: str) -> None:
-    """The last line of a command: what a user would do now."""
+    """The last line of a command: the suggested next command."""
     err.print("next: ", style="dim", end="")
     err.print(command)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Predictions of a hundred candidates are too small to share: on one thread they are twice as
-    fast, and ten times where the machine has other work."""
+    """Use one thread: predictions of a hundred candidates are too small to parallelise, and on one
+    thread are twice as fast, or ten times on a busy machine."""
     import torch
 
     before = torch.get_num_threads()

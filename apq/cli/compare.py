@@ -36,7 +36,7 @@ def compare(
     peak_memory_kb: Budget = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Names, with commas between (default: all, and nsga2, paper, random)."),
+        typer.Option(help="Comma-separated names (default: all, and nsga2, paper, random)."),
     ] = None,
     space: OwnSpace = None,
     predictor: PredictorPath = None,
@@ -46,14 +46,17 @@ def compare(
     ] = None,
     devices: Annotated[
         str | None,
-        typer.Option(help="Compare devices instead: tables or cost models, with commas between."),
+        typer.Option(help="Compare devices instead: comma-separated tables or cost models."),
     ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(help="With --devices, limit of one of them: latency_ms@DEVICE=8; repeatable."),
     ] = None,
     share: Annotated[
-        float, typer.Option(help="With --devices, random candidates that keep a limit not given.")
+        float,
+        typer.Option(
+            help="With --devices: share of random candidates within a limit that is not given."
+        ),
     ] = 0.1,
     fix: Fix = None,
     caution: Caution = 0.0,
@@ -80,7 +83,7 @@ def compare(
     fine-tune and all. A comparison that was stopped goes on where it was when typed again.
 
     With --devices the space is searched for each device alone and for all of them together, and
-    every winner is run on every device (devices.parquet): do networks travel?
+    every winner is priced on every device (devices.parquet): do networks transfer?
 
     Examples:
 

@@ -26,9 +26,9 @@ def compare_devices(
     json: bool,
     folder: Path,
 ) -> None:
-    """Search for every device, print who keeps what where, and write ``devices.parquet``.
+    """Search for every device, print the matrix of winners, and write ``devices.parquet``.
 
-    Limits that are not given are those that ``share`` of random candidates keep.
+    A limit that is not given is set so that a ``share`` of random candidates is within it.
     """
     from apq.cli.budgets import load
     from apq.errors import choose

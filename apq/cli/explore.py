@@ -24,7 +24,7 @@ def explore(
     ] = None,
     stored: Annotated[
         bool,
-        typer.Option("--stored", help="Choose among what was scored; needs no predictor."),
+        typer.Option("--stored", help="Choose among scored candidates; needs no predictor."),
     ] = False,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0: a free one.")

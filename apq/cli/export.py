@@ -55,7 +55,7 @@ def export(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write a fine-tuned model in a form that others run, its weights in as few bits as they need.
+    """Export a fine-tuned model for other runtimes, with weights packed in as few bits as possible.
 
       Examples:
 

@@ -80,7 +80,9 @@ def finetune(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(min=0, max=2**32 - 1, help="Decides order, augmentation and random starts."),
+        typer.Option(
+            min=0, max=2**32 - 1, help="Random seed: order, augmentation, initial weights."
+        ),
     ] = 0,
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

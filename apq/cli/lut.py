@@ -1,4 +1,4 @@
-"""``apq lut``: what layers cost on a device."""
+"""``apq lut``: tables of layer costs on a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from apq.space.layer import LayerArray
 
 app = typer.Typer(
-    help="Build, import, inspect and check tables of what layers cost on a device.",
+    help="Build, import, inspect and check tables of layer costs on a device.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -114,12 +114,12 @@ def import_table(
     frequency_mhz: Annotated[
         float, typer.Option(help="Clock, for latency in cycles.", show_default=False)
     ] = 0.0,
-    encoding: Annotated[str, typer.Option(help="Of a CSV.")] = "utf-8",
+    encoding: Annotated[str, typer.Option(help="Encoding of a CSV file.")] = "utf-8",
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite a table of another device or source.")
     ] = False,
 ) -> None:
-    """Turn somebody else's table into one apq can search with; refuse what is not clear.
+    """Import a table measured elsewhere; refuse ambiguous columns and units.
 
     A table has one row per layer. Columns, in any order: op (conv, linear or, for whole blocks,
     mbconv), in_channels, out_channels, height and width of the input (width defaults to height),
@@ -205,7 +205,7 @@ def show(
     file: Annotated[Path, typer.Argument(help="A table (.csv or .parquet).")],
     space: Annotated[str, typer.Option(help="Check coverage of this space.")] = "",
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides the random candidates.")
+        int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the candidates.")
     ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:

@@ -79,7 +79,7 @@ def calibrate(
         bool, typer.Option("--force", help="Write it whatever the error, over any table.")
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides which networks are used for the fit.")
+        int, typer.Option(min=0, max=2**32 - 1, help="Random seed: networks used for the fit.")
     ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -144,7 +144,7 @@ def measure(
     device: Annotated[str, typer.Option(help="Name of the device.")] = "",
     source: Annotated[str, typer.Option(help="Where it ran, in one line.")] = "",
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides networks and weights.")
+        int, typer.Option(min=0, max=2**32 - 1, help="Random seed: networks and weights.")
     ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:

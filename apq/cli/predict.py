@@ -17,17 +17,17 @@ def predict(
     ],
     predictor: Annotated[
         Path | None,
-        typer.Option(
-            help="What apq train-predictor wrote (default: predictor.safetensors beside the samples)."
-        ),
+        typer.Option(help="Predictor file (default: predictor.safetensors beside the samples)."),
     ] = None,
     out_path: Annotated[
         Path, typer.Option("--out", help="Where to write the scored rows (.parquet or .csv).")
     ] = Path("predictions.parquet"),
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the bootstrap interval.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the bootstrap interval.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Score candidates with a predictor; if they carry measurements, say how well it did.
+    """Score candidates with a predictor; if they have measurements, print its errors.
 
     Adds the columns predicted and spread (in the unit of the measurements) to every row.
 

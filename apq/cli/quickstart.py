@@ -21,7 +21,12 @@ def quickstart(
         typer.Option(help="Latency budget; default: a quarter of the largest network's at 8 bits."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of every stage; another seed, another --out.")
+        int,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Random seed of every stage; with another seed use another --out.",
+        ),
     ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -22,7 +22,7 @@ def report(
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Lay several runs over each other on one page.")
+        bool, typer.Option("--compare", help="Compare several runs on one page.")
     ] = False,
     figures: Annotated[
         Path | None,
@@ -37,11 +37,10 @@ def report(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write a run as one HTML page to look at: front, chosen network, its blocks, measurements.
+    """Write a run as one HTML page: front, chosen network, its blocks, measurements.
 
-    The page stands alone and loads nothing. Run it again after apq finetune to see what was
-    measured beside what was predicted. Figures show the same in colours that colour-blind people
-    tell apart.
+    The page is self-contained. Run it again after apq finetune to compare measured and predicted
+    accuracies. Figures have colour-blind safe colours.
 
     Examples:
 

@@ -61,7 +61,7 @@ def search(
         float | None,
         typer.Option(
             metavar="POINTS",
-            help="Cheapest network within so many points of the whole one (see below).",
+            help="Choose the cheapest network within this many points of the original (see below).",
         ),
     ] = None,
     space: OwnSpace = None,
@@ -77,9 +77,7 @@ def search(
     ] = "nsga2",
     objective: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What to trade, repeatable (default: accuracy and the first limited cost)."
-        ),
+        typer.Option(help="Objective, repeatable (default: accuracy and the first limited cost)."),
     ] = None,
     codesign: Annotated[
         str | None,
@@ -120,11 +118,13 @@ def search(
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(help="What becomes trials of the storage: front (default), or all."),
+        typer.Option(help="Candidates stored as trials: front (default), or all."),
     ] = None,
     iterations: Annotated[
         int,
-        typer.Option(min=0, help="Rounds of measuring what the search likes and learning from it."),
+        typer.Option(
+            min=0, help="Rounds of measuring candidates of the front and retraining the predictor."
+        ),
     ] = 0,
     per_iteration: Annotated[int, typer.Option(min=2, help="Quantized samples per round.")] = 20,
     samples: Annotated[
@@ -136,19 +136,23 @@ def search(
     ] = None,
     measure: Annotated[
         int,
-        typer.Option(min=0, help="Measure so many of the front too, the chosen one among them."),
+        typer.Option(
+            min=0, help="Measure this many networks of the front, including the chosen one."
+        ),
     ] = 0,
     bound: Annotated[
         float | None,
         typer.Option(
             min=0.0,
             metavar="SECONDS",
-            help="Say how much better anything could be predicted (see below).",
+            help="Seconds for an upper bound of the prediction within the limits (see below).",
         ),
     ] = None,
     supernet: Annotated[
         Path | None,
-        typer.Option(help="Measures rounds (default: data/SPACE/supernet.safetensors)."),
+        typer.Option(
+            help="Supernet that measures rounds (default: data/SPACE/supernet.safetensors)."
+        ),
     ] = None,
     images: Annotated[str | None, typer.Option(help="As for apq collect.")] = None,
     supernet_accuracy: Annotated[
@@ -161,12 +165,10 @@ def search(
     baselines: Annotated[
         bool,
         typer.Option(
-            help="Try as hard beside it: one format everywhere, random, sequential, bits-blind."
+            help="Also run baselines: one format everywhere, random, sequential, bits-blind."
         ),
     ] = True,
-    picture: Annotated[
-        bool, typer.Option(help="Draw the front and what was tried as hard.")
-    ] = True,
+    picture: Annotated[bool, typer.Option(help="Draw the front and the baselines.")] = True,
     json: Annotated[
         bool, typer.Option("--json", help="Print the chosen candidate as JSON.")
     ] = False,
@@ -177,11 +179,11 @@ def search(
     Writes evaluations.parquet, front.parquet, best.json, front.svg and report.html; with several
     budgets one sub-folder each.
 
-    With --accuracy-drop the cheapest network is chosen instead of the most accurate one: by the
-    first cost among the objectives (default: latency), of those whose predicted accuracy is within
-    so many percentage points of the whole network's. That one's is measured in full precision if
-    the predictor's samples hold it, as those of apq collect --corrected do; else it is predicted at
-    the highest bits.
+    With --accuracy-drop the cheapest network is chosen instead of the most accurate one: the lowest
+    in the first cost among the objectives (default: latency) whose predicted accuracy is within
+    this many percentage points of the original network's. The original's accuracy is measured in
+    full precision if the predictor's samples hold it, as those of apq collect --corrected do; else
+    it is predicted at the highest bits.
 
     Algorithms: nsga2 is Optuna's NSGA-II sampler with generations that vary as arrays, a warm
     start and local search; evolution is the same with the mutants and crossovers of APQ's paper;
@@ -192,13 +194,13 @@ def search(
     batch norm is recalibrated, it is quantized and run on the validation images (300 candidates
     unless --candidates says otherwise, no baselines). "Predicted" then means that measurement.
 
-    --bound 30 spends 30 seconds per budget on an upper bound of what the predictor can predict within
-    the limits. Where only number formats are searched that is done for a second unless it is 0; the
-    larger the searched part of the architecture, the less it says (docs/methods.md).
+    --bound 30 spends 30 seconds per budget on an upper bound of the predicted accuracy within the
+    limits. If only number formats are searched, one second is the default (0: none); the larger the
+    searched part of the architecture, the looser the bound (docs/methods.md).
 
-    --codesign chooses the accelerator too, its processing elements, rows, columns, buffers and
-    bandwidth; limits may be of its area_mm2 and peak power_mw, and device.json and device.csv say
-    which one it is. Latency, energy, area and power are a simulator's.
+    --codesign chooses the accelerator too: its processing elements, rows, columns, buffers and
+    bandwidth. Limits may include its area_mm2 and peak power_mw; device.json and device.csv
+    describe it. Latency, energy, area and power come from a simulator.
 
     Examples:
 
@@ -365,7 +367,7 @@ def _words(budget: Mapping[str, float]) -> str:
 
 
 def folder_name(budget: Mapping[str, float]) -> str:
-    """Sub-folder of one budget among several; what a table calls its device is made harmless."""
+    """Sub-folder of one budget among several; a device's name is made safe for paths."""
     return file_name("-".join(f"{metric}-{value:.12g}" for metric, value in budget.items()))
 
 
@@ -427,7 +429,7 @@ def show(result: Result, folder: Path) -> None:
 
 
 def _beside(result: Result) -> None:
-    """Print what was tried as hard, and how far the chosen candidate is from the strongest."""
+    """Print the baselines, and how far the chosen candidate is from the strongest."""
     problem, names = result.problem, result.baselines
     if names:
         out.print("tried as hard, with as many candidates or until nothing new turned up:")
@@ -469,7 +471,7 @@ def _explain(result: Result) -> None:
 
 
 def _choices(block: Mapping[str, Any], names: Sequence[str]) -> str:
-    """What was chosen in a block: ``kernel 3  width   64  bits 4/8``."""
+    """The choices of a block: ``kernel 3  width   64  bits 4/8``."""
     chosen = {name: block[name] for name in dict.fromkeys(names) if name in block}
     words = [f"{name} {choice:>4}" for name, choice in chosen.items() if not is_format(name)]
     bits = "/".join(str(choice) for name, choice in chosen.items() if is_format(name))
@@ -477,7 +479,7 @@ def _choices(block: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _draw(folder: Path, result: Result) -> None:
-    """The front beside what was tried as hard, over its first cost."""
+    """Draw the front and the baselines over the first cost."""
     from apq.report.picture import Cloud, draw_front
     from apq.search.baselines import RANDOM, random_cloud
 

@@ -14,15 +14,13 @@ if TYPE_CHECKING:
     from apq.space import Space
     from apq.supernet.trace import TracedNetwork
 
-app = typer.Typer(
-    no_args_is_help=True, help="What can be searched: show a space, or make one of a network."
-)
+app = typer.Typer(no_args_is_help=True, help="Show a search space, or make one from a network.")
 
 
 Out = Annotated[Path, typer.Option("--out", help="Space file to write (TOML).")]
 Weights = Annotated[Path | None, typer.Option(help="Supernet to write; default: beside --out.")]
-Mean = Annotated[str, typer.Option(help="Of pixels from 0 to 1, per channel.")]
-Std = Annotated[str, typer.Option(help="Deviation of pixels, per channel.")]
+Mean = Annotated[str, typer.Option(help="Mean of pixels from 0 to 1, per channel.")]
+Std = Annotated[str, typer.Option(help="Standard deviation of pixels, per channel.")]
 Smallest = Annotated[
     float, typer.Option(min=0.05, max=1.0, help="Share of channels that is always kept.")
 ]
@@ -45,7 +43,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 def from_model(
     model: Annotated[str, typer.Argument(help="MODULE:FUNCTION; called, it gives the network.")],
     size: Annotated[
-        str, typer.Option("--input", help="Of an image, as in 3x32x32; of a signal, as in 2x400.")
+        str,
+        typer.Option(
+            "--input", help="Size of an image, as in 3x32x32, or of a signal, as in 2x400."
+        ),
     ] = "3x32x32",
     out_path: Out = Path("mine.toml"),
     weights: Weights = None,
@@ -61,8 +62,8 @@ def from_model(
     """Make a space and a supernet of your own trained network: its widths, residual branches and
     bits can be chosen, and its largest subnet is the network itself.
 
-    What cannot be cut safely keeps its full width, and is named with the reason and the line of its
-    source. The function is imported and called, so run only what you trust.
+    Layers that cannot be pruned safely keep their full width, and are listed with the reason and
+    their source line. The function is imported and called, so run only code you trust.
 
     Examples:
 
@@ -87,7 +88,7 @@ def from_model(
 def from_onnx(
     file: Annotated[Path, typer.Argument(help="ONNX file with real weights; never run.")],
     size: Annotated[
-        str, typer.Option("--input", help="Of an image, where the file leaves it open: 3x48x192.")
+        str, typer.Option("--input", help="Size of an image, if the file leaves it open: 3x48x192.")
     ] = "",
     out_path: Out = Path("mine.toml"),
     weights: Weights = None,
@@ -208,24 +209,24 @@ def show(
 def filter_(
     lut: Annotated[str, typer.Option(help="Table or cost model of the device.")],
     space: Annotated[str, typer.Option(help="A preset's name or a TOML file.")] = "cifar10",
-    metric: Annotated[str, typer.Option(help="The cost that choices are weighed by.")] = (
+    metric: Annotated[str, typer.Option(help="The cost by which choices are ranked.")] = (
         "latency_ms"
     ),
-    keep: Annotated[int, typer.Option(min=1, help="How many choices a gene keeps.")] = 2,
+    keep: Annotated[int, typer.Option(min=1, help="Number of choices that a gene keeps.")] = 2,
     gene: Annotated[
         list[str] | None,
-        typer.Option(help="What is filtered, repeatable (default: kernels and formats)."),
+        typer.Option(help="Attribute to filter, repeatable (default: kernels and formats)."),
     ] = None,
     out_path: Annotated[Path, typer.Option("--out", help="Space file to write (TOML).")] = Path(
         "filtered.toml"
     ),
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Keep, block by block, the kernels and formats that pay most on a device (HURRICANE).
+    """Keep, block by block, the kernels and formats that are most efficient on a device (HURRICANE).
 
-    A choice is weighed by the multiplications and parameters that it brings for its cost; of
-    formats that cost the same the one with more bits stays. The file is a restriction of the space:
-    every command takes it, with the supernet, samples and predictor of the whole.
+    A choice is ranked by its multiplications and parameters relative to its cost; among formats of
+    equal cost the one with more bits is kept. The file is a restriction of the space: every command
+    takes it, with the supernet, samples and predictor of the whole space.
 
     Examples:
 

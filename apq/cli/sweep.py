@@ -36,9 +36,11 @@ def sweep(
     peak_memory_kb: Budget = None,
     spread: Annotated[
         str | None,
-        typer.Option(metavar="COST", help="Budgets of this cost over all each device can reach."),
+        typer.Option(
+            metavar="COST", help="Cost whose budgets are spread over each device's reachable range."
+        ),
     ] = None,
-    points: Annotated[int, typer.Option(min=1, help="How many of them.")] = 100,
+    points: Annotated[int, typer.Option(min=1, help="Number of budgets.")] = 100,
     space: OwnSpace = None,
     predictor: PredictorPath = None,
     lut: Annotated[
@@ -48,7 +50,7 @@ def sweep(
     with_margin: WithMargin = False,
     fix: Fix = None,
     caution: Caution = 0.0,
-    candidates: Annotated[int, typer.Option(min=10, help="Scored per budget.")] = 4_000,
+    candidates: Annotated[int, typer.Option(min=10, help="Candidates scored per budget.")] = 4_000,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,

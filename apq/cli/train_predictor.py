@@ -59,7 +59,7 @@ def train_predictor(
     ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Train an accuracy predictor on samples, and say how far it can be trusted.
+    """Train an accuracy predictor on samples, and report its errors on held-out ones.
 
     By default the predictors are Gaussian processes, and the quantized one learns what quantization
     adds to the answer of the fp32 one. --preset paper trains APQ's MLP on fp32 samples and transfers

@@ -27,7 +27,7 @@ def verify(
     ] = None,
     other_images: OtherImages = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Use so many test images (default: all).")
+        int | None, typer.Option(min=1, help="Number of test images to use (default: all).")
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -42,7 +42,7 @@ def verify(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Run an exported file on test images, beside the torch model and what the search promised.
+    """Run an exported file on test images and compare with the torch model and the search.
 
     Says which kernels ran: onnxruntime's version and threads, whether it added products of unsigned
     and signed bytes exactly on this processor or in 16 bits, which saturate, and what the processor
