@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from apq.cluster import connected, spread_on
 from apq.cost import Stopwatch
 from apq.errors import SamplesError, side_by_side
 from apq.images import ImageSet
@@ -103,10 +104,11 @@ def collect(
     validation_images: int | None = None,
     calibration_images: int = 1000,
     chunk: int | None = None,
-    jobs: int = 1,
+    workers: int = 1,
     on_progress: OnProgress | None = None,
     device: str = "cpu",
     corrected: bool = False,
+    dask: str | None = None,
 ) -> int:
     """Bring a folder to ``count`` samples.
 
@@ -125,7 +127,7 @@ def collect(
             all from them (:mod:`apq.supernet.drawn`); None: on all.
         calibration_images: Calibration images to use.
         chunk: Samples per part file (default 100, or 5 when quantized).
-        jobs: Worker processes.
+        workers: Worker processes.
         on_progress: Called after every chunk with samples done, count, and figures.
         device: What to measure on: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``. One folder
             may be filled from several kinds: integer arithmetic is exact on all of them, and what
@@ -133,6 +135,8 @@ def collect(
         corrected: Refit every subnet after cutting, so that it does what the whole network does
             (:mod:`apq.supernet.correct`): for the supernet of a trained network, without training
             it. The plan is another one then, and a folder holds samples of one kind.
+        dask: Address of the scheduler of a Dask cluster whose workers measure, on a ``device`` of
+            their own. What they answer is written here, so they need not see the folder.
 
     Returns:
         Number of samples in the folder that were already there when the call began.
@@ -140,7 +144,7 @@ def collect(
     Raises:
         SamplesError: the folder holds samples of another kind, seed, supernet or image set, a part
             is damaged, the plan is longer than the space, or the disk is full.
-        ApqError: there is no such device.
+        ApqError: there is no such device, or no such cluster.
 
     Example:
         >>> import apq
@@ -155,7 +159,7 @@ def collect(
         >>> apq.collect_samples(supernet, images, "digits/quantized", 20, how)  # nothing to do
         20
     """
-    folder, where = Path(folder), find_device(device)
+    folder, where = Path(folder), find_device("cpu" if dask else device)
     space = supernet.network.space
     if count < 1:
         raise SamplesError(f"--count {count} must be at least 1")
@@ -192,28 +196,31 @@ def collect(
             calibration, calibration_images, pixels, labels, every, norm, where
         ), corrected)  # fmt: skip
     best = 0.0
-    while done < count:
-        missing = np.flatnonzero(~covered(folder, count))
-        starts = sorted({int(i) // size * size for i in missing})
-        todo = [
-            _Job(
-                folder, supernet, genes[s : s + size], s, seed, quantization, corrected,
-                calibration, pixels, labels, known, train, images.flip, metadata,
-                where,
-            )
-            for s in starts
-        ]  # fmt: skip
-        worked = 0
-        for top in _run(todo, jobs):
-            worked += top is not None
-            best = max(best, top or 0.0)
+    with connected(dask if done < count else None) as client:
+        while done < count:
+            missing = np.flatnonzero(~covered(folder, count))
+            starts = sorted({int(i) // size * size for i in missing})
+            todo = [
+                _Job(
+                    folder, supernet, genes[s : s + size], s, seed, quantization, corrected,
+                    calibration, pixels, labels, known, train, images.flip, metadata,
+                    where,
+                )
+                for s in starts
+            ]  # fmt: skip
+            worked = 0
+            for top in _run(todo, workers, client, device):
+                worked += top is not None
+                best = max(best, top or 0.0)
+                done = int(covered(folder, count).sum())
+                if on_progress is not None:
+                    minutes = max(time.monotonic() - began, 1e-9) / 60
+                    on_progress(
+                        done, count, {"best_acc": best, "per_min": (done - before) / minutes}
+                    )
             done = int(covered(folder, count).sum())
-            if on_progress is not None:
-                minutes = max(time.monotonic() - began, 1e-9) / 60
-                on_progress(done, count, {"best_acc": best, "per_min": (done - before) / minutes})
-        done = int(covered(folder, count).sum())
-        if done < count and not worked:
-            time.sleep(0.5)  # the rest is being worked on by another process
+            if done < count and not worked:
+                time.sleep(0.5)  # the rest is being worked on by another process
     if on_progress is not None:
         on_progress(done, count, {"best_acc": best})
     return present
@@ -297,11 +304,48 @@ class SupernetAccuracy:
         return np.array([self._known[key] for key in keys]), np.zeros(len(keys))
 
 
-def _run(jobs_todo: list[_Job], jobs: int) -> Iterator[float | None]:
-    if jobs <= 1 or len(jobs_todo) <= 1:
-        yield from map(_work, jobs_todo)
-        return
-    yield from spread(_work_alone, ((job,) for job in jobs_todo), jobs)
+def _run(todo: list[_Job], workers: int, client: Any, device: str) -> Iterator[float | None]:
+    if client is not None:
+        yield from _run_on(client, todo, device)
+    elif workers <= 1 or len(todo) <= 1:
+        yield from map(_work, todo)
+    else:
+        yield from spread(_work_alone, ((job,) for job in todo), workers)
+
+
+def _run_on(client: Any, todo: list[_Job], device: str) -> Iterator[float]:
+    """Have chunks measured by a cluster, and write what comes back. Chunks are claimed for it as
+    for this process."""
+    held: dict[int, tuple[_Job, contextlib.ExitStack]] = {}
+
+    def chunks() -> Iterator[tuple[str, int, Genes, list[tuple[int, int]]]]:
+        for job in todo:
+            claim = contextlib.ExitStack()
+            gaps = _missing(job) if claim.enter_context(_claim(job)) else []
+            if gaps:
+                held[job.start] = job, claim
+                yield device, job.start, job.genes, gaps
+            else:
+                claim.close()
+
+    try:
+        shared = replace(todo[0], genes=todo[0].genes[:0])
+        for start, measured in spread_on(client, _work_remote, shared, chunks()):
+            job, claim = held.pop(start)
+            with claim:
+                yield max(_store(job, part) for part in measured)
+    finally:
+        for _, claim in held.values():
+            claim.close()
+
+
+def _work_remote(
+    shared: _Job, device: str, start: int, genes: Genes, gaps: list[tuple[int, int]]
+) -> tuple[int, list[_Measured]]:
+    """What a worker of a cluster does with a chunk: all but write it."""
+    torch.set_num_threads(1)
+    job = replace(shared, start=start, genes=genes, device=find_device(device))
+    return start, [_evaluate(job, *gap) for gap in gaps]
 
 
 def _work_alone(job: _Job) -> float | None:
@@ -330,9 +374,14 @@ def _work(job: _Job) -> float | None:
     with _claim(job) as own:
         if not own:
             return None
-        have = covered(job.folder, job.start + len(job.genes))[job.start :]
-        edges = np.flatnonzero(np.diff(have, prepend=True, append=True)).reshape(-1, 2)
-        return max((_evaluate(job, int(a), int(b)) for a, b in edges), default=None)
+        return max((_store(job, _evaluate(job, *gap)) for gap in _missing(job)), default=None)
+
+
+def _missing(job: _Job) -> list[tuple[int, int]]:
+    """Rows of a chunk that no part holds: the first and the one after the last of each run."""
+    have = covered(job.folder, job.start + len(job.genes))[job.start :]
+    edges = np.flatnonzero(np.diff(have, prepend=True, append=True)).reshape(-1, 2)
+    return [(int(first), int(last)) for first, last in edges]
 
 
 @contextlib.contextmanager
@@ -403,9 +452,20 @@ def _images(job: _Job, group: int) -> EvalImages:
     return replace(data, weights=torch.from_numpy(drawn.weights), shift=drawn.shift)
 
 
-def _evaluate(job: _Job, first: int, last: int) -> float:
-    """Measure the chunk's rows ``first`` to before ``last`` and write them as one part."""
-    space, watch = job.supernet.network.space, Stopwatch(device=describe(job.device))
+@dataclass(frozen=True)
+class _Measured:
+    """What came out for a chunk's rows ``first`` to before ``last``: columns of the part that is to
+    hold them, and what it cost."""
+
+    first: int
+    last: int
+    columns: dict[str, list[Any]]
+    cost: dict[str, Any]
+
+
+def _evaluate(job: _Job, first: int, last: int) -> _Measured:
+    """Measure the chunk's rows ``first`` to before ``last``."""
+    watch = Stopwatch(device=describe(job.device))
     rows = job.genes[first:last]
     keep_memory()
     places = np.arange(job.start + first, job.start + last)
@@ -423,11 +483,17 @@ def _evaluate(job: _Job, first: int, last: int) -> float:
         "seed": [job.seed] * len(rows),
         "seconds": scores[:, 2].round(4).tolist(),
     }
-    start, stop = job.start + first, job.start + last
+    return _Measured(first, last, measured, watch.cost())
+
+
+def _store(job: _Job, made: _Measured) -> float:
+    """Write what was measured of a chunk as one part; returns the best accuracy."""
+    start, stop = job.start + made.first, job.start + made.last
     path = job.folder / f"part-{start:06d}-{stop:06d}.parquet"
-    about = job.metadata | {"cost": watch.cost()}
-    write_part(path, space, rows, measured, job.metadata["precision"], about)
-    return float(max(measured["accuracy"]))
+    space, rows = job.supernet.network.space, job.genes[made.first : made.last]
+    about = job.metadata | {"cost": made.cost}
+    write_part(path, space, rows, made.columns, job.metadata["precision"], about)
+    return float(max(made.columns["accuracy"]))
 
 
 def _measure(

@@ -74,7 +74,7 @@ def iterate(
     rounds: int,
     count: int,
     seed: int = 0,
-    jobs: int = 1,
+    workers: int = 1,
     on_stage: OnStage | None = None,
 ) -> tuple[Predictor, list[Round]]:
     """Let a search choose ``rounds`` times ``count`` further quantized samples (after LINAS,
@@ -91,7 +91,7 @@ def iterate(
         rounds: How many there are to be in the end.
         count: Samples per round.
         seed: Of training and choosing.
-        jobs: Worker processes.
+        workers: Worker processes.
         on_stage: Receives the name of every stage, gives back where its progress goes.
 
     Returns:
@@ -120,7 +120,7 @@ def iterate(
     def measure(stop: int) -> None:
         collect(
             supernet, images, quantized, stop, how, int(about["seed"]),
-            int(about["validation_images"]), int(about["calibration_images"]), jobs=jobs,
+            int(about["validation_images"]), int(about["calibration_images"]), workers=workers,
             on_progress=tell(f"measure quantized samples up to {stop}"),
             corrected=bool(about.get("corrected", False)),
         )  # fmt: skip

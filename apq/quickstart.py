@@ -113,7 +113,7 @@ def quickstart(
     torch.set_num_threads(1)  # on 8x8 images threads wait for each other longer than they work
     space = load_space("digits")
     images = load_images("digits", space.resolution, space.in_channels, space.classes)
-    jobs = min(4, os.cpu_count() or 1)
+    workers = min(4, os.cpu_count() or 1)
 
     supernet = _supernet(space, images, folder / "supernet.safetensors", seed, tell)
     report = tell(f"collect {FP32_SAMPLES} fp32 samples")
@@ -121,7 +121,7 @@ def quickstart(
     report = tell(f"collect {QUANTIZED_SAMPLES} quantized samples")
     collect(
         supernet, images, folder / "quantized", QUANTIZED_SAMPLES, QUANTIZATION, seed,
-        jobs=jobs, on_progress=report,
+        workers=workers, on_progress=report,
     )  # fmt: skip
     predictor = _predictor(folder, seed, tell)
     priced = _price(space, folder / f"{DEVICE}.csv", tell)

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def spread(
-    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], jobs: int
+    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], workers: int
 ) -> Iterator[Result]:
     """What ``function`` returns for all these arguments, in the order in which calls end.
 
@@ -27,11 +27,11 @@ def spread(
     Args:
         function: What worker processes can import.
         arguments: Of each call; sent to the workers, large arrays as shared memory.
-        jobs: Worker processes; 1 calls it in this process.
+        workers: Worker processes; 1 calls it in this process.
     """
     from joblib import Parallel, delayed
 
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes="1M")
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", max_nbytes="1M")
     yield from parallel(delayed(_call)(os.getpid(), function, args) for args in arguments)
 
 

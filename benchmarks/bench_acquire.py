@@ -8,7 +8,7 @@ best, on average; measured anew, so that luck a predictor has learnt from does n
     python benchmarks/bench_acquire.py --supernet runs/quickstart/supernet.safetensors \
         --samples runs/quickstart/fp32 --images digits
     python benchmarks/bench_acquire.py --supernet data/cifar10/supernet.safetensors \
-        --samples data/cifar10/fp32 --random data/cifar10/quantized --images CIFAR --step 40 --jobs 2
+        --samples data/cifar10/fp32 --random data/cifar10/quantized --images CIFAR --step 40 --workers 2
 
 With `--random` the random samples are taken from a folder of random ones instead of measured anew, others
 for every seed.
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=100, help="random samples")
     parser.add_argument("--asked", type=int, default=100, help="samples where some are asked for")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
     drawn = read_samples(args.random) if args.random else None
@@ -93,7 +93,7 @@ def main() -> None:
         if len(drawn) < args.seeds * args.most:
             parser.error(f"{args.random} has {len(drawn)} samples; --seeds x --most are needed")
         how = Quantization(**drawn.metadata["quantization"])
-    truth = Truth(args.supernet, args.images, how, args.jobs)
+    truth = Truth(args.supernet, args.images, how, args.workers)
     space = truth.space
     if drawn is not None:
         rows = zip(drawn.genes, drawn.accuracy, strict=True)

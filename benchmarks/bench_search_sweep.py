@@ -1,6 +1,6 @@
 """A thousand scenarios with the commands a user has: ten tables by ``apq lut build``, one ``apq sweep``.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_search_sweep.py [--jobs 2] [--points 100] [--out FOLDER]
+    OMP_NUM_THREADS=1 python benchmarks/bench_search_sweep.py [--workers 2] [--points 100] [--out FOLDER]
 
 Uses the shipped CIFAR-10 predictor. Checks that every answer keeps its budget, priced anew layer by
 layer. Seconds are wall clock; CPU seconds are of all child processes.
@@ -47,7 +47,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--jobs", default="2")
+    parser.add_argument("--workers", default="2")
     parser.add_argument("--points", default="100")
     parser.add_argument("--candidates", default="4000")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-sweep"))
@@ -65,12 +65,14 @@ def main():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = apq(
         "sweep", "--spread", "latency_ms", "--points", given.points, "--candidates", given.candidates,
-        "--jobs", given.jobs, *tables, "--out", str(answers),
+        "--workers", given.workers, *tables, "--out", str(answers),
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     frame = pd.read_parquet(answers)
-    print(f"{len(frame):,} scenarios, {given.jobs} jobs: {seconds:.0f} s wall, {cpu:.0f} s CPU")
+    print(
+        f"{len(frame):,} scenarios, {given.workers} workers: {seconds:.0f} s wall, {cpu:.0f} s CPU"
+    )
     check(frame)
 
 

@@ -106,7 +106,11 @@ def collect(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the candidates.")
     ] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Have it measured by a Dask cluster: the address of its scheduler."),
+    ] = None,
     device: Device = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -121,6 +125,8 @@ def collect(
 
       apq collect --quantized --finetune-steps 40 --count 200 --images photos/ --supernet data/mine/supernet.safetensors --out data/mine/quantized
 
+      apq collect --dask tcp://10.0.0.5:8786 --supernet data/mine/supernet.safetensors --images photos/ --count 20000 --out data/mine/fp32
+
       apq collect --corrected --supernet mine.safetensors --images photos/ --count 200 --out data/mine/fp32
 
       apq collect --quantized --finetune-steps 40 --acquire 40 --predictor data/mine/predictor.safetensors --images photos/ --supernet data/mine/supernet.safetensors --out data/mine/quantized
@@ -131,6 +137,8 @@ def collect(
     from apq.space import load_space
     from apq.supernet import load_supernet
 
+    if dask is not None and workers > 1:
+        raise typer.BadParameter("--workers are of this machine: give them or --dask")
     if acquire is not None and not quantized:
         raise typer.BadParameter("--acquire chooses quantized samples: add --quantized")
     wanted = load_space(space or "cifar10") if space or supernet is None else None
@@ -147,7 +155,7 @@ def collect(
     with live_line(f"{kind} samples") as report:
         before = run(
             loaded, found, folder, count, how, seed, validation_images, calibration_images, chunk,
-            jobs, report, device, corrected,
+            workers, report, device, corrected, dask,
         )  # fmt: skip
     samples = read_samples(folder)
     if json:

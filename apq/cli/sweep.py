@@ -51,7 +51,7 @@ def sweep(
     fix: Fix = None,
     caution: Caution = 0.0,
     candidates: Annotated[int, typer.Option(min=10, help="Candidates scored per budget.")] = 4_000,
-    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
     out_path: Annotated[Path, typer.Option("--out", help="Parquet file of answers.")] = Path(
@@ -68,7 +68,7 @@ def sweep(
 
       apq sweep --latency-ms 0.3:1.3:0.01 --out runs/curve.parquet
 
-      apq sweep --spread latency_ms --points 100 --jobs 2 --lut bitfusion-public --lut bit-serial
+      apq sweep --spread latency_ms --points 100 --workers 2 --lut bitfusion-public --lut bit-serial
     """
     from apq.search.sweep import curves, spread_budgets, write_sweep
     from apq.search.sweep import sweep as run
@@ -95,7 +95,7 @@ def sweep(
     with live_line("sweep") as report, one_thread():
         answers = run(
             all_curves, accuracy, candidates, seed, tuple(fix or ()), caution,
-            jobs, parts, made_from, on_progress=report,
+            workers, parts, made_from, on_progress=report,
         )  # fmt: skip
     write_sweep(out_path, answers, made_from, parts)
     failed = answers["error"].notna()

@@ -233,7 +233,9 @@ class Streamed:
         return dict(self.__dict__)
 
     def _stored(self, where: Index) -> Pixels:
-        """Images out of the temporary file, which is made the first time."""
+        """Images out of the temporary file, which is made the first time, also on each machine."""
+        if self._file and not Path(self._file[0]).exists():
+            self._file.clear()
         if not self._file:
             handle, name = tempfile.mkstemp(prefix="apq-images-", suffix=".u8")
             with os.fdopen(handle, "wb") as file:

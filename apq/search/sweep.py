@@ -142,7 +142,7 @@ def sweep(
     seed: int = 0,
     fix: tuple[str, ...] = (),
     caution: float = 0.0,
-    jobs: int = 1,
+    workers: int = 1,
     parts: Path | None = None,
     made_from: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
@@ -151,13 +151,21 @@ def sweep(
 
     Args:
         asked: The curves.
-        accuracy: The predictor; picklable if there are several jobs.
+        accuracy: The predictor; picklable if there are several workers.
         candidates, seed, fix, caution: As in :func:`answer`.
+<<<<<<< HEAD
         jobs: Number of processes.
         parts: A folder that keeps every finished curve, so that a killed sweep can continue.
         made_from: Hashes of the predictor and other sources; curves from other sources are not
             reused.
         on_progress: Called after every curve with the budgets done and their total.
+=======
+        workers: Processes.
+        parts: A folder in which every finished curve is kept, so that a killed sweep continues.
+        made_from: Hashes of the predictor and other sources: an answer that others gave is not
+            taken for one of theirs.
+        on_progress: Called after every curve with budgets done and in all.
+>>>>>>> 3ac7576 (Collecting on a Dask cluster; worker processes are --workers everywhere)
 
     Returns:
         The rows of :func:`answer`, in the order of the curves.
@@ -170,7 +178,7 @@ def sweep(
     )
     total, done = sum(len(curve.budgets) for curve in asked), 0
     tables: dict[int, pd.DataFrame] = {}
-    for i, table in spread(_answer_part, work, jobs):
+    for i, table in spread(_answer_part, work, workers):
         tables[i], done = table, done + len(table)
         if on_progress is not None:
             on_progress(done, total, {"unreachable": float(table["error"].notna().sum())})

@@ -144,7 +144,7 @@ def test_several_processes_sweep_alike(problem):
     low, high = problem.priced.reach("bitops_g")
     budgets = [{"bitops_g": b} for b in np.linspace(low, high, 4)]
     asked = curves("a", problem.priced, budgets) + curves("b", problem.priced, budgets)
-    alone, together = (sweep(asked, problem.accuracy, candidates=60, jobs=jobs) for jobs in (1, 2))
+    alone, together = (sweep(asked, problem.accuracy, candidates=60, workers=n) for n in (1, 2))
     pd.testing.assert_frame_equal(alone, together)
     assert set(together["device"]) == {"a", "b"}
 
