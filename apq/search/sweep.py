@@ -154,7 +154,7 @@ def sweep(
             accuracy: The predictor; picklable if there are several workers.
             candidates, seed, fix, caution: As in :func:`answer`.
     <<<<<<< HEAD
-            jobs: Number of processes.
+            workers: Number of processes.
             parts: A folder that keeps every finished curve, so that a killed sweep can continue.
             made_from: Hashes of the predictor and other sources; curves from other sources are not
                 reused.
