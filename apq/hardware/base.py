@@ -78,7 +78,7 @@ def as_integers(layers: LayerArray) -> LayerArray:
 
 
 def why_no_integers(layers: LayerArray) -> str:
-    """Which formats among the weights are no integers, for a device's ``explain``; empty: none."""
+    """Formats among the weights that are not integers, for a device's ``explain``; empty: none."""
     odd = [FORMATS[c].name for c in np.unique(layers["weight_bits"]) if not INTEGER_BITS[c]]
     if not odd:
         return ""

@@ -29,7 +29,7 @@ FIGURES = (
     "cycles", "compute_cycles", "input_bits", "weight_bits", "output_bits", "energy_nj",
     "tile_side", "tile_in", "tile_out",
 )  # fmt: skip
-"""What a simulated layer reports; bits are DRAM traffic, outputs one way."""
+"""Figures of a simulated layer; bits are DRAM traffic, outputs one way."""
 
 _LOOPS = ("B", "OW", "OH", "IC", "OC")
 _DEPENDS = {
@@ -241,7 +241,7 @@ def simulate(
 
 
 def _doublings(size: Ints, first: int | Ints) -> Ints:
-    """How often ``first`` doubles until it covers ``size``."""
+    """Number of doublings of ``first`` until it covers ``size``."""
     return np.ceil(np.log2(np.maximum(size / first, 1))).astype(np.int64)
 
 

@@ -131,7 +131,7 @@ def calibrate(
         measured_ms: Their latency, shape (n,).
         fit_on: Networks used for the fit, drawn with ``seed``; the others give the reported error.
             With fewer than five others, every network is predicted from the rest instead.
-        seed: Decides which.
+        seed: Random seed of the draw.
         limit: A table whose worst held-out error is larger is refused ...
         force: ... unless forced.
 

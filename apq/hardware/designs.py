@@ -39,7 +39,7 @@ class Designs:
     """Every combination of some knobs of a simulated accelerator.
 
     Attributes:
-        name: Of the model.
+        name: Name of the model.
         knobs: Name of each knob and its choices, in order.
         build: From one value per knob, by name, to the cost model of that design.
         facts: From a design to :data:`FACTS`.
@@ -97,7 +97,7 @@ class Designs:
 
 @dataclass(frozen=True, eq=False)
 class LayerPrices:
-    """What every layer that a space may need costs on every design.
+    """Costs on every design of every layer that a space may need.
 
     Attributes:
         layers: ``(layers,)``.
@@ -121,7 +121,7 @@ class LayerPrices:
         return totals
 
     def fixed(self, space: Space, model: CostModel) -> dict[str, Floats]:
-        """What depends on no gene, ``(designs,)`` each."""
+        """Costs that depend on no gene, ``(designs,)`` each."""
         place = {row: i for i, row in enumerate(self.layers.tolist())}
         kept = [layer for n, layer in space.fixed_layers.items() if n not in model.leaves_out]
         index = [place[row] for row in to_array(kept).tolist()]

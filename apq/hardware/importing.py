@@ -178,7 +178,7 @@ def import_columns(
         constants: Layer columns the file lacks, e.g. ``{"groups": 1}``. A missing ``width`` is the
             height.
         frequency_mhz: The clock, for latency in cycles.
-        encoding: Of a CSV.
+        encoding: Text encoding of a CSV.
 
     Raises:
         TableError: a column or unit is missing or ambiguous; the message says how to declare it.

@@ -27,8 +27,8 @@ def describe_table(
 
     Args:
         file: A table, ``.csv`` or ``.parquet``; a name of a shipped one is found too.
-        space: Whose coverage and shares are wanted.
-        seed: Decides the random candidates of the shares.
+        space: The space for coverage and shares.
+        seed: Random seed of the candidates for shares.
 
     Returns:
         Plain data: ``header``, ``rows``, ``metrics``, ``weight_bits``, ``activation_bits``,

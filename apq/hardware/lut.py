@@ -62,7 +62,7 @@ class LookupTable:
         source: Where the figures come from.
         granularity: ``"layer"`` or ``"block"``.
         leaves_out: Fixed layers the device's figures do not include.
-        layers: What is priced, one row each, shape (n,).
+        layers: The priced layers, one row each, shape (n,).
         prices: ``latency_ms`` and/or ``energy_mj``, each (n,), not negative.
         overhead: Cost of every network beside its rows, per metric (an affine calibration's
             constant).

@@ -32,7 +32,7 @@ class Polynomial:
     Attributes:
         degree: The largest, chosen by cross-validation.
         errors: By degree the cross-validated root mean square of the logarithms' error.
-        middle, width: What features are centred and divided by, ``(knobs,)``.
+        middle, width: Centre and scale of the features, ``(knobs,)``.
         coefficients: ``(monomials, layers)``.
     """
 
@@ -65,8 +65,8 @@ def fit_polynomial(features: Floats, prices: Floats, seed: int = 0, folds: int =
     Args:
         features: Logarithms of knobs, ``(n, knobs)``.
         prices: Above 0, ``(n, layers)``.
-        seed: Decides the folds.
-        folds: Of the cross-validation that chooses among :data:`DEGREES`.
+        seed: Random seed of the folds.
+        folds: Number of folds of the cross-validation that chooses among :data:`DEGREES`.
 
     Raises:
         ApqError: there are too few designs for a line.
@@ -99,7 +99,7 @@ class Surrogate:
     """Polynomials for every type of processing element and metric, fitted for one space.
 
     Attributes:
-        space: Whose layers are priced.
+        space: The space whose layers are priced.
         designs: The knobs; others between their smallest and largest choices are priced too.
         fits: By type of PE and metric.
     """
@@ -127,7 +127,7 @@ class Surrogate:
         return out
 
     def table(self) -> LayerPrices:
-        """What every layer costs on all of the designs, for
+        """Costs of every layer on all designs, for
         :func:`apq.search.codesign.price_designs`."""
         rows = [self.designs.values(i) for i in range(len(self.designs))]
         layers = needed_layers(self.space, self.designs.models[0])
@@ -146,10 +146,10 @@ def fit_surrogate(space: Space, designs: Designs, count: int = 200, seed: int = 
     """Simulate ``count`` random designs of every type of processing element, and fit them.
 
     Args:
-        space: Whose layers are priced.
+        space: The space whose layers are priced.
         designs: The knobs; the first is the type of PE.
         count: Designs simulated per type.
-        seed: Decides which ones.
+        seed: Random seed of the designs.
 
     Raises:
         ApqError: a type of PE cannot run a layer of the space, or there are too few designs.

@@ -80,7 +80,7 @@ class Roofline:
 
     def price(self, layers: LayerArray) -> Prices:
         """``latency_ms`` and, with energies given, ``energy_mj``; NaN for whole blocks and weights
-        that are no integers."""
+        that are not integers."""
         rows, single = integer_layers(layers)
         rows = np.where(single, rows, np.zeros_like(rows))
         rows["groups"][~single] = rows["stride"][~single] = 1
@@ -100,7 +100,7 @@ class Roofline:
         return out
 
     def explain(self, layers: LayerArray) -> str:
-        """Whole blocks and weights that are no integers have no price."""
+        """Whole blocks and weights that are not integers have no price."""
         why = why_no_integers(layers) or "it prices single layers."
         return f"{self.name} cannot price {list_layers(layers)}: {why}"
 
@@ -139,7 +139,7 @@ class Bops:
     overhead = NOTHING
 
     def price(self, layers: LayerArray) -> Prices:
-        """``latency_ms``; NaN for whole blocks and weights that are no integers."""
+        """``latency_ms``; NaN for whole blocks and weights that are not integers."""
         rows, single = integer_layers(layers)
         out = np.full(layers.shape, np.nan)
         rows = rows[single]
@@ -150,6 +150,6 @@ class Bops:
         return {"latency_ms": out}
 
     def explain(self, layers: LayerArray) -> str:
-        """Whole blocks and weights that are no integers have no price."""
+        """Whole blocks and weights that are not integers have no price."""
         why = why_no_integers(layers) or "it prices single layers."
         return f"{self.name} cannot price {list_layers(layers)}: {why}"

@@ -201,7 +201,7 @@ def _per_bit(bits: float) -> float:
 
 
 def figures(design: RowStationary, layers: LayerArray) -> dict[str, float]:
-    """What a design does on a network: ``latency_ms``, ``energy_mj``, ``area_mm2`` and
+    """Figures of a design on a network: ``latency_ms``, ``energy_mj``, ``area_mm2`` and
     ``performance_per_area`` (inferences per second and mm^2)."""
     prices = design.price(layers)
     latency = float(prices["latency_ms"].sum())

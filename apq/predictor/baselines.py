@@ -59,10 +59,10 @@ def fit_baseline(
 
     Args:
         name: Which.
-        inputs: Of n candidates.
+        inputs: Inputs of n candidates.
         accuracy: Their measurements ``(n,)``.
         bits: Whether it sees bit columns.
-        seed: Of the model, and of the rows used if there are more than ``MOST_ROWS``.
+        seed: Random seed of the model, and of the rows if there are more than ``MOST_ROWS``.
 
     Returns:
         A function from inputs to accuracies.

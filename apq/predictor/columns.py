@@ -26,7 +26,7 @@ from apq.space.layer import macs, weight_count
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a foreign table mean.
+    """Meaning of the columns of a table measured elsewhere.
 
     Attributes:
         target: The measured accuracy.
@@ -116,7 +116,7 @@ def columns_from_dict(data: Mapping[str, Any], where: str) -> Columns:
 
 
 def _space(value: Any, info: ValidationInfo) -> Space | None:
-    """A space by a preset's name, by path beside the file, or as a table."""
+    """A space by a preset's name, by path relative to the file, or as a table."""
     try:
         if isinstance(value, str) and value:
             beside = (info.context or {}).get("beside", Path())

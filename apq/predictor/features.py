@@ -65,7 +65,7 @@ class Features(Protocol):
 
 
 def width(groups: Groups) -> int:
-    """How many columns the groups have together."""
+    """Total number of columns of the groups."""
     return sum(n for _, n in groups)
 
 
@@ -173,7 +173,7 @@ class SpaceFeatures:
         )
 
     def parts(self) -> tuple[Doubles, Doubles, Doubles]:
-        """What the smooth columns, those of the bits after the others, are sums of.
+        """The summands of the smooth columns (those of the bits come last).
 
         Returns:
             A row per column of the encoding, one per stage (times its depth), and one per logarithm
@@ -223,10 +223,10 @@ class SpaceFeatures:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the genes of one kind lie, by what is chosen and by slot.
+    """Columns of the genes of one kind, by attribute and slot.
 
     Attributes:
-        names: What is chosen in slots.
+        names: Attributes of slots.
         places: Column of the gene, ``(names, slots)``; one past the last axis where there is none.
         listed: Columns of all genes of the kind, name by name.
         groups: Names of these, and how many each.

@@ -60,7 +60,7 @@ def fit(
         weight_decay: Decoupled, as in AdamW.
         rank_weight: Weight of the ranking term; 0 leaves it out.
         checks: How often held-out rows are looked at.
-        seed: Of the order of the rows.
+        seed: Random seed of the order of the rows.
         on_progress: Called with epochs done, all epochs and the held-out error.
     """
     generator = torch.Generator().manual_seed(seed)

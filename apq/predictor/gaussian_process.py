@@ -130,7 +130,7 @@ class GaussianProcess:
 
     @cached_property
     def _single(self) -> _Single:
-        """What :meth:`predict` works with."""
+        """The single-precision form for :meth:`predict`."""
         x = self.rows / self.weights
         covariances = self._prior(x, x[: len(self.explained)])
         near = -10.0 * self.weights[:, None] * self.rows.T
@@ -168,7 +168,7 @@ class GaussianProcess:
         return replace(self, alpha=self.alpha * share, slope=slopes)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What has to be saved, by name."""
+        """Tensors to save, by name."""
         names = ("mean", "scale", "weights", "slope", "rows", "alpha", "explained", "linear")
         return {name: getattr(self, name) for name in names}
 
@@ -208,8 +208,8 @@ class Prior:
     """The prior of a process.
 
     Attributes:
-        families: Of all groups of columns, in order.
-        amplitude: Of the stationary part; a twentieth of it of the square.
+        families: Families of all groups of columns, in order.
+        amplitude: Amplitude of the stationary part; the square has a twentieth of it.
     """
 
     families: tuple[Family, ...]
@@ -255,10 +255,10 @@ def fit_process(
         groups: Names and widths of the groups, together d columns.
         target: Standardised measurements ``(n,)``.
         blocks: Rows with equal numbers are left out together in the held-out answers, ``(n,)``.
-        prior: What is expected of the groups; None: the same of all.
-        iterations: Of the optimiser.
+        prior: Prior of the groups; None: the same for all.
+        iterations: Iterations of the optimiser.
         subset: Rows used to choose the parameters; all rows are used for the answers.
-        seed: Decides which rows those are, which are anchors, and what is left out together.
+        seed: Random seed of the subset, the anchors, and the folds.
 
     Returns:
         The process and, for every training row, the mean and deviation it answers when the rows

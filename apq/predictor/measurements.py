@@ -35,7 +35,7 @@ def read_measurements(path: Path | str, space: Space) -> Samples:
             name them. Cells of blocks that a row does not have may be empty, and columns of blocks
             that no row has may be missing. Without any column
             of number formats the rows count as measured in full precision, else as quantized.
-        space: What was measured.
+        space: The space that was measured.
 
     Raises:
         SamplesError: the file cannot be read, lacks a column (names them, and the nearest that is

@@ -25,7 +25,7 @@ class Ensemble(nn.Module):
         bits: Bit columns likewise; 0 for an fp32 predictor.
         hidden: Width of every hidden layer (the paper: 400).
         members: Number of MLPs.
-        seed: Of the initial weights (PyTorch's default for linear layers).
+        seed: Random seed of the initial weights (PyTorch's default for linear layers).
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class Network:
 
     Attributes:
         ensemble: The MLPs.
-        arch_mean, arch_std, bits_mean, bits_std: Of the smooth columns, ``(a,)`` and ``(b,)``.
+        arch_mean, arch_std, bits_mean, bits_std: For the smooth columns, ``(a,)`` and ``(b,)``.
         floor: Deviation that remains where all members agree (their held-out error).
     """
 
@@ -101,7 +101,7 @@ class Network:
         return x, torch.cat([torch.from_numpy(hot), bits], dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What has to be saved, by name."""
+        """Tensors to save, by name."""
         own = {n: getattr(self, n) for n in ("arch_mean", "arch_std", "bits_mean", "bits_std")}
         return own | {
             f"ensemble.{n}": p.detach().contiguous() for n, p in self.ensemble.named_parameters()
@@ -185,12 +185,12 @@ def train_network(
 
     Args:
         network: Trained in place; the result shares its weights.
-        inputs: Of n candidates.
+        inputs: Inputs of n candidates.
         target: Standardised measurements ``(n,)``.
         blocks: Rows with equal numbers are held out together ``(n,)``.
         updates: Steps, about.
         rank_weight: Weight of the ranking term of the loss.
-        seed: Of the order of rows and of what is held out.
+        seed: Random seed of the order of rows and the held-out rows.
         on_progress: See :func:`apq.predictor.fitting.fit`.
 
     Returns:

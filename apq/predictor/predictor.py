@@ -219,7 +219,7 @@ def content_hash(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str
 def process_columns(
     inputs: Inputs, features: Features, bits: bool, answer: Array | None
 ) -> NDArray[np.float32]:
-    """What a process sees: another model's answer first if there is one, then smooth columns, then
+    """Inputs of a process: another model's output first if there is one, then smooth columns, then
     the one-hot code; in the order of :func:`process_groups`."""
     parts = [inputs.arch, one_hot(inputs.arch_hot, width(features.arch_hot_groups))]
     if bits:
@@ -306,7 +306,7 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
 
 
 def _features(header: PredictorHeader) -> Features:
-    """What a predictor sees.
+    """The features of a predictor.
 
     Raises:
         SamplesError: kernels or hidden widths of a table do not fit its space.

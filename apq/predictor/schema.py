@@ -55,7 +55,7 @@ class Origin(Document):
     """The part of a predictor's report about its samples.
 
     Attributes:
-        original_accuracy: Of the whole network in full precision, as they measured it.
+        original_accuracy: Measured full-precision accuracy of the whole network.
         corrected: Whether subnets were refitted after cutting.
         quantization: How the quantized ones were made; None: there were none.
     """
@@ -93,9 +93,9 @@ class PredictorHeader(FormatOnly):
         warp: Ceiling (null: none), mean and deviation of the targets.
         bits: Whether the last model sees bit columns.
         calibration: Factor on the spread.
-        report: What made it, for people and provenance.
-        fingerprint: Of the space.
-        hash: Of everything else and the tensors.
+        report: Errors, settings and provenance.
+        fingerprint: Fingerprint of the space.
+        hash: Hash of everything else and the tensors.
     """
 
     features: Annotated[SpaceFeaturesTable | TableFeaturesTable, Field(discriminator="kind")]

@@ -21,7 +21,7 @@ def score_file(
     Args:
         predictor: Trained on samples of a space, or on a table.
         path: Samples of the same space, or a table with the same columns.
-        seed: Of the bootstrap interval.
+        seed: Random seed of the bootstrap interval.
 
     Returns:
         The rows with the columns ``predicted`` and ``spread`` added, in the unit of the

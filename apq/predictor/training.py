@@ -77,7 +77,7 @@ class Data:
     """Measured candidates as arrays.
 
     Attributes:
-        inputs: What the predictor sees.
+        inputs: Inputs of the predictor.
         accuracy: Measurements, shape ``(n,)``.
         blocks: Equal numbers mark one architecture; its rows stay in one part of every split.
     """
@@ -140,7 +140,7 @@ def train_predictor(
         preset: A name of ``PRESETS``.
         members: Overrides the preset's ensemble size.
         compare: Also train the alternatives and judge all on held-out samples.
-        seed: Of weights, splits and order.
+        seed: Random seed of weights, splits and order.
         on_progress: Called while MLPs train: passes done, all passes, latest held-out error.
 
     Raises:
@@ -211,7 +211,7 @@ def train_predictor(
 
 
 def _original(samples: Samples) -> float | None:
-    """What fp32 samples measured of the whole network, a fraction; None: nothing."""
+    """Accuracy of the whole network in fp32 samples, a fraction; None: not measured."""
     if set(samples.precision) != {"fp32"}:
         return None
     space = samples.space
@@ -304,11 +304,11 @@ def learn(
 
     Args:
         data: The candidates.
-        features: What made ``data.inputs``.
+        features: Features that computed ``data.inputs``.
         recipe: How.
         bits: Whether it is to see bit columns.
         base: An fp32 predictor to start from.
-        seed: Of weights, splits and order.
+        seed: Random seed of weights, splits and order.
         on_progress: As for :func:`train_predictor`.
 
     Returns:
@@ -350,7 +350,7 @@ def learn(
 
 
 def _prior(features: Features, bits: bool, answer: bool) -> Prior:
-    """What a process expects of the columns of :func:`process_columns`."""
+    """Prior of a process over the columns of :func:`process_columns`."""
     counts = [len(features.arch_groups + features.arch_hot_groups)]
     if bits:
         counts.append(len(features.bits_groups + features.bits_hot_groups))
@@ -377,7 +377,7 @@ def _cautious(
         answer: The pre-trained predictor's ``(n,)``.
         target: Standardised measurements ``(n,)``.
         blocks: Rows with equal numbers are left out together, ``(n,)``.
-        seed: Decides what is left out together.
+        seed: Random seed of the folds.
 
     Returns:
         The process and the held-out answers, both shrunk.

@@ -44,7 +44,7 @@ class Packed:
 
 
 class Quantizer(Protocol):
-    """What a scheme builds; also an ``nn.Module``.
+    """A module that rounds tensors, built by a scheme; also an ``nn.Module``.
 
     Weight quantizers have ``pack(weight) -> Packed`` besides, with ``pack(w).dequantize()`` equal
     to the forward pass; activation quantizers ``rounding() -> Rounding``, the same for devices.

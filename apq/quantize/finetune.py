@@ -116,7 +116,7 @@ def quantized_step(
     """Gradients of one step of a quantized network; returns the loss.
 
     Args:
-        training: Of the network.
+        training: Training state of the network.
         x, labels: Normalised images and their labels.
         teacher: Its logits are distilled if given.
         extra: Further loss, computed after the forward pass.
@@ -143,7 +143,7 @@ def one_cycle(progress: float, warm: float = 0.3) -> float:
 
 
 def penalty(model: nn.Module) -> Tensor:
-    """What the schemes of the weights add to the loss (FLightNN's group lasso); 0 for most."""
+    """Loss terms of the weights' schemes (FLightNN's group lasso); 0 for most."""
     total = torch.zeros(())
     for part in model.modules():
         if isinstance(part, QuantizedConv | QuantizedLinear) and hasattr(part.weights, "penalty"):

@@ -59,7 +59,7 @@ def flight(
         w: Filters, ``(out, fan_in)``.
         thresholds: One per term, ``(k,)``, compared with the norm of what is left of a filter.
         lowest, highest: Exponents of the powers; smaller magnitudes become 0.
-        temperature: Of the sigmoid.
+        temperature: Temperature of the sigmoid.
     """
     out: Tensor = _Flight.apply(w, thresholds, lowest, highest, temperature)  # type: ignore[no-untyped-call]
     return out
@@ -77,7 +77,7 @@ def residual_norms(w: Tensor, thresholds: Tensor, lowest: int, highest: int) -> 
 
 
 def sums(terms: int, lowest: int) -> Tensor:
-    """What up to ``terms`` (1 or 2) signed powers from ``2^lowest`` to 1 add up to, for scale 1."""
+    """All sums of up to ``terms`` (1 or 2) signed powers from ``2^lowest`` to 1, for scale 1."""
     powers = 2.0 ** torch.arange(lowest, 1)
     one = torch.cat([-powers, torch.zeros(1), powers])
     return one if terms == 1 else torch.unique(one[:, None] + one[None])

@@ -53,7 +53,7 @@ class Rounding:
 
     @property
     def zero(self) -> int:
-        """Where 0 lies when the integers are stored as unsigned bytes."""
+        """Zero point when the integers are stored as unsigned bytes."""
         if self.low >= 0:
             return 0
         return -self.low if self.high - self.low == 255 else 128
@@ -92,7 +92,7 @@ class IntegerLayer:
         bias: ``(out,)``. Integers in units of ``step``; weights from a table: in real units.
         rounding: Grid of the input.
         output: Grid of the output, which ends where the activation does; None: real numbers.
-        stride, padding, groups: Of the convolution.
+        stride, padding, groups: Parameters of the convolution.
         act: The activation that the output's grid ends with.
     """
 
@@ -213,10 +213,10 @@ class Step(Generic[Layer]):
     Attributes:
         name, op, inputs: As of :class:`apq.space.graph.Node`.
         layer: The convolution (a linear layer is a 1x1 one); None for a node without weights.
-        grid: Whose integers the output holds; None: real numbers.
+        grid: Grid of the output's integers; None: real numbers.
         act: As of the node; grids end where it does.
         window: Kernel and stride of a ``maxpool``.
-        operation: What a ``torch`` node runs.
+        operation: The operation of a ``torch`` node.
     """
 
     name: str
@@ -231,7 +231,7 @@ class Step(Generic[Layer]):
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """What a node of kind ``torch`` runs, in real numbers.
+    """The operation of a node of kind ``torch``, in floating point.
 
     Attributes:
         call, args: As of the node.
@@ -244,7 +244,7 @@ class Operation:
 
 
 def operation_of(network: nn.Module, node: Node) -> Operation | None:
-    """What a node of kind ``torch`` runs; None for all others."""
+    """The operation of a node of kind ``torch``; None for all others."""
     if node.op != "torch":
         return None
     module = network.get_submodule(node.name) if node.held else None

@@ -209,7 +209,7 @@ class QuantizedSubnet(nn.Module):
         return steps
 
     def _output_grid(self, node: Node) -> Rounding | None:
-        """Whose integers a node's output holds: its stream's, or those its reader wants."""
+        """Grid of a node's output: its stream's, or the one its reader needs."""
         if node.op == "image":
             return self.image.rounding()
         if node.act == "hsigmoid" and node.op == "act":

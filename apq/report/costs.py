@@ -73,7 +73,7 @@ class Pipeline:
         """Training one network from random weights, at the pace of the fine-tune; None: not known.
 
         Args:
-            rates: Of energy and prices.
+            rates: Rates of energy and prices.
             epochs: Passes over the training images; None: as many as the supernet had.
         """
         passes = self.epochs if epochs is None else epochs
@@ -141,7 +141,7 @@ def pipeline(
 
 
 class StartedFrom(Document):
-    """What a supernet's header says of its past: the hashes of those it started from."""
+    """Part of a supernet's header: the hashes of the supernets it started from."""
 
     what = "a supernet as apq train-supernet writes it"
 
@@ -153,7 +153,7 @@ def _silent(cost: Cost | None) -> str:
 
 
 def _supernets(path: Path, wanted: str | None) -> Iterator[Stage]:
-    """A supernet, and those it was started from, if they lie beside it."""
+    """A supernet, and those it was started from, if they are in the same folder."""
     if not path.is_file():
         if wanted is not None:
             yield Stage(SUPERNETS, path, None, f"{wanted} is not there; give --supernet")
@@ -214,7 +214,7 @@ def _samples(path: Path, name: str, wanted: str | None) -> Iterator[Stage]:
 
 
 class _Costly(Document):
-    """The cost beside a predictor or in a table's header."""
+    """The cost in the header of a predictor or a table."""
 
     what = "what making a file cost"
 

@@ -30,7 +30,7 @@ from apq.search.search import Result
 from apq.space import Genes
 
 CANDIDATES, SECONDS = 2_000, 0.4
-"""How many candidates an answer may score, and for how long."""
+"""Most candidates that an answer scores, and its time limit (s)."""
 DRAWN = 700
 """Most networks of an answer's front that are drawn."""
 MOST_KNOWN = 200_000
@@ -38,7 +38,7 @@ MOST_KNOWN = 200_000
 
 
 class Asked(Document):
-    """What a page asks.
+    """A request of the page.
 
     Attributes:
         limits: Largest cost by metric; what has no limit is not named.
@@ -125,7 +125,7 @@ class Explorer:
 
     @property
     def offer(self) -> dict[str, Any]:
-        """What a page has to know: what costs can be limited to, and what they are limited to."""
+        """Data for the page: reachable ranges of costs, and their current limits."""
         reach = {metric: self.problem.searched.reach(metric) for metric in self.priced.metrics}
         limits = self.source.best.limits
         return {
@@ -194,7 +194,7 @@ def require_same(made_from: Mapping[str, str], found: Mapping[str, str], folder:
 
     Args:
         made_from: Names and hashes of the run.
-        found: Of what was found now; what it does not name is not compared.
+        found: Current names and hashes; names missing here are not compared.
         folder: The run's, for the message.
 
     Raises:
@@ -264,7 +264,7 @@ def serve_run(explorer: Explorer, port: int = 0) -> PageServer:
 
     Args:
         explorer: Answers.
-        port: Of 127.0.0.1; 0: a free one.
+        port: Port of 127.0.0.1; 0: a free one.
 
     Raises:
         ApqError: the port is taken or not allowed.

@@ -23,7 +23,7 @@ from apq.report.reading import Source, read_source
 from apq.report.view import as_data
 
 MOST_BYTES = 2_900_000
-"""Of the page; fronts that would need more are thinned."""
+"""Largest size of the page; larger fronts are thinned."""
 
 OWN_SCRIPTS = ("base.js", "page.js", "explore.js")
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.min.js")

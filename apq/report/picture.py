@@ -19,7 +19,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 """Okabe and Ito, "Color universal design" (2008), without yellow, which is faint on white."""
 FRONT_MARKS = ("o", "s", "^", "D", "v", "P", "X")
 MARKS = ("x", "+", "1", "2")
-"""Of baselines: every one its colour, every three a mark."""
+"""Markers of baselines; the colour changes with each, the marker with every third."""
 NAME = 40
 """Characters of a name that a picture shows."""
 NO_DATE: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -30,9 +30,9 @@ class Cloud:
     """A named set of points.
 
     Attributes:
-        name: What to call it.
-        cost, accuracy: Of each; accuracies are fractions, ``(n,)``.
-        spread: Of each accuracy, a fraction, ``(n,)``; None: not known.
+        name: Name in the legend.
+        cost, accuracy: Values of the points; accuracies are fractions, ``(n,)``.
+        spread: Spread of each accuracy, a fraction, ``(n,)``; None: not known.
         chosen: The row to be built; marked. None: there is none.
     """
 
@@ -89,7 +89,7 @@ def draw_front(
         paths: As for :func:`picture`.
         metric: The cost on the horizontal axis, e.g. ``latency_ms``.
         fronts: Pareto sets, each with its spread as bars and its chosen row as a star.
-        clouds: What else was scored, drawn as dots (e.g. random search).
+        clouds: Other scored candidates, drawn as dots (e.g. random search).
         baselines: Fronts of other searches, each with a colour and mark of its own.
         limits: Budgets; vertical lines.
     """

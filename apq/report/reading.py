@@ -29,7 +29,7 @@ class Source:
     Attributes:
         folder: The folder.
         best: Its ``best.json``.
-        run: What is drawn of it.
+        run: The data that are drawn.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ def read_source(folder: Path, name: str | None = None) -> Source:
 
     Args:
         folder: As ``apq search`` writes it.
-        name: What to call the run; the folder's name by default.
+        name: Name of the run; default: the folder's name.
 
     Raises:
         ApqError: a file is missing, damaged, or of another space.

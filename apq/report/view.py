@@ -40,8 +40,8 @@ class Measured:
     Attributes:
         file: Its name.
         scheme: How it was quantized.
-        genes: Of the candidate, ``(axes,)``.
-        predicted, spread: What the search said.
+        genes: Genes of the candidate, ``(axes,)``.
+        predicted, spread: The search's prediction and its spread.
         before, after, test: Before fine-tuning and after it on validation images; test images.
     """
 
@@ -69,11 +69,11 @@ class Run:
         fixed: Cost of the layers that are not searched, by metric.
         chosen: The row that was chosen.
         limits: By metric.
-        objectives: What was traded.
+        objectives: The search's objectives.
         baselines: By name.
         curve: How the search went.
-        scored: What else it scored.
-        measured: What was built of it.
+        scored: Other candidates it scored.
+        measured: Fine-tuned candidates.
     """
 
     name: str

@@ -106,7 +106,7 @@ def stored(x: NDArray[np.float32], tensor: dict[str, Any]) -> NDArray[Any]:
 
 
 def real(codes: NDArray[Any], tensor: dict[str, Any]) -> NDArray[np.float32]:
-    """What a tensor of the file stands for."""
+    """The real values of a tensor of the file."""
     scale, zero = tensor["quantization"]
     if not scale:
         return codes.astype(np.float32)

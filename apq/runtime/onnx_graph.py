@@ -661,7 +661,7 @@ _WRITERS: dict[str, Callable[[bool], Any]] = {
 
 
 def _type_name(kind: int) -> str:
-    """What ONNX calls a type of tensors, e.g. INT4."""
+    """ONNX's name of a tensor type, e.g. INT4."""
     from onnx import TensorProto
 
     return str(TensorProto.DataType.Name(kind))

@@ -26,7 +26,7 @@ Rows = NDArray[Any]
 
 
 class Genome(Protocol):
-    """What :class:`apq.search.sampler.JointSampler` varies. Rows have shape ``(n, parameters)``."""
+    """Parameters that :class:`apq.search.sampler.JointSampler` varies, as rows ``(n, parameters)``."""
 
     @property
     def distributions(self) -> Mapping[str, BaseDistribution]:

@@ -70,7 +70,7 @@ def minimise(
     """The permitted candidate with the smallest ``what`` within the limits.
 
     Args:
-        priced: What may be chosen, and its costs.
+        priced: The space and its costs.
         what: The value that is minimised.
         limits: Largest cost per metric, ``peak_memory_kb`` included.
         seconds: Time limit in seconds; the best solution found until then is returned.

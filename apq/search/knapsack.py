@@ -84,7 +84,7 @@ def minimise_for_budgets(
     """For every budget, a row whose ``what`` is close to the smallest at that cost.
 
     Args:
-        priced: What may be chosen, and its costs.
+        priced: The space and its costs.
         what: The value that is minimised.
         metric: An additive cost.
         limit: The largest budget of interest, more than the fixed layers cost.

@@ -23,7 +23,7 @@ from apq.space import Genes
 
 ROUNDS = 4
 BUDGETS = 12
-"""How many budgets are solved per round when a cost is an objective."""
+"""Number of budgets solved per round when a cost is an objective."""
 
 
 @dataclass(frozen=True)

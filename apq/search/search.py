@@ -23,7 +23,7 @@ from apq.space import Candidate, Genes
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         problem: The problem that was searched.

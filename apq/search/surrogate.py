@@ -25,7 +25,7 @@ class Neighbours:
     Attributes:
         full: The centre with skipped slots filled in, ``(axes,)``.
         rows: The neighbours, ``(n, axes)``; the first is the centre.
-        axis, gene: What was changed per neighbour after the first.
+        axis, gene: The axis and new gene of each neighbour after the first.
         base: Per neighbour after the first, the row it was changed from.
     """
 
@@ -110,7 +110,7 @@ def local_model(space: Space, around: Neighbours, values: Floats, penalty: float
     """The value as centre + sum of single-gene effects, plus ``penalty`` per changed gene.
 
     Args:
-        space: What may be chosen.
+        space: The space.
         around: The neighbours.
         values: Their values, ``(n,)``, to be minimised.
         penalty: Keeps the optimum near the centre, where the model is right.

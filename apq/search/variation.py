@@ -85,7 +85,7 @@ def children(
     block, or a random one. Infeasible children are repaired towards their first parent.
 
     Args:
-        problem: What is permitted and feasible.
+        problem: Defines permitted and feasible rows.
         first, second: Parents, ``(n, axes)``.
         rng: Source of randomness.
         crossover: Probability of crossover per child; otherwise it is a mutated first parent.

@@ -58,7 +58,7 @@ class Slot:
         index: Its place among all slots, in network order.
         stage: Index of the stage whose depth decides whether it runs.
         position: It runs if the stage's depth is larger.
-        attributes: What is chosen, in the order of the genes.
+        attributes: Attributes of its genes, in their order.
         choices: Per attribute, formats as codes.
     """
 

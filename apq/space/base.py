@@ -86,7 +86,7 @@ class _Rules:
 
 @dataclass(frozen=True)
 class Space:
-    """What can be searched: the networks of a family, as a graph and its genes.
+    """A search space: the networks of a family, as a graph and its genes.
 
     A space may be restricted (:meth:`restrict`): its genes keep their meaning, and drawing,
     counting and :meth:`snap` use permitted choices only.

@@ -32,7 +32,7 @@ def genes_in_words(space: Space) -> list[tuple[str, str]]:
 
 
 def _menu(space: Space, name: str) -> tuple[Any, ...]:
-    """What may be chosen for a gene."""
+    """The permitted choices of a gene."""
     place = space.place[name]
     return tuple(space.axes[place].labels[c] for c in space.allowed[place])
 

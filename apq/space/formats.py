@@ -35,7 +35,7 @@ class Format:
             two), ``"ternary"``, ``"binary"`` (-1, 1), ``"binary01"`` (0, 1) or ``"float"``.
         scheme: Name of the scheme that quantizes to it; empty for a plain width.
         integer_bits: Width of the two's complement integers that hold all levels, in units of the
-            smallest; 0: the levels are no integers.
+            smallest; 0: the levels are not integers.
         shifts: Number of shifted copies of the other operand in a product; 0: it is a multiply.
         table: Values of the table that the stored bits index, 32 bits each, one table per layer; 0:
             the bits are the number.

@@ -84,8 +84,8 @@ class Node:
             in real numbers).
         inputs: Names of the nodes whose outputs it reads.
         channels: Channels of its output.
-        kernel, stride, groups: Of a convolution, padded by ``kernel // 2``. A depthwise one has as
-            many groups as channels. A stride may be a pair: by rows, by columns.
+        kernel, stride, groups: Parameters of a convolution, padded by ``kernel // 2``. A depthwise
+            one has as many groups as channels. A stride may be a pair: by rows, by columns.
         act: Activation at its output: ``"relu"``, ``"relu6"`` or none; of a node of kind ``act``:
             ``"hswish"`` or ``"hsigmoid"``.
         bias: Whether a linear layer has one.
@@ -94,12 +94,12 @@ class Node:
         side: Height and width of an image in pixels.
         when: Genes and the choices with which the node runs; all must hold.
         block: The searched block it belongs to, e.g. ``b00``; empty for a fixed layer.
-        padding: Of a convolution, in pixels on every side; -1: half the kernel.
+        padding: Padding of a convolution in pixels on every side; -1: half the kernel.
         size: Height and width of the output, if stride and input do not determine them.
-        call, args: Of ``torch``: name of the operation, and its arguments as JSON
+        call, args: For ``torch``: name of the operation, and its arguments as JSON
             (:mod:`apq.supernet.calls`).
-        held: Of ``torch``: the tensors it owns.
-        fan_in, places: Of ``torch`` with weights: products summed per output value, and number of
+        held: For ``torch``: the tensors it owns.
+        fan_in, places: For ``torch`` with weights: products summed per output value, and number of
             pixels or tokens. It is priced as a 1x1 convolution with that many channels and pixels,
             which has the same weights and multiplications.
     """

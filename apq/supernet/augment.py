@@ -39,7 +39,7 @@ AUGMENTS: dict[str, Callable[[Tensor, bool, np.random.Generator], Tensor]] = {
     "photo": photo,
     "randaugment": rand_augment,
 }
-"""By name: from uint8 images ``(n, c, h, w)`` and whether they may be mirrored to others."""
+"""Augmentations by name, of uint8 images ``(n, c, h, w)``, which may be mirrored or not."""
 
 
 def cutmix(
@@ -54,7 +54,7 @@ def cutmix(
         images: ``(n, c, h, w)``, any type.
         labels: ``(n,)``.
         classes: Number of classes.
-        rng: Decides box and partners.
+        rng: Source of randomness.
 
     Returns:
         Images like those given, and class probabilities ``(n, classes)``, float32.

@@ -74,14 +74,14 @@ class TorchCall(nn.Module):
                 self.register_buffer(f"held_{i}", torch.zeros(shape, dtype=dtype))
 
     def tensors(self) -> list[Tensor]:
-        """What it owns."""
+        """The tensors it owns."""
         own = {
             **dict(self.named_parameters(recurse=False)), **dict(self.named_buffers(recurse=False))
         }  # fmt: skip
         return [own[f"held_{i}"] for i in range(len(own))]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """What the operation gives."""
+        """Output of the operation."""
         return run_call(self.call, self.args, inputs, self.tensors())
 
 
@@ -91,7 +91,7 @@ def run_call(call: str, args: str, inputs: Sequence[Tensor], held: Sequence[Tens
     Args:
         call: Its name.
         args: Its arguments as JSON, see the module's head.
-        inputs, held: What the arguments name.
+        inputs, held: Tensors that the arguments refer to.
     """
     positional, keywords, pick = _parsed(args)
     result = find_call(call)(

@@ -39,12 +39,12 @@ Places = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Original:
-    """What the whole network gives on calibration images, at some pixels of every layer's output.
+    """Outputs of the whole network on calibration images, at some pixels of every layer's output.
 
     Attributes:
         images: The images, normalised, ``(n, c, h, w)``.
         places: Which pixels, by layer; of linear layers all images.
-        outputs: What the layer gives there before batch norm and activation, ``(m, channels)``.
+        outputs: The layer's outputs there before batch norm and activation, ``(m, channels)``.
     """
 
     images: Tensor
@@ -198,7 +198,7 @@ def _refitted(node: Node, subnet: Network, x: Tensor, wanted: Tensor, original: 
 
 
 def _patches(x: Tensor, conv: nn.Conv2d, places: Places) -> Tensor:
-    """What some output pixels of a convolution are computed from, ``(m, channels, k, k)``."""
+    """Input patches of some output pixels of a convolution, ``(m, channels, k, k)``."""
     kernel, moves = int(conv.kernel_size[0]), both(stride_of(conv))
     rows, columns = (int(edge) for edge in conv.padding)
     padded = F.pad(x, (columns, columns, rows, rows))

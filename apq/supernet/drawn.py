@@ -25,7 +25,7 @@ class Drawn:
 
     Attributes:
         index: Which, ascending, ``(m,)``.
-        weights: What each counts, ``(m,)``.
+        weights: Weight of each, ``(m,)``.
         shift: Added to the weighted sums over the images of right answers and of losses.
     """
 
@@ -41,7 +41,7 @@ def draw(right: Floats, loss: Floats, count: int, rng: np.random.Generator) -> D
         right: Share of the reference subnets that get each image right, ``(n,)``.
         loss: Their mean loss on it, ``(n,)``.
         count: Images to draw, fewer than ``n``.
-        rng: Decides the draw.
+        rng: Source of randomness.
     """
     chance = _inclusion(np.sqrt(right * (1 - right) + _LEAST), count)
     # systematic: with steps of one along the cumulated chances none is drawn twice; in order of

@@ -93,7 +93,7 @@ def convolve(
 
 
 def stride_of(conv: nn.Conv2d) -> Size:
-    """By how many rows and columns a convolution moves."""
+    """Stride of a convolution by rows and columns."""
     return size_of([int(step) for step in conv.stride])
 
 

@@ -114,8 +114,8 @@ class EvalImages:
 
     Attributes:
         calibration: Images for batch-norm statistics and quantizer ranges, ``(n, c, h, w)``.
-        images, labels: What accuracy is measured on.
-        weights: What each image counts, ``(n,)`` float64; None for all the same.
+        images, labels: Images to measure accuracy on.
+        weights: Weight of each image, ``(n,)`` float64; None: equal.
         shift: Added to weighted accuracy and loss (:mod:`apq.supernet.drawn`).
     """
 

@@ -145,7 +145,7 @@ def _add(at: nn.Module, name: str, module: nn.Module, path: str) -> None:
 
 
 def combine(node: Node, *inputs: Tensor) -> Tensor:
-    """What a node without weights computes."""
+    """Compute a node without weights."""
     if node.op == "add":
         return activated(node, sum(inputs[1:], inputs[0]))
     if node.op == "concat":
@@ -168,7 +168,7 @@ def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 def activated(node: Node, x: Tensor) -> Tensor:
-    """What a node's activation makes of its output."""
+    """Apply a node's activation."""
     out: Tensor = ACTIVATIONS[node.act]()(x) if node.act else x
     return out
 
@@ -477,7 +477,7 @@ class RecipeTable(Document):
     """How a supernet was trained: what is read of it.
 
     Attributes:
-        phases: What opened one after the other.
+        phases: Its phases in order.
     """
 
     what = "a recipe of apq train-supernet"

@@ -21,7 +21,7 @@ network's size already, so smaller ones would show pixels, not details."""
 COLOUR = 0.4
 """Brightness, contrast and saturation change by factors of up to this more or less than 1."""
 OPERATIONS, MAGNITUDE = 2, 0.3
-"""Of RandAugment: how many per image, and how strong they are from 0 to 1 (9 of 30)."""
+"""RandAugment's number of operations per image, and their strength from 0 to 1 (9 of 30)."""
 
 
 def crop_and_flip(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
@@ -46,7 +46,7 @@ def crop_and_flip(images: Tensor, flip: bool, rng: np.random.Generator) -> Tenso
 
 
 def _places(middle: NDArray[np.float64], size: NDArray[np.float64], count: int) -> Tensor:
-    """Where the pixels of parts of a line lie, ``(n, count)``, from -1 to 1 on the whole line."""
+    """Pixel coordinates of parts of a line, ``(n, count)``, from -1 to 1 on the whole line."""
     steps = (2 * np.arange(count) + 1) / count - 1
     return torch.from_numpy((middle[:, None] + size[:, None] * steps).astype(np.float32))
 

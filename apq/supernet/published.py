@@ -22,10 +22,10 @@ from apq.space.families import MobileNetV3
 from apq.supernet.network import Supernet
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-"""What these networks' images were normalised with."""
+"""Normalisation of these networks' images."""
 
 EPSILON = 1e-3
-"""Of the batch norms of networks that follow ProxylessNAS; those of MobileNetV3 have 1e-5."""
+"""Batch-norm epsilon of networks that follow ProxylessNAS; those of MobileNetV3 have 1e-5."""
 
 _BLOCK = r"blocks\.(\d+)\.(?:mobile_inverted_conv|conv)\."
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -80,7 +80,7 @@ def import_published(path: Path, space: Space) -> Supernet:
     Args:
         path: A safetensors file, or one of ``torch.save`` (read with ``weights_only=True``) that
             holds the weights or has them under ``state_dict``.
-        space: Of the checkpoint's sizes: ``ofa-proxyless``, ``ofa-mobilenet-v3``,
+        space: A space of the checkpoint's sizes: ``ofa-proxyless``, ``ofa-mobilenet-v3``,
             ``apq-imagenet``, or such a space with other widths. One of inverted residuals without
             ``norm_epsilon`` gets that of these networks.
 

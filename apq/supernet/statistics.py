@@ -32,7 +32,7 @@ class Moments:
 
     @property
     def variance(self) -> Tensor:
-        """Of each channel, ``(c,)`` float64."""
+        """Variance of each channel, ``(c,)`` float64."""
         return self._sum / self.count
 
 

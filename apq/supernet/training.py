@@ -69,7 +69,7 @@ class Recipe:
         average: Share of the steps, the last ones, whose weights are averaged into the result, at
             most those of the last phase; the learning rate stays where it is when they begin (SWA,
             Izmailov et al., UAI 2018, arXiv:1803.05407).
-        seed: Decides initial weights, batches, augmentation and sampled subnets.
+        seed: Random seed of initial weights, batches, augmentation and sampled subnets.
         phases: Which of PHASES to go through; their shares keep their proportions.
         order: By what channels are sorted (:data:`apq.supernet.orders.ORDERS`), once, before the
             first width opens; measured on calibration images.
@@ -372,7 +372,7 @@ def train_supernet(
 ) -> SupernetFile:
     """Train a supernet as :func:`train` does, and write it to a file.
 
-    A checkpoint lies beside ``out`` while the work lasts; the same call continues from it. A file
+    A checkpoint is kept beside ``out`` during the training; the same call continues from it. A file
     that is there already is replaced in the end.
 
     Args:

@@ -22,7 +22,7 @@ class Operator(Schema):
 
 
 class Job(Document):
-    """What was run on the device."""
+    """A job on the device."""
 
     what = "a profile of Qualcomm AI Hub"
     remedy = "Download it again."

@@ -24,9 +24,9 @@ class Timed:
 
     Attributes:
         name: As the tool calls it.
-        milliseconds: Of one inference; NaN where the file holds cycles.
+        milliseconds: Time per inference; NaN where the file holds cycles.
         cycles: The same in cycles; NaN where it holds a time.
-        layer: What it computes, where the tool says shapes.
+        layer: Its layer, if the tool reports shapes.
     """
 
     name: str

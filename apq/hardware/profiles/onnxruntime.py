@@ -19,7 +19,7 @@ ENDS = "_kernel_time"
 
 
 class Args(Schema):
-    """What an operator was."""
+    """Arguments of an operator's event."""
 
     model_config = Schema.model_config | {"extra": "ignore"}
 

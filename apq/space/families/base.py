@@ -36,7 +36,7 @@ class Family(Protocol):
     Its fields are those of the space's TOML and JSON form. It is compared by value.
 
     Attributes:
-        name: Of the space.
+        name: Name of the space.
         classes: Outputs of the classifier.
         fixed_bits: Bits of activations between blocks, and of all that is not searched.
         exclude: Combinations no block may have.

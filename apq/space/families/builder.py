@@ -20,7 +20,7 @@ class Builder:
 
     Args:
         weight, activation: Formats of layers that name none, as bits.
-        epsilon: What batch norms add to variances.
+        epsilon: Epsilon of batch norms.
 
     Example:
         >>> net = Builder()

@@ -13,9 +13,9 @@ class ChainLayer:
     """A convolution of a chain.
 
     Attributes:
-        channels: Of its output, to choose from; the next layer reads as many.
+        channels: Output channels to choose from, which the next layer reads.
         kernel: Sizes to choose from (odd).
-        stride: Of the convolution.
+        stride: Stride of the convolution.
     """
 
     channels: tuple[int, ...]

@@ -156,8 +156,8 @@ def inverted_residual(
         block: Path of the block.
         x: Its input.
         channels: Hidden width, which a gene may choose, and channels of the output.
-        kernel, stride: Of the depthwise convolution.
-        formats: Of pointwise weights and inputs, then of depthwise ones.
+        kernel, stride: Kernel size and stride of the depthwise convolution.
+        formats: Formats of pointwise weights and inputs, then of depthwise ones.
         act: Activation of the hidden layers.
     """
     width, out = channels
@@ -177,7 +177,7 @@ def whole_block(
 
     Args:
         graph: The network.
-        nodes: Of the block.
+        nodes: Nodes of the block.
         side: Height and width of its input.
         values: Values of its genes, formats as codes; they broadcast together.
     """

@@ -59,8 +59,8 @@ class MobileNetV3:
         in_channels: Image channels.
         stem_channels, stem_stride: The 3x3 stem convolution.
         first_channels: Output channels of the fixed first block.
-        last_channels: Of the 1x1 convolution before the mean.
-        feature_channels: Of the linear layer behind it.
+        last_channels: Output channels of the 1x1 convolution before the mean.
+        feature_channels: Outputs of the linear layer behind it.
         bits: Number formats the searchable blocks may use; squeeze-and-excitation has fixed ones.
         fixed_bits: Bitwidth of everything that is not searched.
         exclude: Combinations no block may have.
@@ -151,9 +151,9 @@ def squeeze_and_excite(
 
     Args:
         net: Where it is written.
-        path: Of its layers.
-        x: What is scaled.
-        gene: Of its channels; ``widths`` are the choices.
+        path: Path of its layers.
+        x: The tensor that is scaled.
+        gene: Gene of its channels; ``widths`` are the choices.
         share: Channels per inner one.
     """
     inner = Follows(gene, tuple((w, divisible(w // share)) for w in widths))

@@ -15,8 +15,8 @@ class ResNetStage:
     """A run of residual blocks that add to the same channels.
 
     Attributes:
-        channels: Of every block's output; several: the whole stage chooses one of them.
-        stride: Of the first block; the others have 1.
+        channels: Output channels of every block; several: the whole stage chooses one of them.
+        stride: Stride of the first block; the others have 1.
         depth: How many leading blocks may be kept. The largest is the number of slots.
         width: Channels inside a block to choose from.
         kernel: Sizes of the block's k x k convolutions to choose from (odd).

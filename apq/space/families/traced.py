@@ -51,19 +51,19 @@ class TracedNode:
         name: The module's path in the traced network, or that of an addition or mean.
         op: As of :class:`apq.space.graph.Node`.
         inputs: Nodes it reads; ``image`` is the input.
-        channels: Of its output, at full width; 0 where they follow from the inputs.
+        channels: Output channels at full width; 0 if the inputs determine them.
         group: Name of the width that chooses its channels; empty: they are fixed.
-        kernel, stride: Of a convolution or of a maximum over pixels. A convolution may have two
+        kernel, stride: Of a convolution or max pooling. A convolution may have two
             strides: by rows, by columns.
         depthwise: Whether it convolves every channel by itself.
         act: Activation, or nothing.
         block: Number of the block it belongs to; -1: none, its formats are fixed.
         parts: How its channels are made up, where that is more than one group.
-        groups: Of a convolution, at full width: 1, or whole groups that are kept or left out.
+        groups: Groups of a convolution at full width: 1, or groups that are pruned as a whole.
         padding, size, call, args, places: As of :class:`apq.space.graph.Node`.
-        epsilon: What the batch norm of a convolution adds to variances.
+        epsilon: Epsilon of the convolution's batch norm.
         held: Tensors of an operation that has no kind of its own.
-        taps: Of such an operation with weights: products per number it gives, for each of the
+        taps: For such an operation with weights: products per output value, for each of the
             input channels in ``reads``.
         reads: The input channels whose products are summed up.
     """

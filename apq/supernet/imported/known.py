@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 def compute(operation: Operation, inputs: Sequence[Array | None]) -> Array:
-    """What an operation gives for arrays.
+    """Output of an operation on arrays.
 
     Raises:
         ModelError: the inputs do not fit, or the result would be too large.
@@ -167,4 +167,4 @@ RULES: dict[str, Callable[..., Any]] = {
     "Expand": _expand, "ReduceProd": _product,
     "Size": _one(lambda x: np.asarray(x.size)), "Shape": _one(lambda x: np.asarray(x.shape)),
 }  # fmt: skip
-"""By operator."""
+"""Rules by operator."""

@@ -25,7 +25,7 @@ PARAMETERS = {
     "BatchNormalization": {**LAYER, 3: "running_mean", 4: "running_var"},
     "PRelu": {1: "weight"},
 }  # fmt: skip
-"""What torch calls the inputs of layers."""
+"""torch's names of the inputs of layers."""
 ALLOWED = 1e-3
 """Largest accepted difference from onnxruntime, relative to the largest output."""
 
@@ -34,7 +34,7 @@ class Step(nn.Module):
     """One operation with the numbers it owns.
 
     Args:
-        operation: What to run.
+        operation: The operation to run.
         constants: Arrays by name, of which it takes its own.
     """
 
@@ -65,7 +65,7 @@ class Step(nn.Module):
         return name
 
     def forward(self, *inputs: Any) -> Any:
-        """What it gives; ``inputs`` has a None where an input is a constant."""
+        """Its output; ``inputs`` has a None where an input is a constant."""
         merged = [
             x if own is None else getattr(self, own) if isinstance(own, str) else own
             for x, own in zip(inputs, self.given, strict=True)

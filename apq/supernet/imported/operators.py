@@ -406,4 +406,4 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "DepthToSpace": depth_to_space, "Cast": cast, "Identity": one(lambda x: x),
     "Dropout": one(lambda x: x),
 }  # fmt: skip
-"""By operator."""
+"""Functions by operator."""

@@ -20,7 +20,7 @@ MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operations that return their input unchanged."""
 SAME = ("Identity", "Dropout")
 MATCHES = 1e-5
-"""How far a number may be from the one that a named activation has."""
+"""Tolerance when matching the constants of a named activation."""
 
 
 def simplify(graph: OnnxGraph) -> OnnxGraph:
@@ -105,7 +105,7 @@ def _name_layers(graph: OnnxGraph) -> None:
 
 
 def _drop_softmax(graph: OnnxGraph) -> None:
-    """What the network gives are logits."""
+    """Remove a last softmax, so that the output is logits."""
     last = graph.makers().get(graph.result)
     if last is not None and last.op in ("Softmax", "LogSoftmax"):
         graph.operations = [op for op in graph.operations if op is not last]

@@ -26,7 +26,7 @@ ORDERS: dict[str, Order] = {
     "taylor": taylor,
     "legr": legr,
 }
-"""By name: from a supernet and calibration images to importance ``(channels,)`` by gene."""
+"""Orders by name; each maps a supernet and images to importance ``(channels,)`` by gene."""
 
 
 def sort_channels(supernet: Supernet, order: str, measured: Measured) -> None:

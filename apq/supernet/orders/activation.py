@@ -1,4 +1,4 @@
-"""What a channel contributes to the layers that read it."""
+"""Importance by a channel's contribution to the layers that read it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def l1(supernet: Supernet, measured: Measured) -> dict[str, Tensor]:
     section 3.1). Looks at no images.
 
     Args:
-        supernet: Whose channels.
+        supernet: The supernet.
         measured: Not looked at.
 
     Returns:

@@ -34,9 +34,9 @@ def legr(
     of a share of FLOPs.
 
     Args:
-        supernet: Whose channels.
+        supernet: The supernet.
         measured: Images, labels and the loss.
-        population, generations: Of the evolution; LeGR has 64 and 400.
+        population, generations: Size of the evolution; LeGR uses 64 and 400.
 
     Returns:
         Importance ``(channels,)`` by gene, comparable across genes.

@@ -22,8 +22,8 @@ class Measured:
 
     Attributes:
         images: Normalised, ``(n, c, h, w)``.
-        labels: What is true of each, ``(n, …)``.
-        loss: Of a batch; the mean cross-entropy of classes unless it is another task.
+        labels: Their labels, ``(n, …)``.
+        loss: Loss of a batch; the mean cross-entropy of classes unless it is another task.
         batch: Images that go through the network at once.
     """
 

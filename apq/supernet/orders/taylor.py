@@ -17,7 +17,7 @@ def taylor(supernet: Supernet, measured: Measured) -> dict[str, Tensor]:
     al., arXiv:1801.05787).
 
     Args:
-        supernet: Whose channels.
+        supernet: The supernet.
         measured: Images, labels and the loss.
 
     Returns:
