@@ -26,7 +26,7 @@ Rows = NDArray[Any]
 
 
 class Genome(Protocol):
-    """Parameters that :class:`apq.search.sampler.JointSampler` varies, as rows ``(n, parameters)``."""
+    """What a :class:`~apq.search.sampler.JointSampler` varies, as rows ``(n, parameters)``."""
 
     @property
     def distributions(self) -> Mapping[str, BaseDistribution]:
