@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-CARRIED = ("data/cifar10", "lut")
+CARRIED = ("data/cifar10", "data/cifar10-low-bits", "lut")
 LEFT_OUT = shutil.ignore_patterns("*.svg", ".*")
 
 

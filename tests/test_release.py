@@ -23,7 +23,9 @@ CARRIED = (
     "data/cifar10/fp32/part-000000-000250.parquet",
     "data/cifar10/quantized/part-000000-000020.parquet",
     "data/cifar10/test/part-000000-000020.parquet",
+    "data/cifar10-low-bits/predictor.safetensors",
     "lut/bitfusion-apq-cifar10.csv",
+    "lut/bitfusion-apq-cifar10-low-bits.csv",
     "lut/x86-onnxruntime-int8-cifar10.csv",
 )
 

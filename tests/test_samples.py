@@ -157,7 +157,7 @@ def test_samples_of_a_diverged_network_and_damaged_pages_are_refused(tmp_path, t
 
 def test_in_the_shipped_samples_with_2_and_3_bits_bits_matter():
     folder = Path(__file__).parents[1] / "data"
-    space = load_space(str(folder / "cifar10-low-bits" / "space.toml"))
+    space = load_space("cifar10-low-bits")
     samples = read_samples(folder / "cifar10-low-bits" / "quantized", space)
     cheap = read_samples(folder / "cifar10" / "fp32", space)  # of the same architectures
     assert cheap.space == space
