@@ -6,7 +6,8 @@ use:
 
 - :func:`load_space`, :func:`trace`, :func:`read_onnx`: a space by name, from a file, or of a
   trained network, in torch or from an ONNX file.
-- :func:`load_images`: images in fixed splits.
+- :func:`load_images`: images in fixed splits; :class:`Task`: examples, loss and score of a task
+  that is not telling classes of images apart.
 - :func:`train_supernet` (:class:`SupernetRecipe`), :func:`load_supernet`, :func:`save_supernet`:
   one set of weights for all candidates.
 - :func:`collect_samples` (:class:`Quantization`), :func:`read_samples`: measured accuracies;
@@ -46,6 +47,7 @@ _HOME = {
     "Candidate": "apq.space:Candidate",
     "load_space": "apq.space:load_space",
     "load_images": "apq.images:load_images",
+    "Task": "apq.supernet.task:Task",
     "trace": "apq.supernet.trace:trace",
     "read_onnx": "apq.supernet.imported:read_onnx",
     "SupernetRecipe": "apq.supernet.training:Recipe",
@@ -75,10 +77,11 @@ _HOME = {
 
 __all__ = [
     "ApqError", "Candidate", "FinetuneRecipe", "Quantization", "Space", "SupernetRecipe",
-    "build_table", "collect_samples", "export", "fair_baselines", "finetune", "load_cost_model",
-    "load_images", "load_model", "load_predictor", "load_space", "load_supernet", "price_space",
-    "read_lut", "read_measurements", "read_onnx", "read_samples", "save_supernet",
-    "search_front", "shipped", "trace", "train_predictor", "train_supernet", "verify",
+    "Task", "build_table", "collect_samples", "export", "fair_baselines", "finetune",
+    "load_cost_model", "load_images", "load_model", "load_predictor", "load_space",
+    "load_supernet", "price_space", "read_lut", "read_measurements", "read_onnx", "read_samples",
+    "save_supernet", "search_front", "shipped", "trace", "train_predictor", "train_supernet",
+    "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -108,6 +111,7 @@ if TYPE_CHECKING:
     from apq.supernet import load_supernet as load_supernet
     from apq.supernet import save_supernet as save_supernet
     from apq.supernet.imported import read_onnx as read_onnx
+    from apq.supernet.task import Task as Task
     from apq.supernet.trace import trace as trace
     from apq.supernet.training import Recipe as SupernetRecipe
     from apq.supernet.training import train_supernet as train_supernet

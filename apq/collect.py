@@ -24,7 +24,6 @@ from apq.cluster import connected, spread_on
 from apq.cost import Stopwatch
 from apq.errors import SamplesError, side_by_side
 from apq.images import ImageSet
-from apq.images.streamed import Pictures
 from apq.plan import VERSION, architectures, covered, plan, planned
 from apq.quantize import finetune, quantize_subnet
 from apq.quantize.integer import run as run_integers
@@ -40,6 +39,7 @@ from apq.supernet.elastic import resized
 from apq.supernet.evaluate import EvalImages, estimate, recalibrate, require_converged
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet, SupernetFile
+from apq.supernet.task import Task, task_of
 from apq.training import OnProgress, describe, find_device
 from apq.training.feed import to_tensor
 from apq.workers import spread
@@ -84,19 +84,15 @@ class _Job:
     seed: int
     quantization: Quantization | None
     corrected: bool
-    calibration: Pictures
-    images: Pictures
-    labels: NDArray[np.int64]
+    task: Task
     known: NDArray[np.float64] | None  # what reference subnets answer on each image; None: use all
-    train: tuple[Pictures, NDArray[np.int64]] | None
-    flip: bool
     metadata: dict[str, Any]
     device: torch.device
 
 
 def collect(
     supernet: SupernetFile,
-    images: ImageSet,
+    images: ImageSet | Task,
     folder: Path | str,
     count: int,
     quantization: Quantization | None = None,
@@ -117,8 +113,9 @@ def collect(
 
     Args:
         supernet: Trained supernet; its space is the space of the samples.
-        images: Image set; accuracy is measured on ``validation``, ranges and batch-norm statistics
-            come from ``calibration``, fine-tuning uses ``train``.
+        images: Image set, or another task, whose score is then called accuracy; it is measured on
+            ``validation``, ranges and batch-norm statistics come from ``calibration``, fine-tuning
+            uses ``train``.
         folder: Where the parts are, or will be.
         count: Samples the folder should hold in the end.
         quantization: None for fp32 samples.
@@ -160,22 +157,21 @@ def collect(
         20
     """
     folder, where = Path(folder), find_device("cpu" if dask else device)
-    space = supernet.network.space
+    space, task = supernet.network.space, task_of(images)
     if count < 1:
         raise SamplesError(f"--count {count} must be at least 1")
     genes = planned(folder, space, count, seed, quantization is not None, corrected)
-    pixels, labels = images.splits["validation"]
-    used = min(validation_images or len(labels), len(labels))
-    calibration = images.splits["calibration"][0]
-    train = images.splits["train"] if quantization else None
+    there = len(task.images.splits["validation"][1])
+    used = min(validation_images or there, there)
     metadata: dict[str, Any] = {
         "supernet": supernet.hash,
-        "images": images.digest(),
-        "image_set": images.name,
+        "task": task.name,
+        "images": task.images.digest(),
+        "image_set": task.images.name,
         "split": "validation",
         "validation_images": used,
-        "drawn": used < len(labels),
-        "calibration_images": min(calibration_images, len(calibration)),
+        "drawn": used < there,
+        "calibration_images": min(calibration_images, len(task.images.splits["calibration"][1])),
         "seed": seed,
         "plan": VERSION if quantization else 1,
         "fingerprint": space.fingerprint,
@@ -190,12 +186,12 @@ def collect(
     if on_progress is not None:
         on_progress(done, count, {})
     known = None
-    if used < len(labels) and done < count:
-        every, norm = np.arange(len(labels)), (supernet.mean, supernet.std)
-        known = _references(supernet, EvalImages.at_places(
-            calibration, calibration_images, pixels, labels, every, norm, where
-        ), corrected)  # fmt: skip
-    best = 0.0
+    if used < there and done < count:
+        every = EvalImages.of(
+            task, supernet.mean, supernet.std, calibration=calibration_images, device=where
+        )
+        known = _references(supernet, every, corrected)
+    best, needed = 0.0, _needed(task, quantization)
     with connected(dask if done < count else None) as client:
         while done < count:
             missing = np.flatnonzero(~covered(folder, count))
@@ -203,8 +199,7 @@ def collect(
             todo = [
                 _Job(
                     folder, supernet, genes[s : s + size], s, seed, quantization, corrected,
-                    calibration, pixels, labels, known, train, images.flip, metadata,
-                    where,
+                    needed, known, metadata, where,
                 )
                 for s in starts
             ]  # fmt: skip
@@ -228,7 +223,7 @@ def collect(
 
 def measure_candidates(
     supernet: SupernetFile,
-    images: ImageSet,
+    images: ImageSet | Task,
     genes: Genes,
     quantization: Quantization | None = None,
     *,
@@ -248,12 +243,12 @@ def measure_candidates(
     Returns:
         Accuracies, fractions, ``(n,)``.
     """
-    pixels, labels = images.splits["validation"]
-    calibration = images.splits["calibration"][0]
-    about = {"validation_images": len(labels), "calibration_images": min(1000, len(calibration))}
+    task = task_of(images)
+    about = {
+        "validation_images": len(task.images.splits["validation"][1]), "calibration_images": 1000,
+    }  # fmt: skip
     job = _Job(
-        Path(), supernet, genes, 0, seed, quantization, corrected, calibration, pixels, labels,
-        None, images.splits["train"] if quantization else None, images.flip, about,
+        Path(), supernet, genes, 0, seed, quantization, corrected, task, None, about,
         find_device(device),
     )  # fmt: skip
     data, out = _images(job, 0), np.empty(len(genes))
@@ -279,15 +274,17 @@ class SupernetAccuracy:
     def __init__(
         self,
         supernet: SupernetFile,
-        images: ImageSet,
+        images: ImageSet | Task,
         quantization: Quantization | None = None,
         corrected: bool = False,
     ) -> None:
         self._how = quantization
         self._measure = partial(measure_candidates, supernet, images, corrected=corrected)
+        task = task_of(images)
         self._known: dict[bytes, float] = {}
         self.made_from = {
-            "supernet": supernet.hash, "images": images.digest(), "image_set": images.name,
+            "supernet": supernet.hash, "images": task.images.digest(),
+            "image_set": task.images.name,
             "accuracy": f"measured on the supernet, {quantization or 'fp32'}",
         }  # fmt: skip
 
@@ -302,6 +299,13 @@ class SupernetAccuracy:
             found = self._measure(np.stack([*fresh.values()]), self._how, on_progress=on_progress)
             self._known |= dict(zip(fresh, found.tolist(), strict=True))
         return np.array([self._known[key] for key in keys]), np.zeros(len(keys))
+
+
+def _needed(task: Task, quantization: Quantization | None) -> Task:
+    """A task with no more of its examples than worker processes need."""
+    names = ("calibration", "validation", *(("train",) if quantization else ()))
+    splits = {name: task.images.splits[name] for name in names}
+    return replace(task, examples=replace(task.images, splits=splits))
 
 
 def _run(todo: list[_Job], workers: int, client: Any, device: str) -> Iterator[float | None]:
@@ -358,7 +362,7 @@ def _check_folder(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Refuse to mix: everything already there must have been made the same way."""
     for path in part_files(folder):
         made = part_metadata(path)
-        theirs = {"drawn": False, "plan": 1, "corrected": False} | {
+        theirs = {"task": "classification", "drawn": False, "plan": 1, "corrected": False} | {
             key: made[key] for key in metadata if key in made
         }
         mine = json.loads(json.dumps(metadata))
@@ -443,7 +447,7 @@ def _images(job: _Job, group: int) -> EvalImages:
     if job.known is not None:
         drawn = draw(job.known[0], job.known[1], count, np.random.default_rng([job.seed, group]))
     data = EvalImages.at_places(
-        job.calibration, job.metadata["calibration_images"], job.images, job.labels,
+        job.task, "validation", job.metadata["calibration_images"],
         drawn.index if drawn else np.arange(count), (job.supernet.mean, job.supernet.std),
         job.device,
     )  # fmt: skip
@@ -522,11 +526,10 @@ def _measure(
         elif job.quantization is None:
             score, loss = shared.measure(subnet, following if next_size == size else ())
         else:
-            assert job.train is not None
             place = int(places[index])
             seed = int(np.random.SeedSequence([job.seed, place]).generate_state(1)[0])
             score, loss = measure_quantized(
-                subnet, here, job.train, job.flip,
+                subnet, here, job.task,
                 (job.supernet.mean, job.supernet.std), job.quantization, seed,
             )  # fmt: skip
         require_converged(loss, f"candidate {candidate} of the supernet")
@@ -552,8 +555,7 @@ FIRST_IMAGES = 250
 def measure_quantized(
     subnet: Subnet,
     data: EvalImages,
-    train: tuple[Pictures, NDArray[np.int64]],
-    flip: bool,
+    task: Task,
     normalisation: tuple[tuple[float, ...], tuple[float, ...]],
     how: Quantization,
     seed: int,
@@ -565,8 +567,7 @@ def measure_quantized(
     Args:
         subnet: As cut out of the supernet.
         data: Calibration and validation images.
-        train: Training images and labels.
-        flip: Whether they may be mirrored.
+        task: Whose training images and loss the fine-tune uses.
         normalisation: Mean and deviation of pixels.
         how: Scheme and fine-tune.
         seed: Decides which training images are seen.
@@ -578,12 +579,13 @@ def measure_quantized(
     model = quantize_subnet(subnet, subnet.graph, images, how.scheme)
     if how.finetune_steps:
         rng = np.random.default_rng(seed)
-        pick = np.sort(rng.permutation(len(train[1]))[: how.finetune_steps * how.batch])
+        inputs, targets = task.images.splits["train"]
+        pick = np.sort(rng.permutation(len(targets))[: how.finetune_steps * how.batch])
         mean, std = normalisation
         finetune(
-            model, resized(to_tensor(train[0][pick]).to(device), size),
-            torch.from_numpy(train[1][pick]).to(device), mean=mean, std=std,
-            steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed, flip=flip,
+            model, resized(to_tensor(inputs[pick]).to(device), size),
+            torch.from_numpy(targets[pick]).to(device), task, mean=mean, std=std,
+            steps=how.finetune_steps, batch=how.batch, lr=how.lr, seed=seed,
         )  # fmt: skip
     recalibrate(model, data.calibration)
     steps = model.integer()

@@ -152,6 +152,8 @@ class PartHeader(Sealed):
         table: Hash of the rows; older files have none.
         supernet: Hash of the supernet the samples were measured on.
         images, image_set, split: Digest, name and part of the images.
+        task: What accuracy is: of ``classification`` the share of images that were right, of others
+            (:class:`apq.supernet.task.Task`) their mean score.
         validation_images, calibration_images: How many of them.
         drawn: Whether validation images were drawn.
         seed: Decided the candidates.
@@ -173,6 +175,7 @@ class PartHeader(Sealed):
     images: Text | None = None
     image_set: Text | None = None
     split: Text | None = None
+    task: Text = "classification"
     validation_images: Count | None = None
     calibration_images: Count | None = None
     drawn: bool = False

@@ -39,6 +39,7 @@ from apq.search.problem import Problem
 from apq.search.search import search
 from apq.supernet import load_supernet
 from apq.supernet.evaluate import EvalImages
+from apq.supernet.task import classification
 from apq.workers import spread
 
 OBJECTIVES = ("accuracy", "latency_ms")
@@ -54,7 +55,7 @@ class Truth:
         found = load_images(images, space.resolution, space.in_channels, space.classes)
         normalisation = (self.supernet.mean, self.supernet.std)
         data = EvalImages.of(found, *normalisation, "validation")
-        self.fixed = (data, found.splits["train"], found.flip, normalisation, how)
+        self.fixed = (data, classification(found), normalisation, how)
         self.jobs = jobs
         self.known: dict[tuple[bytes, bool], float] = {}
 

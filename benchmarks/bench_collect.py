@@ -166,7 +166,7 @@ def main() -> None:
         spent["recalibrate"] += seconds(lambda n=net: recalibrate(n, data.calibration))[0]
         s, folded = seconds(lambda n=net: fold(n))
         spent["fold"] += s
-        spent["forward"] += seconds(lambda n=folded: accuracy(n, data.images, data.labels))[0]
+        spent["forward"] += seconds(lambda n=folded: accuracy(n, data))[0]
     shared, total = SharedStart(data), 0.0
     for c, following in zip(candidates, [*candidates[1:], None], strict=True):
         after = choices(space.graph_of(following)) if following else ()

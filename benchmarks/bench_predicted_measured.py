@@ -25,6 +25,7 @@ from apq.samples import read_samples
 from apq.space import Candidate
 from apq.supernet import SupernetFile, load_supernet
 from apq.supernet.evaluate import EvalImages
+from apq.supernet.task import classification
 
 
 def wanted(run: Path, only: list[str]) -> list[dict[str, Any]]:
@@ -50,7 +51,7 @@ def measured(
     """Accuracy of one candidate, a fraction of the validation images."""
     candidate = Candidate.from_dict(json.loads(row["candidate"]))
     return measure_quantized(
-        supernet.network.subnet(candidate), data, images.splits["train"], images.flip,
+        supernet.network.subnet(candidate), data, classification(images),
         (supernet.mean, supernet.std), how, seed,
     )[0]  # fmt: skip
 

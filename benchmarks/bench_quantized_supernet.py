@@ -41,6 +41,7 @@ from apq.supernet import Supernet, SupernetFile, largest, load_supernet
 from apq.supernet.augment import augment
 from apq.supernet.evaluate import EvalImages, normalise, recalibrate
 from apq.supernet.memory import keep_memory
+from apq.supernet.task import classification
 from apq.training.feed import to_tensor
 
 
@@ -111,7 +112,7 @@ def main() -> None:
         found = [
             measure_quantized(
                 supernet.network.subnet(c), data,
-                images.splits["train"], images.flip, (supernet.mean, supernet.std),
+                classification(images), (supernet.mean, supernet.std),
                 Quantization(**how), seed,
             )[0]
             for c in candidates

@@ -71,8 +71,7 @@ def train(out: Path, images: str, epochs: int, lr: float = 0.2, batch: int = 128
     mirrored images. A checkpoint is written after every epoch."""
     from apq.images import load_images
     from apq.supernet.augment import augment
-    from apq.supernet.evaluate import accuracy, normalise
-    from apq.training.feed import to_tensor
+    from apq.supernet.evaluate import EvalImages, accuracy, normalise
 
     found = load_images(images, 32, 3, 10)
     data, labels = (torch.from_numpy(part) for part in found.splits["train"])
@@ -103,9 +102,7 @@ def train(out: Path, images: str, epochs: int, lr: float = 0.2, batch: int = 128
             optimiser.zero_grad()
             F.cross_entropy(network(x), labels[pick], label_smoothing=0.05).backward()
             optimiser.step()
-        held, truth = found.splits["validation"]
-        x, y = normalise(to_tensor(held), found.mean, found.std), torch.from_numpy(truth)
-        score = accuracy(network.eval(), x, y)[0]
+        score = accuracy(network.eval(), EvalImages.of(found, found.mean, found.std))[0]
         torch.save(
             {"model": network.state_dict(), "optimiser": optimiser.state_dict(),
              "epochs": epoch + 1}, out,

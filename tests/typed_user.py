@@ -11,6 +11,7 @@ from apq import (  # noqa: F401  (each must be there)
     Quantization,
     Space,
     SupernetRecipe,
+    Task,
     build_table,
     collect_samples,
     export,

@@ -81,7 +81,7 @@ def from_model(
         load_function(model)(), torch.rand(2, *shape), out_path.stem, None, smallest, leave or (),
         least=least, multiple=multiple, share=share,
     )  # fmt: skip
-    _write(traced, out_path, weights, {**about, "traced": model}, json)
+    _write(traced, out_path, weights, {**about, "source": model}, json)
 
 
 @app.command("from-onnx")
@@ -125,7 +125,7 @@ def from_onnx(
         least=least, multiple=multiple, share=share,
     )  # fmt: skip
     traced = replace(traced, notes=network.notes + traced.notes)
-    _write(traced, out_path, weights, {**about, "traced": file.name}, json, difference=gap)
+    _write(traced, out_path, weights, {**about, "source": file.name}, json, difference=gap)
 
 
 def _write(
@@ -135,7 +135,6 @@ def _write(
     """The space and the supernet of a traced network, and words about what stays as it is."""
     from apq.files import whole
     from apq.space.describe import to_toml
-    from apq.supernet.network import save_supernet
 
     said = [f"stays as it is: {layer} ({why})" for layer, why in traced.kept]
     said += [f"{layer}: {what}" for layer, what in traced.notes]
@@ -144,7 +143,7 @@ def _write(
         text = "".join(f"# {line}\n" for line in said) + to_toml(traced.space.to_dict())
         path.write_text(text, encoding="utf-8")
     kept = weights or out_path.with_suffix(".safetensors")
-    save_supernet(kept, traced.supernet, {**about, "channels_sorted": False})
+    traced.save(kept, **about)
     if json:
         told: dict[str, Any] = {"fixed": dict(traced.kept), "notes": dict(traced.notes)}
         told |= {"unpriced_macs_m": dict(traced.unpriced)}

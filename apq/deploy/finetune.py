@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from apq.cost import Cost
 from apq.deploy.model import Chosen, Model, build_network, save_model
-from apq.errors import ModelError, choose
+from apq.errors import ModelError
 from apq.images import ImageSet
 from apq.quantize.distribution import BinaryInputs
 from apq.quantize.finetune import one_cycle, quantized_step, refit_weights
 from apq.search.search import Result
 from apq.space import Candidate, Space
 from apq.supernet import Subnet, SupernetFile, largest
-from apq.supernet.augment import AUGMENTS
 from apq.supernet.correct import Corrector
 from apq.supernet.evaluate import EvalImages, Images, accuracy, answers, normalise, recalibrate
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.memory import keep_memory
+from apq.supernet.network import require_random_start
+from apq.supernet.task import Task, classification
 from apq.training import OnProgress, Training, find_device, sgd
 from apq.training.feed import Feed
 
@@ -48,7 +49,8 @@ class FinetuneRecipe:
         fixed_weight_bits: Weight bits of stem, first block, head and classifier; None: the space's.
             The model's space says so too, and its size counts them.
         seed: Decides order, augmentation and random starts.
-        augment: Key of :data:`apq.supernet.augment.AUGMENTS`: how images are changed.
+        augment: Key of :data:`apq.supernet.augment.AUGMENTS`: how images are changed. A task of
+            one's own has its own ``change``.
         balance: Whether images of all classes are drawn as often, with repetition.
 
     Example:
@@ -101,7 +103,7 @@ class FinetuneReport:
 def finetune_candidate(
     candidate: Candidate | Chosen | Result,
     supernet: SupernetFile,
-    images: ImageSet,
+    images: ImageSet | Task,
     out: Path | str,
     recipe: FinetuneRecipe = FinetuneRecipe(),
     *,
@@ -124,7 +126,8 @@ def finetune_candidate(
         candidate: What to train, of the supernet's space. A search's result, or a candidate with
             what a search said of it, puts the predicted figures beside the measured ones.
         supernet: Starting weights, teacher and normalisation.
-        images: Image set with all four splits.
+        images: Image set with all four splits, or another task, whose score is then called
+            accuracy.
         out: Model file to write (safetensors).
         recipe: Hyper-parameters.
         other_supernet: Whether a supernet is meant that is not the one the search is about; the
@@ -166,9 +169,10 @@ def finetune_candidate(
         recipe = replace(recipe, corrected=chosen.corrected)
     if recipe.fixed_weight_bits is not None:
         space = space.with_(fixed_weight_bits=recipe.fixed_weight_bits)
-    choose(recipe.augment, AUGMENTS, "augmentation")
+    task = images if isinstance(images, Task) else classification(images, recipe.augment)
+    images = task.images
     where, mean, std = find_device(device), supernet.mean, supernet.std
-    data = EvalImages.of(images, mean, std, device=where)
+    data = EvalImages.of(task, mean, std, device=where)
     keep_memory()
     teacher = None
     if recipe.distil:
@@ -184,15 +188,15 @@ def finetune_candidate(
         model, sgd(model, recipe.lr, recipe.weight_decay), checkpoint, identity,
         {"best": model.state_dict()},
     )  # fmt: skip
-    epochs = _Epochs(training, recipe, images, data, (mean, std), teacher, on_progress)
+    epochs = _Epochs(training, recipe, task, data, (mean, std), teacher, on_progress)
     training.run(
         epochs.total, epochs.rate, epochs.step, epochs.after, epochs.tell, checkpoint_seconds
     )
 
     model.load_state_dict(training.kept["best"])
     best, scores = epochs.best, training.scores
-    held = EvalImages.of(images, mean, std, "test", calibration=0, device=where)
-    right = answers(model, held.images, held.labels)[0]
+    held = EvalImages.of(task, mean, std, "test", calibration=0, device=where)
+    right = answers(model, held)[0]
     report = FinetuneReport(
         scores[0], tuple(scores[1:]), best, scores[best], float(right.mean()),
         by_class(right, held.labels, images.classes), chosen.accuracy, chosen.spread,
@@ -214,10 +218,12 @@ def by_class(right: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str,
     """Accuracy on the images of each class that has some.
 
     Args:
-        right: Whether each image was answered right, ``(n,)``.
+        right: Whether each image was answered right, or its score, ``(n,)``.
         labels: Of each, ``(n,)``.
-        classes: Names by label.
+        classes: Names by label; none where targets are no labels.
     """
+    if not classes:
+        return {}
     every = labels.cpu().numpy()
     count = np.bincount(every, minlength=len(classes))
     hits = np.bincount(every, right.numpy(), len(classes))
@@ -263,6 +269,7 @@ def _start(
 
 
 def _random(space: Space, candidate: Candidate, seed: int) -> Subnet:
+    require_random_start(space)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Subnet(space, candidate)
@@ -279,15 +286,15 @@ class _Epochs:
         self,
         training: Training,
         recipe: FinetuneRecipe,
-        images: ImageSet,
+        task: Task,
         data: EvalImages,
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
         teacher: nn.Module | None,
         on_progress: OnProgress | None,
     ) -> None:
         self.training, self.recipe, self.data, self.teacher = training, recipe, data, teacher
-        self.normalisation, self.flip, self.on_progress = normalisation, images.flip, on_progress
-        self.feed = Feed(images.splits["train"], recipe.batch, training.device, recipe.balance)
+        self.normalisation, self.task, self.on_progress = normalisation, task, on_progress
+        self.feed = Feed(task.images.splits["train"], recipe.batch, training.device, recipe.balance)
         self.total = recipe.epochs * self.feed.per_epoch
         self.binary = BinaryInputs(training.model) if recipe.distribution else None
         if not training.scores:
@@ -308,11 +315,11 @@ class _Epochs:
             refit_weights(self.training.model)
         images, labels = self.feed.at(step, self.recipe.seed)
         rng = np.random.default_rng((self.recipe.seed, 2, step))  # a resumed step draws the same
-        changed = AUGMENTS[self.recipe.augment](images, self.flip, rng)
+        changed, labels = self.task.change(images, labels, rng)
         x = normalise(changed, *self.normalisation)
         self.training.model.train()
         extra = self._distribution if self.binary is not None else None
-        return quantized_step(self.training, x, labels, self.teacher, extra)
+        return quantized_step(self.training, self.task, x, labels, self.teacher, extra)
 
     def after(self, done: int) -> bool:
         """Measure at an epoch's end; whether one has ended."""
@@ -332,7 +339,7 @@ class _Epochs:
         """Note the validation accuracy; keep the weights if none was better."""
         model, scores = self.training.model, self.training.scores
         recalibrate(model, self.data.calibration)
-        score, _ = accuracy(model, self.data.images, self.data.labels)
+        score, _ = accuracy(model, self.data)
         if not scores or score > max(scores):
             state = model.state_dict()
             self.training.kept["best"] = {k: v.detach().clone() for k, v in state.items()}

@@ -8,33 +8,32 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apq.errors import ApqError
 from apq.quantize.network import QuantizedConv, QuantizedLinear
-from apq.supernet.augment import augment
 from apq.supernet.evaluate import normalise
+from apq.supernet.task import Task
 from apq.training import OnProgress, Training, sgd
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
-    """Cross-entropy, or the mean of it and the divergence from a teacher's logits."""
-    loss = F.cross_entropy(logits, labels)
+def distillation_loss(
+    task: Task, outputs: Tensor, targets: Tensor, teacher: Tensor | None
+) -> Tensor:
+    """A task's loss, or the mean of it and the distance from a teacher's outputs."""
+    loss = task.mean_loss(outputs, targets)
     if teacher is None:
         return loss
-    soft = F.kl_div(
-        F.log_softmax(logits, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True
-    )
-    return 0.5 * (loss + soft)
+    return 0.5 * (loss + task.imitate(outputs, teacher))
 
 
 def finetune(
     model: Net,
     images: Tensor,
     labels: Tensor,
+    task: Task,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -43,7 +42,6 @@ def finetune(
     lr: float = 0.005,
     seed: int = 0,
     teacher: nn.Module | None = None,
-    flip: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Net:
     """Train a (quantized) network for some steps, in place.
@@ -53,16 +51,15 @@ def finetune(
 
     Args:
         model: Network from normalised images to logits, e.g. of ``quantize_subnet``.
-        images, labels: Training images, uint8 ``(n, c, h, w)``, and labels ``(n,)``. Never
-            validation images: accuracy is measured on those.
+        images, labels: Training images, uint8 ``(n, c, h, w)``, and labels ``(n,)``; of other tasks
+            inputs and targets. Never validation images: accuracy is measured on those.
+        task: Whose loss it is, and how batches are changed.
         mean, std: Normalisation per channel on the 0..1 scale.
         steps: Gradient steps.
         batch: Images per step.
         lr: Peak of the learning rate.
         seed: Order and augmentation; equal seeds give equal weights on one machine.
         teacher: Its logits are distilled if given.
-        flip: Whether images may be mirrored; they are shifted in any case
-            (:func:`apq.supernet.augment.augment`).
         on_progress: Called every 10 steps with the mean loss.
 
     Returns:
@@ -81,8 +78,8 @@ def finetune(
 
     def step(number: int) -> float:
         index = order[number].to(images.device)
-        x = normalise(augment(images[index], flip, rng), mean, std)
-        return quantized_step(training, x, labels[index], teacher)
+        x, y = task.change(images[index], labels[index], rng)
+        return quantized_step(training, task, normalise(x, mean, std), y, teacher)
 
     def tell(done: int, loss: float) -> None:
         nonlocal total
@@ -108,6 +105,7 @@ def draws(count: int, batch: int, steps: int, generator: torch.Generator) -> lis
 
 def quantized_step(
     training: Training,
+    task: Task,
     x: Tensor,
     labels: Tensor,
     teacher: nn.Module | None,
@@ -117,6 +115,7 @@ def quantized_step(
 
     Args:
         training: Training state of the network.
+        task: Task whose loss it is.
         x, labels: Normalised images and their labels.
         teacher: Its logits are distilled if given.
         extra: Further loss, computed after the forward pass.
@@ -125,7 +124,7 @@ def quantized_step(
     if teacher is not None:
         with torch.no_grad():
             hint = teacher(x)
-    loss = distillation_loss(training.model(x), labels, hint) + penalty(training.model)
+    loss = distillation_loss(task, training.model(x), labels, hint) + penalty(training.model)
     if extra is not None:
         loss = loss + extra()
     training.backward(loss)

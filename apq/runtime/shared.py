@@ -89,7 +89,7 @@ def answers_alone(subnet: Subnet, data: EvalImages) -> tuple[Tensor, Tensor]:
     device = data.images.device
     subnet = subnet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(subnet, data.calibration)
-    return answers(fast(fold_steps(subnet.eval()), subnet), data.images, data.labels)
+    return answers(fast(fold_steps(subnet.eval()), subnet), data)
 
 
 @torch.inference_mode()

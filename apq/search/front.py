@@ -56,13 +56,14 @@ class Reference:
 
 
 def reference(problem: Problem) -> Reference:
-    """The box of a problem: accuracy from chance (one in ``classes``) to 1; a cost from the
-    smallest reachable to its limit, or to the largest reachable."""
+    """The box of a problem: accuracy from chance (one in ``classes``; 0 of a single output) to 1; a
+    cost from the smallest reachable to its limit, or to the largest reachable."""
     ideal, worst = [], []
     for name in problem.objectives:
         if name in GAINS:
             ideal.append(-1.0)
-            worst.append(-1.0 / problem.priced.space.classes)
+            classes = problem.priced.space.classes
+            worst.append(-1.0 / classes if classes > 1 else 0.0)
         else:
             ideal.append(problem.searched.extreme(name)[0])
             high = problem.searched.extreme(name, largest=True)[0]

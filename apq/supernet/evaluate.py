@@ -1,4 +1,4 @@
-"""Accuracy of subnets: normalisation, batch-norm recalibration, folding, validation."""
+"""Accuracy of subnets, or their score: normalisation, batch-norm recalibration, folding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,11 +18,15 @@ from apq.images import ImageSet
 from apq.images.streamed import Pictures, Streamed
 from apq.space.layer import Size, both, size_of
 from apq.supernet.elastic import ConvBN, resized
+from apq.supernet.task import Judge, Task, classified, normalised, task_of
 from apq.training.feed import to_tensor
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 ``(n, c, h, w)`` to float32: ``(x / 255 - mean) / std`` per channel."""
+    """uint8 ``(n, c, h, w)`` to float32: ``(x / 255 - mean) / std`` per channel. Inputs of other
+    types are returned as they are."""
+    if images.dtype != torch.uint8:
+        return images
     scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1).to(images.device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
     return images.float().mul_(scale).add_(shift.to(images.device))
@@ -114,9 +117,10 @@ class EvalImages:
 
     Attributes:
         calibration: Images for batch-norm statistics and quantizer ranges, ``(n, c, h, w)``.
-        images, labels: Images to measure accuracy on.
+        images, labels: Images to measure accuracy on; or inputs and targets of a task.
         weights: Weight of each image, ``(n,)`` float64; None: equal.
         shift: Added to weighted accuracy and loss (:mod:`apq.supernet.drawn`).
+        judge: From outputs and labels to score and loss of each image.
     """
 
     calibration: Images
@@ -124,11 +128,12 @@ class EvalImages:
     labels: Tensor
     weights: Tensor | None = None
     shift: tuple[float, float] = (0.0, 0.0)
+    judge: Judge = classified
 
     @classmethod
     def of(
         cls,
-        images: ImageSet,
+        images: ImageSet | Task,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         split: str = "validation",
@@ -137,39 +142,42 @@ class EvalImages:
         device: torch.device = CPU,
     ) -> EvalImages:
         """Take the first ``limit`` images of a split and ``calibration`` calibration images."""
-        pixels, labels = images.splits[split]
-        held, places = images.splits["calibration"][0], np.arange(len(labels))[:limit]
-        return cls.at_places(held, calibration, pixels, labels, places, (mean, std), device)
+        task = task_of(images)
+        places = np.arange(len(task.images.splits[split][1]))[:limit]
+        return cls.at_places(task, split, calibration, places, (mean, std), device)
 
     @classmethod
     def at_places(
         cls,
-        held: Pictures,
+        task: Task,
+        split: str,
         calibration: int,
-        pixels: Pictures,
-        labels: NDArray[np.int64],
         places: NDArray[np.int64],
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
         device: torch.device = CPU,
     ) -> EvalImages:
-        """Some images to measure on, and the first ``calibration`` of ``held``.
+        """Some images to measure on, and the first calibration images.
 
         Args:
-            held: Calibration images, uint8 ``(n, h, w, c)``.
-            calibration: How many of them to use, at most.
-            pixels, labels: Images to measure on, likewise, and their labels.
-            places: Which of these.
+            task: Whose images.
+            split: Of those to measure on.
+            calibration: How many calibration images to use, at most.
+            places: Which to measure on.
             normalisation: Mean and deviation of pixels on the 0..1 scale, per channel.
             device: Where they are needed.
         """
 
         def images(of: Pictures, which: NDArray[np.int64]) -> Images:
+            if not normalised(of):
+                return to_tensor(of[which]).to(device)
             return Normalised(of, which, *normalisation, device, size_of(of.shape[1:3])).kept()
 
+        held, (pixels, labels) = task.images.splits["calibration"][0], task.images.splits[split]
         return cls(
             images(held, np.arange(len(held))[:calibration]),
             images(pixels, places),
             torch.from_numpy(labels[places]).to(device),
+            judge=task.judge,
         )
 
     def at(self, size: Size) -> EvalImages:
@@ -231,23 +239,21 @@ def fold(net: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def answers(
-    net: Callable[[Tensor], Tensor], images: Images, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Whether each image is answered right, and its cross-entropy in nats; float64, ``(n,)``, on
-    the CPU."""
+def answers(net: Callable[[Tensor], Tensor], data: EvalImages) -> tuple[Tensor, Tensor]:
+    """Score and loss of each image, of classes whether it is answered right and its cross-entropy
+    in nats; float64, ``(n,)``, on the CPU."""
+    images, labels = data.images, data.labels
     batch = at_once(images)
     if images.device.type != "cpu":
         batch = max(250, PIXELS // math.prod(images.shape[2:]))
     if isinstance(net, nn.Module):
         net.eval()
-    right, loss = [], []
+    found = []
     parts = [*batches(len(labels), batch)]
     for part, some in zip(parts, in_parts(images, parts), strict=True):
-        logits = net(some)
-        right.append(logits.argmax(1) == labels[part])
-        loss.append(F.cross_entropy(logits, labels[part], reduction="none"))
-    return torch.cat(right).cpu().double(), torch.cat(loss).cpu().double()
+        found.append(data.judge(net(some), labels[part]))
+    score, loss = (torch.cat(each).cpu().double() for each in zip(*found, strict=True))
+    return score, loss
 
 
 DIVERGED = 1e4
@@ -268,20 +274,19 @@ def require_converged(loss: float, what: str) -> None:
         )
 
 
-def accuracy(
-    net: Callable[[Tensor], Tensor], images: Images, labels: Tensor
-) -> tuple[float, float]:
-    """Top-1 accuracy as a fraction, and mean cross-entropy in nats."""
-    right, loss = answers(net, images, labels)
-    return float(right.mean()), float(loss.mean())
+def accuracy(net: Callable[[Tensor], Tensor], data: EvalImages) -> tuple[float, float]:
+    """Mean score and loss of all images alike: of classes top-1 accuracy as a fraction, and mean
+    cross-entropy in nats."""
+    score, loss = answers(net, data)
+    return float(score.mean()), float(loss.mean())
 
 
 def estimate(net: Callable[[Tensor], Tensor], data: EvalImages) -> tuple[float, float]:
     """Accuracy and loss by the weights of the images; see :mod:`apq.supernet.drawn`."""
     if data.weights is None:
-        return accuracy(net, data.images, data.labels)
-    right, loss = answers(net, data.images, data.labels)
-    found = float(data.weights @ right) + data.shift[0]
+        return accuracy(net, data)
+    score, loss = answers(net, data)
+    found = float(data.weights @ score) + data.shift[0]
     return min(max(found, 0.0), 1.0), max(float(data.weights @ loss) + data.shift[1], 0.0)
 
 

@@ -931,6 +931,11 @@ def export(module: nn.Module, example: Tensor) -> Any:
                 " What runs depends on the values it sees; a network must do the same for every "
                 "image."
             )
+        if "missing a required argument" in str(error):
+            hint = (
+                ". A network that is traced takes one tensor: wrap it in a module that gives its "
+                "other arguments values."
+            )
         raise ModelError(
             f"torch.export cannot read the network{f' ({at[-1]})' if at else ''}: "
             f"{lines[0][:200]}{hint}"

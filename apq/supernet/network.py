@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from apq.errors import ModelError
+from apq.errors import ModelError, SpaceError
 from apq.files import Document, shipped
 from apq.files.headers import Header
 from apq.files.reading import CostTable, Items, Text
@@ -569,6 +569,22 @@ def load_supernet(path: Path | str, space: Space | None = None) -> SupernetFile:
     network.load_state_dict(tensors)
     network.eval()
     return SupernetFile(network, header.mean, header.std, header.hash, header.said)
+
+
+def require_random_start(space: Space) -> None:
+    """Raise unless a network of a space can be trained from random weights.
+
+    Raises:
+        SpaceError: some of its operations are torch's own, and nothing says how their tensors
+            begin.
+    """
+    held = [node.name for node in space.graph.nodes if node.op == "torch" and node.held]
+    if held:
+        raise SpaceError(
+            f"space {space.name!r} has operations of a traced network with tensors of their own "
+            f"({', '.join(held[:5])}), which cannot start from random numbers: start from the "
+            "traced network (train-supernet --start FILE, finetune without --from-scratch)"
+        )
 
 
 def require_channels(

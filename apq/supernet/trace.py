@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,13 @@ from apq.space.families.traced import TracedNode, TracedPart, TracedStage, Trace
 from apq.supernet.calls import TorchCall
 from apq.supernet.elastic import ConvBN
 from apq.supernet.exported import Reader, parts_of
-from apq.supernet.network import Supernet, largest
+from apq.supernet.network import (
+    Supernet,
+    SupernetFile,
+    largest,
+    load_supernet,
+    save_supernet,
+)
 
 SHARES = {
     "per-layer": "every layer has its own",
@@ -56,6 +63,32 @@ class TracedNetwork:
     notes: tuple[tuple[str, str], ...] = ()
     unpriced: tuple[tuple[str, float], ...] = ()
 
+    def save(
+        self,
+        path: Path | str,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        source: str = "torch",
+    ) -> SupernetFile:
+        """Write the supernet to a file, from which training and samples start.
+
+        Args:
+            path: File to write (safetensors).
+            mean, std: Of pixels on the 0..1 scale, per channel, that the network was trained with;
+                none for networks that get their inputs as they are.
+            source: Where the network comes from, for metadata.
+
+        Returns:
+            The supernet as :func:`~apq.supernet.network.load_supernet` reads it.
+        """
+        channels = self.space.in_channels
+        about: dict[str, Any] = {
+            "mean": [*mean] or [0.0] * channels, "std": [*std] or [1.0] * channels,
+            "traced": source, "channels_sorted": False,
+        }  # fmt: skip
+        save_supernet(Path(path), self.supernet, about)
+        return load_supernet(path, self.space)
+
 
 def trace(
     module: nn.Module,
@@ -73,8 +106,9 @@ def trace(
     """Read a trained network.
 
     Args:
-        module: Takes one tensor ``(n, channels, …)`` and gives one. It is left as it is: what is
-            read is a copy in eval mode and single precision.
+        module: Takes one tensor ``(n, channels, …)``, other arguments having defaults, and gives
+            one, perhaps alone in a tuple or a dict. It is left as it is: what is read is a copy in
+            eval mode and single precision.
         example: One such tensor, with any number of images.
         name: Of the space.
         bits: Formats that blocks may use; None: 4, 6 and 8 bits.
@@ -103,6 +137,7 @@ def trace(
         ['0_width', '2_width']
     """
     choose(share, SHARES, "way to share formats")
+    _require_kinds(module, example)
     shape = tuple(example.shape)
     if example.dim() not in (3, 4) or not example.is_floating_point():
         raise ModelError(
@@ -135,11 +170,26 @@ def trace(
     return TracedNetwork(space, supernet, kept, tuple(notes), tuple(read.unpriced.items()))
 
 
+def _require_kinds(module: object, example: object) -> None:
+    """Refuse what is no network, or an input that is no tensor."""
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"what is to be traced is a {type(module).__name__}; it must be a torch.nn.Module"
+        )
+    if not isinstance(example, Tensor):
+        raise ModelError(
+            f"the example input is a {type(example).__name__}; a network that is traced takes one "
+            "tensor. Wrap it in a module that makes its other inputs, or gives them values"
+        )
+
+
 @torch.no_grad()
 def _check(module: nn.Module, supernet: Supernet, example: Tensor) -> None:
     """Refuse a supernet whose largest subnet is not the traced network."""
     example = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     wanted, found = module(example), supernet(example, largest(supernet.space))
+    while not isinstance(wanted, Tensor):  # alone in a tuple or a dict
+        wanted = next(iter(wanted.values() if isinstance(wanted, Mapping) else wanted))
     wanted = wanted.reshape(found.shape)
     gap = float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-12))
     if not gap < 1e-3:

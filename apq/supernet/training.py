@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from apq.errors import ApqError, SpaceError, choose
 from apq.images import ImageSet
 from apq.space import Axis, Candidate, Space
 from apq.space.graph import parts
-from apq.supernet.augment import AUGMENTS, cutmix
 from apq.supernet.evaluate import (
     CPU,
     EvalImages,
@@ -33,11 +31,13 @@ from apq.supernet.network import (
     SupernetFile,
     largest,
     load_supernet,
+    require_random_start,
     save_supernet,
     smallest,
 )
 from apq.supernet.orders import ORDERS, Measured, sort_channels
 from apq.supernet.statistics import absorb_statistics
+from apq.supernet.task import Task, classification, soft_cross_entropy, task_of
 from apq.training import OnProgress, Training, autocast, find_device, sgd
 from apq.training.devices import at_least_float32
 from apq.training.feed import Feed
@@ -58,6 +58,9 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the trained weights, besides space and images.
+
+    ``smoothing``, ``cutmix`` and ``augment`` are of classification; a task of one's own has its own
+    ``loss`` and ``change``.
 
     Attributes:
         epochs: Passes over the training images, all phases together; 0: ``start_from`` as it is.
@@ -161,7 +164,7 @@ def _first_averaged(recipe: Recipe, total: int) -> int:
 
 def train(
     space: Space,
-    images: ImageSet,
+    images: ImageSet | Task,
     recipe: Recipe = Recipe(),
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -185,7 +188,7 @@ def train(
 
     Args:
         space: What to train.
-        images: Its image set (sizes must fit the space).
+        images: Its image set (sizes must fit the space), or another task.
         recipe: Hyper-parameters.
         checkpoint: File to save progress in and to continue from. Same machine and thread count:
             a continued run ends with the same weights as an uninterrupted one.
@@ -206,22 +209,23 @@ def train(
 
     Raises:
         ModelError: the training diverged, or the checkpoint belongs to another training.
-        SpaceError: weights of ``start_from`` do not fit the space.
+        SpaceError: weights of ``start_from`` do not fit the space, or it needs some.
         ApqError: a phase, the order, the augmentation, the precision or the device is unknown;
             there are more processes than images in a batch, or one of them has ended.
     """
     for name in recipe.phases:
         choose(name, Recipe.phases, "phase")
     choose(recipe.order, ORDERS, "order")
-    choose(recipe.augment, AUGMENTS, "augmentation")
-    where, ranks = find_device(device), Ranks.here()
+    task, where, ranks = _task(images, recipe), find_device(device), Ranks.here()
     torch.manual_seed(recipe.seed)
     network = Supernet(space)
     network.ranks = ranks
     if start_from:
         _start(network, start_from)
+    else:
+        require_random_start(space)
     traced = any("traced" in file.metadata for file in start_from)
-    normalisation = images.mean, images.std
+    normalisation = task.normalisation
     if traced:  # its weights expect what it was trained with
         normalisation = start_from[0].mean, start_from[0].std
         absorb_statistics(network, _measured(images, normalisation, CPU).images)
@@ -229,7 +233,7 @@ def train(
     sorted_already = any(_sorted(file) for file in start_from)
     identity: dict[str, Any] = {
         "start_from": [file.hash for file in start_from],
-        "recipe": asdict(recipe), "fingerprint": space.fingerprint, "images": images.digest(),
+        "recipe": asdict(recipe), "fingerprint": space.fingerprint, "images": task.images.digest(),
     }  # fmt: skip
     training = Training(
         network, sgd(network, recipe.lr, recipe.weight_decay), checkpoint, identity,
@@ -247,7 +251,7 @@ def train(
     return network.cpu(), training.identity | {
         "mean": normalisation[0],
         "std": normalisation[1],
-        "image_set": images.name,
+        "image_set": task.images.name,
         "channels_sorted": sorted_already or ("width" in recipe.phases if steps.total else traced),
         "steps": steps.total,
         "cost": training.cost(),
@@ -261,13 +265,14 @@ class _Steps:
     def __init__(
         self,
         training: Training,
-        images: ImageSet,
+        images: ImageSet | Task,
         recipe: Recipe,
         sorted_already: bool,
         on_progress: OnProgress | None,
         normalisation: Normalisation,
     ) -> None:
         self.training, self.images, self.recipe = training, images, recipe
+        self.task = _task(images, recipe)
         self.normalisation = normalisation
         self.sorted_already, self.on_progress = sorted_already, on_progress
         assert isinstance(training.model, Supernet)
@@ -278,9 +283,8 @@ class _Steps:
                 f"a batch of {recipe.batch} images is not enough for {self.ranks.count} processes; "
                 "use a larger --batch, which is that of all together, or fewer processes"
             )
-        self.feed = Feed(
-            images.splits["train"], recipe.batch, training.device, recipe.balance, self.ranks
-        )
+        split = self.task.images.splits["train"]
+        self.feed = Feed(split, recipe.batch, training.device, recipe.balance, self.ranks)
         first = training.identity["start_from"]
         self.total = max(0 if first else 1, round(recipe.epochs * self.feed.per_epoch))
         self.loss_mean, self.hit_mean = float("nan"), float("nan")
@@ -291,7 +295,7 @@ class _Steps:
 
     def step(self, step: int) -> float:
         """Gradients of a step; returns its loss."""
-        recipe, network = self.recipe, self.network
+        recipe, network, task = self.recipe, self.network, self.task
         rng = np.random.default_rng([recipe.seed, 2, step])
         phase = phase_of(step, self.total, recipe.phases)
         before = phase_of(step - 1, self.total, recipe.phases) if step else None
@@ -300,20 +304,18 @@ class _Steps:
             self.training.optimiser.state.clear()  # momentum belongs to the old channel order
         x, y, share = self._batch(step, rng)
         space, top = network.space, largest(network.space)
-        truth = y if y.dim() == 1 else y.argmax(1)
-        teacher = self._logits(x, top)
-        loss = F.cross_entropy(teacher, y, label_smoothing=recipe.smoothing)
+        teacher = self._outputs(x, top)
+        loss = task.mean_loss(teacher, y)
         self.training.backward(share * (loss if phase == "largest" else loss / 2))
         total = float(loss.detach())
         if phase != "largest":
             smallest_one = rng.random() < 0.25
             other = _smallest_open(space, phase) if smallest_one else sample_open(space, phase, rng)
-            logits = self._logits(x, other)
-            loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
-            loss = loss + F.cross_entropy(logits, teacher.detach().softmax(1))
+            outputs = self._outputs(x, other)
+            loss = task.mean_loss(outputs, y) + task.imitate(outputs, teacher.detach())
             self.training.backward(share * (loss / 2))
             total = total / 2 + float(loss.detach()) / 2
-        hit = float((teacher.detach().argmax(1) == truth).float().mean())
+        hit = float(task.score(teacher.detach(), y).mean())
         own = torch.tensor([share * total, share * hit], dtype=torch.float64, device=x.device)
         total, hit = map(float, self.ranks.sum(own))
         self.loss_mean, self.hit_mean = (
@@ -346,22 +348,18 @@ class _Steps:
     def _batch(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
         """This process's augmented, normalised images of a step, their labels or class
         probabilities, and their share of the batch. What is random is drawn for the whole batch."""
-        recipe, images = self.recipe, self.images
-        x, y = self.feed.at(step, recipe.seed)
-        x = AUGMENTS[recipe.augment](x, images.flip, rng)
-        if recipe.cutmix and rng.random() < recipe.cutmix:
-            x, y = cutmix(x, y, self.network.space.classes, rng)
+        x, y = self.task.change(*self.feed.at(step, self.recipe.seed), rng)
         own = self.ranks.part(len(x))
         return normalise(x[own], *self.normalisation), y[own], len(x[own]) / len(x)
 
-    def _logits(self, x: Tensor, candidate: Candidate) -> Tensor:
+    def _outputs(self, x: Tensor, candidate: Candidate) -> Tensor:
         with autocast(x.device, self.recipe.precision):
             return at_least_float32(self.network(x, candidate))
 
 
 def train_supernet(
     space: Space,
-    images: ImageSet,
+    images: ImageSet | Task,
     out: Path | str,
     recipe: Recipe = Recipe(),
     *,
@@ -377,7 +375,7 @@ def train_supernet(
 
     Args:
         space: What to train.
-        images: Its image set (sizes must fit the space).
+        images: Its image set (sizes must fit the space), or another task.
         out: Supernet file to write (safetensors).
         recipe: Hyper-parameters.
         start_from: Supernets the mean of whose weights to start from.
@@ -458,16 +456,28 @@ def _add_to(average: dict[str, Tensor], network: Supernet, seen: int) -> None:
             average[name].lerp_(parameter, 1 / (seen + 1))
 
 
-def _measured(images: ImageSet, normalisation: Normalisation, device: torch.device) -> Measured:
-    """Calibration images for orders and statistics."""
-    data = EvalImages.of(
-        images, *normalisation, "calibration", ORDER_IMAGES, calibration=0, device=device
+def _task(images: ImageSet | Task, recipe: Recipe) -> Task:
+    """What is trained, changed as the recipe says if it is to tell classes apart."""
+    if isinstance(images, Task):
+        return images
+    return classification(
+        images, recipe.augment, recipe.smoothing, recipe.cutmix, soft_cross_entropy
     )
-    return Measured(data.images, data.labels)
+
+
+def _measured(
+    images: ImageSet | Task, normalisation: Normalisation, device: torch.device
+) -> Measured:
+    """Calibration images for orders and statistics."""
+    task = task_of(images)
+    data = EvalImages.of(
+        task, *normalisation, "calibration", ORDER_IMAGES, calibration=0, device=device
+    )
+    return Measured(data.images, data.labels, task.mean_loss)
 
 
 def _finish(
-    network: Supernet, images: ImageSet, normalisation: Normalisation, ranks: Ranks
+    network: Supernet, images: ImageSet | Task, normalisation: Normalisation, ranks: Ranks
 ) -> dict[str, float]:
     """Set the stored statistics to the largest network's and measure both ends on validation: the
     first process does, and tells the others."""
@@ -483,14 +493,16 @@ ENDS = ("smallest", "largest")
 """Subnets whose accuracy a supernet's file says."""
 
 
-def _ends(network: Supernet, images: ImageSet, normalisation: Normalisation) -> dict[str, float]:
+def _ends(
+    network: Supernet, images: ImageSet | Task, normalisation: Normalisation
+) -> dict[str, float]:
     device = next(network.parameters()).device
     data = EvalImages.of(images, *normalisation, calibration=2000, device=device)
     scores: dict[str, float] = {}
     for name, of in zip(ENDS, (smallest, largest), strict=True):
         subnet = network.subnet(of(network.space)).to(device)
         recalibrate(subnet, data.calibration)
-        scores[name], loss = accuracy(subnet, data.images, data.labels)
+        scores[name], loss = accuracy(subnet, data)
         require_converged(loss, f"the {name} subnet")
         if name == "largest":
             _copy_statistics(network, subnet)

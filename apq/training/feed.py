@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from apq.errors import ImagesError
 from apq.images.sets import Part
 from apq.images.streamed import Streamed, any_order
 from apq.training.ranks import ALONE, Ranks
@@ -92,11 +93,13 @@ class Feed:
         return self._ranks.sum(whole).contiguous(memory_format=torch.channels_last)
 
 
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """Images ``(n, h, w, c)`` as a uint8 tensor ``(n, c, h, w)`` in channels-last memory."""
+def to_tensor(pixels: NDArray[Any]) -> Tensor:
+    """Images ``(n, h, w, c)`` as a uint8 tensor ``(n, c, h, w)`` in channels-last memory; inputs of
+    other types as they are."""
     with warnings.catch_warnings():  # worker processes map arrays read-only, and nothing writes
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+        found = torch.from_numpy(np.ascontiguousarray(pixels))
+    return found.permute(0, 3, 1, 2) if found.dtype == torch.uint8 else found
 
 
 def balanced(labels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -105,7 +108,15 @@ def balanced(labels: NDArray[np.int64]) -> NDArray[np.float64]:
     Example:
         >>> balanced(np.array([0, 0, 0, 1])).round(2).tolist()
         [0.17, 0.17, 0.17, 0.5]
+
+    Raises:
+        ImagesError: there are no labels.
     """
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ImagesError(
+            f"classes cannot be drawn as often: targets are {labels.dtype} {labels.shape}, not one "
+            "label per example. Leave out --balance (balance=False)."
+        )
     weight = 1 / np.bincount(labels)[labels]
     found: NDArray[np.float64] = weight / weight.sum()
     return found

@@ -14,7 +14,7 @@ from networks import resnet
 from apq.images import load_images
 from apq.space import load_space
 from apq.supernet import load_supernet
-from apq.supernet.evaluate import accuracy, normalise
+from apq.supernet.evaluate import EvalImages, accuracy, normalise
 from apq.supernet.network import largest
 from apq.training.feed import to_tensor
 
@@ -50,9 +50,7 @@ def trained(tmp_path_factory) -> tuple[Path, float]:
     torch.save(network.state_dict(), folder / "weights.pt")
     text = MODULE.format(tests=str(Path(__file__).parents[1]), weights=str(folder / "weights.pt"))
     (folder / "own_network.py").write_text(text)
-    held, truth = images.splits["validation"]
-    data = normalise(to_tensor(held), images.mean, images.std)
-    return folder, accuracy(network.eval(), data, torch.from_numpy(truth))[0]
+    return folder, accuracy(network.eval(), EvalImages.of(images, images.mean, images.std))[0]
 
 
 def test_a_trained_network_becomes_a_smaller_file(trained, monkeypatch):
@@ -66,10 +64,9 @@ def test_a_trained_network_becomes_a_smaller_file(trained, monkeypatch):
                    "--mean", mean, "--std", std)  # fmt: skip
     space, net = load_space("mine.toml"), Path(made["supernet"])
     file = load_supernet(net, space)
-    held, truth = images.splits["validation"]
-    data = normalise(to_tensor(held), file.mean, file.std)
     whole = file.network.subnet(largest(space)).eval()
-    assert accuracy(whole, data, torch.from_numpy(truth))[0] == pytest.approx(before, abs=0.003)
+    data = EvalImages.of(images, file.mean, file.std)
+    assert accuracy(whole, data)[0] == pytest.approx(before, abs=0.003)
 
     of = ("--supernet", net, "--images", "digits")
     run("train-supernet", "--space", "mine.toml", "--images", "digits", "--start", net, "--epochs",

@@ -21,7 +21,7 @@ from apq.search.search import search_front
 from apq.search.tuned import ModelHeader
 from apq.space.layer import size_bits, to_array
 from apq.supernet import largest, load_supernet
-from apq.supernet.evaluate import accuracy, normalise
+from apq.supernet.evaluate import EvalImages, accuracy, normalise
 from apq.supernet.network import save_supernet
 from apq.training.feed import to_tensor
 
@@ -41,7 +41,8 @@ def test_the_model_file_gives_back_the_network_that_was_tuned(tuned, digits):
     images = normalise(to_tensor(digits.splits["test"][0]), digits.mean, digits.std)
     labels = torch.from_numpy(digits.splits["test"][1])
     assert torch.equal(loaded.network(images), model.network(images))
-    assert accuracy(loaded.network, images, labels)[0] == report.test
+    data = EvalImages.of(digits, digits.mean, digits.std, "test")
+    assert accuracy(loaded.network, data)[0] == report.test
     assert loaded.metadata["accuracy"]["test"] == report.test
     assert loaded.metadata["accuracy"]["classes"] == report.classes
     share = np.bincount(labels) / len(labels)

@@ -261,9 +261,52 @@ def test_training_mode_and_half_precision_are_read_as_they_would_run():
     network = build("vgg").train()
     traced = trace(network, EXAMPLE)
     assert network.training
-    half = trace(build("vgg").half(), EXAMPLE.half())
-    assert half.notes == (("the network", "half precision: read as float32"),)
-    assert half.space == traced.space
+    with torch.no_grad():  # dropout and batch statistics play no part
+        found = traced.supernet(images(), largest(traced.space))
+        assert gap(build("vgg").eval()(images()), found) < 1e-5
+    for kind in (torch.float16, torch.bfloat16):
+        half = trace(build("vgg").to(kind), EXAMPLE.to(kind))
+        assert half.notes == (("the network", "half precision: read as float32"),)
+        assert half.space == traced.space
+
+
+class Scaled(nn.Module):
+    """Takes, beside images, what is no tensor."""
+
+    def __init__(self, inner: nn.Module, takes_more: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        self.forward = self.more if takes_more else self.defaults
+
+    def more(self, x: Tensor, scale: float) -> Tensor:
+        return scale * self.inner(x)
+
+    def defaults(self, x: Tensor, scale: float = 3.0, twice: bool = True) -> Tensor:
+        return (2 if twice else 1) * scale * self.inner(x)
+
+
+def test_other_inputs_than_one_tensor():
+    network = build("vgg").eval()
+    given = Scaled(network, False)
+    traced = trace(given, EXAMPLE)
+    with torch.no_grad():
+        assert gap(6 * network(images()), traced.supernet(images(), largest(traced.space))) < 1e-5
+    with pytest.raises(ModelError, match=r"missing a required argument: 'scale'\. .* one tensor"):
+        trace(Scaled(network, True), EXAMPLE)
+    for example, kind in (([EXAMPLE], "list"), ({"x": EXAMPLE}, "dict"), (None, "NoneType")):
+        with pytest.raises(ModelError, match=f"is a {kind}; .* takes one tensor"):
+            trace(network, example)
+    with pytest.raises(ModelError, match=r"is a function; it must be a torch\.nn\.Module"):
+        trace(lambda x: x, EXAMPLE)
+
+
+@pytest.mark.parametrize("wrapped", [lambda y: (y,), lambda y: {"logits": y}, lambda y: [{"y": y}]])
+def test_a_result_may_be_alone_in_a_tuple_or_a_dict(wrapped):
+    network = Odd(lambda s, x: wrapped(s.fc(mean(s.b(F.relu(s.a(x)))))))
+    traced = trace(network, EXAMPLE, sort=False)
+    with torch.no_grad():
+        found = traced.supernet(images(), largest(traced.space))
+        assert gap(network.fc(mean(network.b(F.relu(network.a(images()))))), found) < 1e-6
 
 
 class Tied(nn.Module):

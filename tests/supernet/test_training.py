@@ -78,9 +78,7 @@ def test_training_learns_and_the_ends_are_both_usable(trained, digits):
     recalibrate(net, data.calibration)
     with torch.no_grad():
         torch.testing.assert_close(fold(net)(data.images), net(data.images), atol=1e-4, rtol=1e-4)
-    assert accuracy(fold(net), data.images, data.labels) == pytest.approx(
-        accuracy(net, data.images, data.labels), abs=5e-3
-    )
+    assert accuracy(fold(net), data) == pytest.approx(accuracy(net, data), abs=5e-3)
 
 
 @pytest.mark.parametrize("average", [0.0, 1.0])

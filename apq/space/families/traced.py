@@ -157,7 +157,7 @@ class Traced:
         """Refuse numbers that contradict themselves (SpaceError)."""
         checks = Checks(self.name)
         checks.resolution(self.resolution)
-        checks.channels(classes=self.classes, in_channels=self.in_channels)
+        checks.channels(outputs=self.classes, in_channels=self.in_channels)  # of no classes perhaps
         checks.need(1 <= self.fixed_bits <= 32, "fixed_bits", self.fixed_bits, "1..32")
         checks.formats(self.bits)
         for width in self.widths:
