@@ -10,7 +10,9 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize(("name", "least"), [("segment_shapes", 0.5), ("signal_rate", 0.7)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("segment_shapes", 0.5), ("signal_rate", 0.7), ("compatible_queries", 0.8)]
+)
 def test_it_runs_from_trained_weights_to_a_smaller_network(name, least, tmp_path):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
