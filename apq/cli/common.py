@@ -176,10 +176,11 @@ def table_row(*cells: str) -> None:
     Where a terminal (or ``COLUMNS``) is too narrow, the last cells go on with the next line, indented;
     cells of one width break at the same place in every row. A pipe or a file gets whole lines.
     """
-    narrow = out.is_terminal or "COLUMNS" in os.environ
+    asked = os.environ.get("COLUMNS", "")
+    width = int(asked) if asked.isdecimal() else out.width if out.is_terminal else sys.maxsize
     line = ""
     for cell in cells:
-        if narrow and line.strip() and len((line + cell).rstrip()) > out.width:
+        if line.strip() and len((line + cell).rstrip()) > width:
             out.print(line.rstrip())
             line = "    "
         line += cell
