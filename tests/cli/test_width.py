@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from commands import run
 
+from apq.cli.common import out
 from apq.cli.train_predictor import _print as show_predictor
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,7 @@ SENTENCES = ("chosen: ", "candidates from", "joint search", "tried as hard", "10
 @pytest.fixture
 def narrow(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(out, "width", 60)  # which it read when the process began
     monkeypatch.chdir(tmp_path)
 
 
