@@ -418,6 +418,9 @@ def _split(
     if "validation" in cut:
         cut["validation"] = np.sort(cut["validation"])
     cut["calibration"] = np.sort(rng.permutation(rest)[: min(2000, max(1, len(rest) // 4))])
+    seen = labels[cut["calibration"]]
+    if np.all(seen[1:] >= seen[:-1]):  # class by class: a batch of statistics would see one class
+        cut["calibration"] = rng.permutation(cut["calibration"])
     own = {key: (images[index], labels[index]) for key, index in cut.items()}
     splits: dict[str, Part] = {**parts, **own}
     if len(rest) < 2 or any(len(splits[split][1]) < 1 for split in SPLITS):

@@ -79,6 +79,20 @@ def test_parquet_and_folders_give_the_same_images(tmp_path):
     assert len(whole[0]) == 40
 
 
+def test_calibration_images_do_not_come_class_by_class(tmp_path):
+    """A batch of one class alone would give batch norm that class's statistics."""
+    for i in range(160):
+        folder = tmp_path / "train" / ("cat", "dog")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:03d}.png").write_bytes(png(i))
+    labels = load_images(str(tmp_path), 8, 3, 2).splits["calibration"][1]
+    assert len(labels) >= 20
+    assert set(labels[: len(labels) // 2]) == {0, 1}
+    assert np.sum(labels[1:] != labels[:-1]) > len(labels) / 4
+    again = load_images(str(tmp_path), 8, 3, 2).splits["calibration"][1]
+    assert np.array_equal(labels, again)
+
+
 def test_images_are_resized_and_made_grey(tmp_path):
     write_parquet(tmp_path / "all.parquet", 30, blobs=[png(i, 20) for i in range(30)])
     found = load_images(str(tmp_path / "all.parquet"), 12, 1)
