@@ -36,9 +36,9 @@ from apq.cli.budgets import (
     space_for,
 )
 from apq.cli.codesign import search_both
-from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, table_row, typed
+from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, typed
+from apq.cli.found import draw, show
 from apq.files.places import RUN, file_name, home
-from apq.space.axes import is_format
 
 if TYPE_CHECKING:
     from apq.iterate import Round
@@ -222,13 +222,11 @@ def search(
 
       apq search --latency-ms 0.5 --iterations 3 --supernet data/mine/supernet.safetensors --images photos/ --samples data/mine/fp32 --quantized-samples data/mine/quantized --out runs/mine
     """
-    from apq.report.page import write_report
     from apq.search.many import default_cost, scenarios
     from apq.search.options import Options
     from apq.search.problem import check_limits
     from apq.search.region import fixed
-    from apq.search.run import describe, run_search
-    from apq.search.tolerance import allow_drop
+    from apq.search.run import run_search
 
     options = Options(local_search, warm_start, storage, keep)
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
@@ -240,10 +238,8 @@ def search(
             with_margin=with_margin, accuracy_drop=accuracy_drop, measure=measure, bound=bound,
             supernet_accuracy=supernet_accuracy,
         )  # fmt: skip
-        if len(budgets := product(asked, ())) > 1:
-            raise typer.BadParameter("--codesign takes one limit per cost")
         search_both(
-            codesign, chosen, predictor, budgets[0] | per_device(limit or []), fix or [], caution,
+            codesign, chosen, predictor, _one(asked) | per_device(limit or []), fix or [], caution,
             candidates, seed, baselines, json, out_path,
         )  # fmt: skip
         return
@@ -261,15 +257,9 @@ def search(
         objective = ["accuracy", default_cost(priced.costs)]
     priced.require([*(objective or ()), *([forgiving.metric] if forgiving else [])])
     problems_of = partial(
-        scenarios,
-        priced.costs,
-        budgets=budgets,
-        objectives=tuple(objective or ()),
-        fix=tuple(fix or ()),
-        caution=caution,
-        forgiving=forgiving,
-        made_from=priced.made_from,
-    )
+        scenarios, priced.costs, budgets=budgets, objectives=tuple(objective or ()),
+        fix=tuple(fix or ()), caution=caution, forgiving=forgiving, made_from=priced.made_from,
+    )  # fmt: skip
     turns: list[Round] = []
     if iterations:
         for budget in budgets:  # before anything is measured for them
@@ -288,47 +278,66 @@ def search(
         else partial(load, predictor, priced.space)
     )
     if accuracy_drop is not None:
-        known = origin(predictor, priced.space).original_accuracy
-        problems = [allow_drop(problem, accuracy_drop, known) for problem in problems]
-        _tell_original(problems[0], accuracy_drop, known)
+        problems = _within_drop(problems, accuracy_drop, origin(predictor, priced.space))
     results: list[Result] = []
-    for problem, budget in zip(problems, budgets, strict=True):
-        folder = out_path if len(budgets) == 1 else out_path / folder_name(budget)
+    folders = [out_path if len(budgets) == 1 else out_path / folder_name(b) for b in budgets]
+    for problem, budget, folder in zip(problems, budgets, folders, strict=True):
         with live_line(f"{algorithm} {_words(budget)}") as report, one_thread():
             result = run_search(
                 folder, problem, algorithm, candidates, seed, options, results, report,
                 baselines, typed(), partial(bound_of, predictor=predictor, seconds=bound),
             )  # fmt: skip
         results.append(result)
-        if picture:
-            _draw(folder, result)
-            write_report(folder)
-        if not json:
-            show(result, folder)
+        _show(result, folder, picture, json)
     checked = [measure_front(r, measure, predictor, supernet, images) for r in results if measure]
-    for found in () if json else checked:
-        tell_measured(found)
-    if json:
-        figures = [describe(r, typed()) for r in results]
-        if checked:
-            figures = [f | {"measured": c} for f, c in zip(figures, checked, strict=True)]
-        rounds = {"iterations": as_data(turns)} if turns else {}
-        print_json((figures[0] if len(figures) == 1 else {"runs": figures}) | rounds)
-    where = out_path if len(budgets) == 1 else out_path / folder_name(budgets[-1])
-    first = f"open {where / 'report.html'}, then " if picture else ""
-    next_step(f"{first}apq finetune --candidate {where / 'best.json'}")
+    _tell(results, checked, turns, json)
+    first = f"open {folders[-1] / 'report.html'}, then " if picture else ""
+    next_step(f"{first}apq finetune --candidate {folders[-1] / 'best.json'}")
 
 
-def _tell_bound(result: Result) -> None:
-    """How far from the best prediction the found one can be."""
-    bound = result.bound
-    if bound is None:
+def _one(asked: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The one limit per cost that ``--codesign`` takes."""
+    if len(budgets := product(asked, ())) > 1:
+        raise typer.BadParameter("--codesign takes one limit per cost")
+    return budgets[0]
+
+
+def _within_drop(problems: list[Problem], points: float, made: Any) -> list[Problem]:
+    """The problems with the least accuracy that ``--accuracy-drop`` allows."""
+    from apq.search.tolerance import allow_drop
+
+    known = made.original_accuracy
+    problems = [allow_drop(problem, points, known) for problem in problems]
+    _tell_original(problems[0], points, known)
+    return problems
+
+
+def _show(result: Result, folder: Path, picture: bool, json: bool) -> None:
+    """Draw and print what one search found."""
+    from apq.report.page import write_report
+
+    if picture:
+        draw(folder, result)
+        write_report(folder)
+    if not json:
+        show(result, folder)
+
+
+def _tell(
+    results: Sequence[Result], checked: Sequence[Any], turns: Sequence[Round], json: bool
+) -> None:
+    """Print what was measured; with ``--json`` everything."""
+    from apq.search.run import describe
+
+    if not json:
+        for found in checked:
+            tell_measured(found)
         return
-    better = max(bound["points"], 0.0)
-    out.print(
-        f"at most {better:.2f} points better is predicted for anything within the limits "
-        f"({bound['parts']:,.0f} parts of the space, {bound['seconds']:.1f} s)"
-    )
+    figures = [describe(result, typed()) for result in results]
+    if checked:
+        figures = [f | {"measured": c} for f, c in zip(figures, checked, strict=True)]
+    rounds = {"iterations": as_data(turns)} if turns else {}
+    print_json((figures[0] if len(figures) == 1 else {"runs": figures}) | rounds)
 
 
 def _tell_original(problem: Problem, points: float, measured: float | None) -> None:
@@ -369,144 +378,3 @@ def _words(budget: Mapping[str, float]) -> str:
 def folder_name(budget: Mapping[str, float]) -> str:
     """Sub-folder of one budget among several; a device's name is made safe for paths."""
     return file_name("-".join(f"{metric}-{value:.12g}" for metric, value in budget.items()))
-
-
-def show(result: Result, folder: Path) -> None:
-    """Print a front and its chosen candidate."""
-    from rich.table import Table
-
-    from apq.cost import told
-    from apq.search.run import front_rows
-
-    problem, front = result.problem, result.front
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("predicted accuracy", justify="right")
-    for metric in problem.metrics:
-        limit = problem.limits.get(metric)
-        budget = f" (<= {limit:g})" if limit is not None else ""
-        table.add_column(metric + budget, justify="right")
-    table.add_column("")
-    for row in front_rows(front, 8, result.chosen):
-        style = "bold green" if row == result.chosen else None
-        mark = "chosen" if row == result.chosen else ""
-        table.add_row(
-            f"{front.accuracy[row]:.2%} ± {front.spread[row]:.2%}",
-            *(f"{front.costs[metric][row]:.4g}" for metric in problem.metrics),
-            mark,
-            style=style,
-        )
-    out.print(table)
-    row = result.chosen
-    out.print(
-        f"chosen: {front.accuracy[row]:.2%} ± {front.spread[row]:.2%} predicted; "
-        + ", ".join(f"{metric} {cost[row]:.4g}" for metric, cost in front.costs.items())
-    )
-    _tell_bound(result)
-    _explain(result)
-    _beside(result)
-    if "surrogate_optimum" in result.notes:
-        notes = result.notes
-        out.print(
-            f"additive surrogate: R2 {notes['surrogate_r2']:.3f}, Spearman "
-            f"{notes['surrogate_spearman']:.3f} on rows it was not fitted to; its optimum is "
-            f"{-notes['surrogate_optimum']:.4f} by its own count (a bound for the surrogate, not "
-            f"for the predictor) and {-notes['surrogate_optimum_scored']:.4f} by the predictor"
-        )
-    total = max(1, sum(counts["candidates"] for counts in result.sources.values()))
-    shares = (
-        f"{name} {counts['candidates'] / total:.0%} ({counts['front']})"
-        for name, counts in result.sources.items()
-    )
-    out.print(f"candidates from (of them on the front): {', '.join(shares)}")
-    volume = (
-        f", hypervolume {result.curve[-1].hypervolume:.4f}" if len(problem.objectives) > 1 else ""
-    )
-    out.print(
-        f"{result.candidates:,} candidates scored, {len(front)} on the front{volume}, "
-        f"{front.diversity():.0%} of genes differ between two of them; wrote {folder} in "
-        f"{told(result.cost)}"
-    )
-
-
-def _beside(result: Result) -> None:
-    """Print the baselines, and how far the chosen candidate is from the strongest."""
-    problem, names = result.problem, result.baselines
-    if names:
-        out.print("tried as hard, with as many candidates or until nothing new turned up:")
-    pad = max(map(len, names), default=0) + 2
-    for name, found in names.items():
-        if found is None:
-            out.print(f"  {name:<{pad}}none found within the budget")
-            continue
-        costs = ", ".join(f"{m} {found.costs[m]:.4g}" for m in problem.metrics)
-        enough = problem.least is None or found.accuracy >= problem.least
-        over = " (over the budget)" if enough else " (not accurate enough)"
-        over = "" if found.within_limits else over
-        score = f"{found.accuracy:.2%} ± {found.spread:.2%} predicted; "
-        table_row(f"  {name:<{pad}}", score, f"{costs}{over}")
-    if result.strongest is not None and problem.least is not None:
-        metric, best = problem.costs_minimised[0], names[result.strongest]
-        share = 1 - result.costs[metric] / best.costs[metric] if best else 0.0
-        where = f"{abs(share):.1%} {'less' if share >= 0 else 'more'}"
-        out.print(f"joint search needs {where} {metric} than the strongest, {result.strongest}")
-    elif result.strongest is not None and problem.limits and problem.objectives[0] == "accuracy":
-        best = names[result.strongest]
-        gap = 100 * (result.accuracy - (best.accuracy if best else 0.0))
-        where = f"{abs(gap):.2f} points {'above' if gap >= 0 else 'below'}"
-        out.print(f"joint search is predicted {where} the strongest of these, {result.strongest}")
-
-
-def _explain(result: Result) -> None:
-    from apq.search.explain import explain
-
-    metrics = [m for m in result.problem.metrics if m != "peak_memory_kb"]
-    blocks = explain(result.problem, result.front, result.chosen)
-    names = [name for name in result.problem.space.place if name in {k for b in blocks for k in b}]
-    told = [_choices(block, [*result.problem.space.attributes, *names]) for block in blocks[:-1]]
-    told.append("what is not searched")
-    pad = max(map(len, told)) + 4
-    for block, what in zip(blocks, told, strict=True):
-        shares = (f"{m} {block[m]:.4g} ({block[f'{m}_share']:.0%})  " for m in metrics)
-        table_row(f"  {block['slot']:<6}{what:<{pad}}", *shares)
-
-
-def _choices(block: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The choices of a block: ``kernel 3  width   64  bits 4/8``."""
-    chosen = {name: block[name] for name in dict.fromkeys(names) if name in block}
-    words = [f"{name} {choice:>4}" for name, choice in chosen.items() if not is_format(name)]
-    bits = "/".join(str(choice) for name, choice in chosen.items() if is_format(name))
-    return "  ".join([*words, *([f"bits {bits}"] if bits else [])])
-
-
-def _draw(folder: Path, result: Result) -> None:
-    """Draw the front and the baselines over the first cost."""
-    from apq.report.picture import Cloud, draw_front
-    from apq.search.baselines import RANDOM, random_cloud
-
-    problem, front = result.problem, result.front
-    if not problem.metrics:
-        return
-    metric = problem.metrics[0]
-    drawn = result.baselines.get(RANDOM)
-    random = drawn.scored if drawn is not None else None
-    if random is None:
-        random = random_cloud(problem, min(result.candidates, 20_000), result.seed)
-    draw_front(
-        [folder / "front.svg"],
-        metric,
-        [
-            Cloud(
-                f"front ({result.algorithm})",
-                front.costs[metric],
-                front.accuracy,
-                chosen=result.chosen,
-            )
-        ],
-        [Cloud("random candidates", random.costs[metric], random.accuracy)],
-        [
-            Cloud(name, found.front.costs[metric], found.front.accuracy)
-            for name, found in result.baselines.items()
-            if found is not None
-        ],
-        [problem.limits[metric]] if metric in problem.limits else [],
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import socket
 import threading
 import time
@@ -252,7 +253,11 @@ def test_the_command_ends_in_words(source, monkeypatch):
         real(self)
 
     monkeypatch.setattr(PageServer, "serve_forever", serve)
-    told = run("explore", source.folder, "--stored", "--no-browser")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        told = run("explore", source.folder, "--stored", "--no-browser")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert told.startswith("http://127.0.0.1:")
 
 
