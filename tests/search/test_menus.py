@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from commands import figures, run
 
 from apq.errors import ApqError, SpaceError
 from apq.hardware import load_cost_model, price_space
 from apq.search.menus import keep_paying, worth
 from apq.space import load_space
 from apq.space.describe import space_file
-from tests.commands import figures, run
 
 
 @pytest.fixture(scope="module")
