@@ -90,7 +90,7 @@ def one_at_a_time(space: Space, quantized: bool) -> Genes:
         The whole network, then it with one gene at its smallest, gene by gene, then with one in the
         middle of its choices; shape ``(n, len(axes))``.
     """
-    top = space.snap((space.cardinalities - 1).astype(np.int16)[None])
+    top = space.whole
     genes = np.flatnonzero(_bit_columns(space) == quantized)
     rows = [top]
     for share in (0.0, 0.5):

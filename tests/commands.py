@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from apq.cli import app
 
 
-def run(*words: object) -> str:
-    """What a command prints; it has to succeed."""
+def run(*words: object, code: int = 0) -> str:
+    """What a command prints, with its errors if it is to fail with a code."""
     result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
-    return result.stdout
+    assert result.exit_code == code, f"{words}\n{result.output}\n{result.exception!r}"
+    return result.output if code else result.stdout
 
 
 def figures(*words: object) -> dict[str, Any]:

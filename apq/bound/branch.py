@@ -19,7 +19,6 @@ from apq.predictor.features import SpaceFeatures
 from apq.predictor.network import Network
 from apq.predictor.predictor import Predictor
 from apq.search.problem import Problem
-from apq.space import is_format
 
 COUNTED = 2_000
 """Parts of at most so many rows are predicted one by one."""
@@ -169,7 +168,7 @@ class _Relaxed:
                 return 2, float(len(choices[i]))
             own = self._effects[space.starts[i] + np.array(choices[i])]
             reaction = float(np.ptp(own, axis=0).sum())
-            return int(not is_format(space.axes[i].attribute)), reaction
+            return int(not space.axes[i].is_format), reaction
 
         axis = max(open_, key=urgent)
         middle = len(choices[axis]) // 2

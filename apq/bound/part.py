@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.hardware.pricing import PricedSpace
-from apq.space import Genes, Space, is_format
+from apq.space import Genes, Space
 
 Floats = NDArray[np.float64]
 Choices = tuple[tuple[int, ...], ...]
@@ -229,9 +229,7 @@ class Part:
         constant = constant + self._free(what.hot)
         tables, costs, masks = [], [], []
         for cells in self.cells:
-            places = tuple(
-                d for d, i in enumerate(cells.axes) if is_format(self.space.axes[i].attribute)
-            )
+            places = tuple(d for d, i in enumerate(cells.axes) if self.space.axes[i].is_format)
             table = self._table(cells, what.hot, slopes, formats=False)
             mask = cells.permitted.any(axis=places)
             least = cells.costs.min(axis=tuple(1 + d for d in places)) if places else cells.costs
@@ -280,11 +278,7 @@ class Part:
 
     def _table(self, cells: _Cells, hot: Floats, slopes: Floats, formats: bool) -> Floats:
         """A value per cell, ``(n, …)``; without formats their axes are left out."""
-        keep = [
-            d
-            for d, i in enumerate(cells.axes)
-            if formats or not is_format(self.space.axes[i].attribute)
-        ]
+        keep = [d for d, i in enumerate(cells.axes) if formats or not self.space.axes[i].is_format]
         counts = cells.counts
         own = slopes[:, 0] + (slopes[:, 1 + cells.stage] if cells.stage is not None else 0.0)
         if not formats:  # macs and weights are the same whatever the formats

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from apq.cli.common import OnProgress, err, images_for, live_line, out
 from apq.files.places import PREDICTOR, SUPERNET, home
 from apq.files.shipped import own_copy
-from apq.space.axes import is_format
 
 if TYPE_CHECKING:
     from apq.collect import SupernetAccuracy
@@ -131,7 +130,7 @@ def only_formats(space: Space) -> bool:
     every = np.array([[max(allowed) for allowed in space.allowed]], dtype=np.int16)
     runs = space.decides(every)[0]
     return all(
-        is_format(axis.attribute) or len(allowed) == 1 or not there
+        axis.is_format or len(allowed) == 1 or not there
         for axis, allowed, there in zip(space.axes, space.allowed, runs, strict=True)
     )
 

@@ -22,7 +22,7 @@ from apq.cli.budgets import (
     product,
     space_for,
 )
-from apq.cli.common import err, live_line, next_step, one_thread, out, print_json
+from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, print_table
 from apq.cli.devices import compare_devices
 from apq.files.places import PREDICTOR, home
 
@@ -155,14 +155,7 @@ def compare(
     if json:
         print_json({"columns": head, "rows": rows, "out": out_path.as_posix()})
     else:
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in head:
-            table.add_column(name, justify="left" if name == "method" else "right")
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
+        print_table(head, rows)
         for error in answers["error"].dropna().drop_duplicates():
             out.print(f"none: {error}")
     next_step(f"open {out_path / 'compare.html'}")

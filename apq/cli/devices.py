@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apq.cli.common import live_line, next_step, one_thread, out, print_json
+from apq.cli.common import live_line, next_step, one_thread, out, print_json, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,18 +55,10 @@ def compare_devices(
 
 def _show(limits: Mapping[str, float], answers: pd.DataFrame) -> None:
     """Print the limits and the matrix."""
-    from rich.table import Table
-
     from apq.search.devices import matrix
 
     out.print("limits: " + ", ".join(f"{name} <= {value:.4g}" for name, value in limits.items()))
-    head, rows = matrix(answers)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in head:
-        table.add_column(name, justify="left" if name == head[0] else "right")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    print_table(*matrix(answers))
     out.print(
         "cost over that device's limit (above 1: it is broken); in brackets the points of predicted "
         "accuracy that a search for that device finds beyond this winner at the same cost"

@@ -214,9 +214,7 @@ def _original(samples: Samples) -> float | None:
     """Accuracy of the whole network in fp32 samples, a fraction; None: not measured."""
     if set(samples.precision) != {"fp32"}:
         return None
-    space = samples.space
-    top = space.snap((space.cardinalities - 1).astype(np.int16)[None])
-    whole = (samples.genes == top).all(axis=1)
+    whole = (samples.genes == samples.space.whole).all(axis=1)
     return float(samples.accuracy[whole.argmax()]) if whole.any() else None
 
 

@@ -21,11 +21,10 @@ from apq.report.reading import Source, genes_of
 from apq.report.serve import PageServer
 from apq.report.view import Cloud, Floats, Run, as_data
 from apq.search.explain import additive, block_costs
-from apq.search.front import Front
 from apq.search.problem import Accuracy, Forgiving, Problem, Scored
 from apq.search.refine import refine
 from apq.search.region import within
-from apq.search.run import read_table
+from apq.search.run import describe, read_table
 from apq.search.search import Result
 from apq.space import Genes
 
@@ -221,6 +220,10 @@ def _no_predictor(genes: Genes) -> tuple[Floats, Floats]:
     raise ApqError("nothing can be predicted here: no predictor was given")
 
 
+KEPT = ("candidate", "space", "predicted", "costs", "limits", "devices", "made_from")
+"""What a saved network keeps of ``best.json``."""
+
+
 def _run(result: Result) -> Run:
     """An answer as a page draws a run."""
     front, problem = result.front, result.problem
@@ -244,19 +247,8 @@ def _run(result: Result) -> Run:
 
 def _file(result: Result) -> dict[str, Any]:
     """The chosen candidate as :class:`apq.search.best.CandidateFile` reads it."""
-    front: Front = result.front
-    problem = result.problem
-    return sealed(
-        {
-            "candidate": result.candidate.to_dict(),
-            "space": front.space.to_dict(),
-            "predicted": {"accuracy": result.accuracy, "accuracy_spread": result.spread},
-            "costs": result.costs,
-            "limits": dict(problem.limits),
-            "devices": [*problem.priced.sources],
-            "made_from": {**problem.made_from},
-        }
-    )
+    told = describe(result)
+    return sealed({name: told[name] for name in KEPT})
 
 
 def serve_run(explorer: Explorer, port: int = 0) -> PageServer:

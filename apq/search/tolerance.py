@@ -107,7 +107,6 @@ def allow_drop(problem: Problem, points: float, measured: float | None = None) -
     if not 0 <= points < 100:
         raise ApqError(f"an accuracy drop lies between 0 and 100 points, got {points:g}")
     if measured is None:
-        space = replace(problem.priced.space, allowed=())
-        whole = space.snap((space.cardinalities - 1).astype(np.int16)[None])
+        whole = replace(problem.priced.space, allowed=()).whole
         measured = float(problem.accuracy(whole)[0][0])
     return replace(problem, least=measured - points / 100)

@@ -208,6 +208,12 @@ class Space:
         """Number of parts."""
         return len(self.stages) + len(self.shared) + len(self.slots)
 
+    @cached_property
+    def whole(self) -> Genes:
+        """The last choice of every gene, or the nearest that is permitted, ``(1, axes)``: in the
+        space of a traced network that network itself."""
+        return self.snap(self.cardinalities[None] - 1)
+
     def own(self, slot: Slot) -> tuple[int, ...]:
         """Places of a slot's genes."""
         return tuple(self.place[name] for name in slot.genes)

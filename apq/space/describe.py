@@ -70,10 +70,10 @@ def _value(value: Value) -> str:
 def ends(space: Space) -> dict[str, dict[str, float]]:
     """MACs (10^6) and weights (10^3) of the candidates with the first and the last choice of every
     gene."""
-    rows = {"smallest": space.cardinalities * 0, "largest": space.cardinalities - 1}
+    rows = {"smallest": space.snap(space.cardinalities[None] * 0), "largest": space.whole}
     out = {}
     for name, row in rows.items():
-        layers = to_array(list(space.layers(space.build(space.snap(row[None])[0]))))
+        layers = to_array(list(space.layers(space.build(row[0]))))
         work, weights = float(macs(layers).sum()) / 1e6, float(weight_count(layers).sum()) / 1e3
         out[name] = {"macs_m": work, "weights_k": weights}
     return out

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import figures
+from commands import figures, run
 from typer.testing import CliRunner
 
 from apq.cli import app
@@ -17,12 +17,6 @@ from apq.images import load_images
 from apq.predictor import load_predictor
 from apq.space import load_space
 from apq.supernet import Supernet, save_supernet
-
-
-def run(*words: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, f"{words}\n{result.output}\n{result.exception!r}"
-    return result.output if code else result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from commands import figures
+from commands import figures, run
 from typer.testing import CliRunner
 
 from apq.cli import app
 from apq.hardware.lut import LookupTable
 from apq.samples import part_metadata
 from apq.space import Candidate, load_space
-
-
-def run(*words: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, f"{words}\n{result.output}\n{result.exception!r}"
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

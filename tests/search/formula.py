@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from apq.search.problem import Accuracy
 from apq.space import Genes, Space
 
 
@@ -28,3 +29,15 @@ class FormulaAccuracy:
         total = blocks.sum(axis=1) + (blocks[:, 1:] * blocks[:, :-1]).sum(axis=1) / 4
         accuracy = 1 - np.exp(-total / 8)
         return accuracy, 0.01 + 0.02 * (genes.sum(axis=1) % 3)
+
+
+def rising(space: Space) -> Accuracy:
+    """An accuracy to which every gene that decides something adds."""
+    rng = np.random.default_rng(3)
+    gain = np.sort(rng.random((len(space.axes), int(space.cardinalities.max()))), axis=1)
+
+    def predict(genes: Genes) -> tuple[np.ndarray, np.ndarray]:
+        chosen = gain[np.arange(genes.shape[1]), genes] * space.decides(genes)
+        return 1 - np.exp(-chosen.sum(axis=1) / 8), np.full(len(genes), 0.01)
+
+    return predict

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from formula import rising
 
 from apq.errors import ApqError
 from apq.hardware import build_table, price_space
@@ -38,14 +39,7 @@ def priced(tiny_space, designs):
 
 @pytest.fixture(scope="module")
 def accuracy(tiny_space):
-    rng = np.random.default_rng(3)
-    gain = np.sort(rng.random((len(tiny_space.axes), int(tiny_space.cardinalities.max()))), axis=1)
-
-    def predict(genes):
-        chosen = gain[np.arange(genes.shape[1]), genes] * tiny_space.decides(genes)
-        return 1 - np.exp(-chosen.sum(axis=1) / 8), np.full(len(genes), 0.01)
-
-    return predict
+    return rising(tiny_space)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from formula import rising
 
 from apq.errors import ApqError, BudgetError
 from apq.hardware import configure, load_cost_model, price_space
@@ -19,14 +20,7 @@ def priced(tiny_space):
 
 @pytest.fixture(scope="module")
 def accuracy(tiny_space):
-    rng = np.random.default_rng(3)
-    gain = np.sort(rng.random((len(tiny_space.axes), int(tiny_space.cardinalities.max()))), axis=1)
-
-    def predict(genes):
-        chosen = gain[np.arange(genes.shape[1]), genes] * tiny_space.decides(genes)
-        return 1 - np.exp(-chosen.sum(axis=1) / 8), np.full(len(genes), 0.01)
-
-    return predict
+    return rising(tiny_space)
 
 
 def test_limits_are_equally_tight_on_every_device(priced):
