@@ -17,15 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-
-from apq.collect import Quantization, measure_quantized
-from apq.images import ImageSet, load_images
-from apq.samples import read_samples
-from apq.space import Candidate
-from apq.supernet import SupernetFile, load_supernet
-from apq.supernet.evaluate import EvalImages
-from apq.supernet.task import classification
+from measuring import measured_rows, options, protocol_of
 
 
 def wanted(run: Path, only: list[str]) -> list[dict[str, Any]]:
@@ -44,18 +36,6 @@ def wanted(run: Path, only: list[str]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def measured(
-    row: dict[str, Any], seed: int, supernet: SupernetFile, images: ImageSet, data: EvalImages,
-    how: Quantization,
-) -> float:  # fmt: skip
-    """Accuracy of one candidate, a fraction of the validation images."""
-    candidate = Candidate.from_dict(json.loads(row["candidate"]))
-    return measure_quantized(
-        supernet.network.subnet(candidate), data, classification(images),
-        (supernet.mean, supernet.std), how, seed,
-    )[0]  # fmt: skip
-
-
 def table(rows: pd.DataFrame) -> str:
     """Predicted and measured of every method, one line per budget and method."""
     lines = []
@@ -72,31 +52,19 @@ def table(rows: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of apq search")
-    parser.add_argument("--images", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--supernet", type=Path, default=Path("data/cifar10/supernet.safetensors"))
-    parser.add_argument("--quantized", type=Path, default=Path("data/cifar10/quantized"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], help="names of baselines; default all")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    samples = read_samples(options.quantized)
-    space, how = samples.space, Quantization(**samples.metadata["quantization"])
-    supernet = load_supernet(options.supernet, space)
-    images = load_images(options.images, space.resolution, space.in_channels, space.classes)
-    data = EvalImages.of(images, supernet.mean, supernet.std, "validation")
-    rows = pd.read_parquet(options.out).to_dict("records") if options.out.exists() else []
-    done = {(row["candidate"], row["seed"]) for row in rows}
-    todo = [row for run in options.runs for row in wanted(run, options.only)]
-    for seed in range(options.seeds):
-        for row in todo:
-            if (row["candidate"], seed) in done:
-                continue
-            score = measured(row, seed, supernet, images, data, how)
-            rows.append(row | {"seed": seed, "measured": score, "steps": how.finetune_steps})
-            pd.DataFrame(rows).to_parquet(options.out)
-            print(f"{row['limits']}  {row['method']}  seed {seed}: {score:.2%}", flush=True)
-    print(table(pd.DataFrame(rows)))
+    options(parser)
+    told = parser.parse_args()
+    todo = [row for run in told.runs for row in wanted(run, told.only)]
+    asked = [(row["candidate"], seed) for seed in range(told.seeds) for row in todo]
+    protocol = protocol_of(told, Path("data/cifar10/quantized"))
+    for row in measured_rows(protocol, asked, told.out, told.workers):
+        names = ", ".join(o["method"] for o in todo if o["candidate"] == row["candidate"])
+        print(f"{names}  seed {row['seed']}: {row['measured']:.2%}", flush=True)
+    found = pd.read_parquet(told.out)[["candidate", "seed", "measured"]]
+    print(table(pd.DataFrame(todo).merge(found, on="candidate")))
 
 
 if __name__ == "__main__":

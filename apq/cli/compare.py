@@ -111,6 +111,7 @@ def compare(
     from apq.errors import choose
     from apq.methods import METHODS
     from apq.methods.compare import (
+        ANSWERS,
         OWN,
         known,
         read_answers,
@@ -142,13 +143,13 @@ def compare(
         "space": priced.space.fingerprint,
     }  # fmt: skip
     by = None if measure is None else measure.made_from
-    before = read_answers(out_path, all_of_it, by)
+    before = read_answers(out_path / ANSWERS, all_of_it, by)
     if before is not None:
         err.print(f"{len(before)} answers of the same comparison are in {out_path}")
     with live_line("compare") as report, one_thread():
         answers = run(
             problems, names, calls, range(seeds), report, measure, before,
-            partial(write_answers, out_path, all_of_it, by),
+            partial(write_answers, out_path / ANSWERS, all_of_it, by),
         )  # fmt: skip
     write_comparison(out_path, answers, problems[0].made_from)
     head, rows = summary(answers)

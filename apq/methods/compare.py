@@ -84,7 +84,7 @@ def compare(
         row = dict(before) if before is not None else row | _answer(name, problem, calls, seed)
         news = before is None
         if measure is not None and row["error"] is None and pd.isna(row.get("measured")):
-            genes = _genes(problem.priced.space, row)
+            genes = genes_of(problem.priced.space, row)
             row["measured"], news = float(measure(genes)[0][0]), True
         rows.append(row)
         if news and on_answer is not None:
@@ -102,29 +102,28 @@ def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
     return row["method"], int(row["seed"]), *sorted(limits.items())
 
 
-def _genes(space: Space, row: Mapping[Any, Any]) -> Genes:
+def genes_of(space: Space, row: Mapping[Any, Any]) -> Genes:
     """The candidate of an answer, ``(1, axes)``."""
     return space.from_values({axis.name: np.array([row[axis.name]]) for axis in space.axes})
 
 
 ANSWERS = "answers.parquet"
-"""Answers as they come, so that a comparison goes on where it was."""
+"""Answers as they come, in a comparison's folder, so that it goes on where it was."""
 
 
 def read_answers(
-    folder: Path, asked: Mapping[str, Any], measured: Mapping[str, Any] | None = None
+    path: Path, asked: Mapping[str, Any], measured: Mapping[str, Any] | None = None
 ) -> pd.DataFrame | None:
     """The answers that an earlier call left; None if it asked for something else.
 
     Args:
-        folder: Of the comparison.
+        path: The file.
         asked: All that decides the answers, plain data.
         measured: All that decides what is measured of them; where it is another, that is left out.
 
     Raises:
         ApqError: the file is damaged.
     """
-    path = folder / ANSWERS
     if not path.is_file():
         return None
     table = read_parquet(path, ApqError, f"Delete {path} to begin again.")
@@ -141,15 +140,14 @@ def read_answers(
 
 
 def write_answers(
-    folder: Path,
+    path: Path,
     asked: Mapping[str, Any],
     measured: Mapping[str, Any] | None,
     answers: pd.DataFrame,
 ) -> None:
     """Write what :func:`read_answers` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pandas(answers, preserve_index=False)
-    with whole(folder / ANSWERS) as partial:
+    with whole(path) as partial:
         said = {"asked": to_json(dict(asked)), "measured": to_json(measured)}
         pq.write_table(table.replace_schema_metadata(said), partial)
 

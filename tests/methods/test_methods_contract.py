@@ -9,6 +9,7 @@ from apq.errors import ApqError
 from apq.hardware.pricing import price_space
 from apq.methods import METHODS, run_method
 from apq.methods.compare import (
+    ANSWERS,
     compare,
     read_answers,
     summary,
@@ -108,7 +109,7 @@ def test_a_comparison_goes_on_where_it_was_and_measures_what_was_found(tiny_prob
     asked, kept = {"calls": 60}, []
 
     def stop_after_two(answers):
-        write_answers(tmp_path, asked, {"by": "formula"}, answers)
+        write_answers(tmp_path / ANSWERS, asked, {"by": "formula"}, answers)
         kept.append(len(answers))
         if len(kept) == 2:
             raise KeyboardInterrupt
@@ -119,7 +120,7 @@ def test_a_comparison_goes_on_where_it_was_and_measures_what_was_found(tiny_prob
     call = [tiny_problem], ["spos", "random"], 60, range(2)
     with pytest.raises(KeyboardInterrupt):
         compare(*call, measure=measure, on_answer=stop_after_two)
-    known = read_answers(tmp_path, asked, {"by": "formula"})
+    known = read_answers(tmp_path / ANSWERS, asked, {"by": "formula"})
     assert len(known) == 2
     before = tiny_problem.accuracy.calls
     answers = compare(*call, measure=measure, earlier=known)
@@ -131,6 +132,6 @@ def test_a_comparison_goes_on_where_it_was_and_measures_what_was_found(tiny_prob
     head, rows = summary(answers)
     assert head[2].startswith("measured, bitops_g ≤")
     assert len(rows[0]) == len(head)
-    write_answers(tmp_path, asked, {"by": "formula"}, answers)
-    assert "measured" not in read_answers(tmp_path, asked, {"by": "another"})
-    assert read_answers(tmp_path, {"calls": 61}) is None
+    write_answers(tmp_path / ANSWERS, asked, {"by": "formula"}, answers)
+    assert "measured" not in read_answers(tmp_path / ANSWERS, asked, {"by": "another"})
+    assert read_answers(tmp_path / ANSWERS, {"calls": 61}) is None
