@@ -18,14 +18,13 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apq.quantize.base import Packed
 from apq.space.graph import Node, number, walk
 from apq.space.layer import Size, both
 from apq.supernet.calls import TorchCall, run_call
-from apq.supernet.elastic import ACTIVATIONS
+from apq.supernet.elastic import ACTIVATIONS, convolve
 from apq.supernet.network import max_pool
 
 EXACT = 2**24
@@ -149,7 +148,7 @@ class IntegerLayer:
         # float32 would round large sums, and cuDNN any
         if self.weight.table is None and (codes.is_cuda or self.largest_sum >= EXACT):
             codes, values = codes.double(), values.double()
-        y = F.conv2d(codes, values, None, self.stride, self.padding, 1, self.groups).float()
+        y = convolve(codes, values, None, self.stride, self.groups, self.padding).float()
         bias, multiplier = self.bias.view(1, -1, 1, 1), self.multiplier.view(1, -1, 1, 1)
         if self.weight.table is None:
             y = y.add_(bias).mul_(multiplier)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from apq.errors import ModelError, SpaceError
 from apq.space import PRESETS, Layer
 from apq.supernet import Subnet, Supernet, largest, load_supernet, save_supernet, smallest
-from apq.supernet.elastic import resized
+from apq.supernet.elastic import pixelwise, resized
 
 SPACES = {name: make() for name, make in PRESETS.items()}
 
@@ -189,3 +190,20 @@ def test_resizing_is_that_of_pillow():
         image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
         ours = resized(torch.from_numpy(pixels)[None, None], side)[0, 0].numpy()
         assert np.abs(ours.astype(int) - np.asarray(image)).max() <= 1
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_single_pixels_as_a_product_are_a_convolution(biased: bool) -> None:
+    """What CUDA computes in place of cuDNN, forward and backward."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 4, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 5, 1, 1, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(7, dtype=torch.float64) if biased else None
+    ours, theirs = pixelwise(x, weight, bias), F.conv2d(x, weight, bias)
+    torch.testing.assert_close(ours, theirs)
+    for mine, its in zip(
+        torch.autograd.grad(ours.square().sum(), [x, weight]),
+        torch.autograd.grad(theirs.square().sum(), [x, weight]),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, its)
