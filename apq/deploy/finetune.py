@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from apq.cost import Cost
 from apq.deploy.model import Chosen, Model, build_network, save_model
-from apq.errors import ModelError
+from apq.errors import ApqError, ModelError
 from apq.images import ImageSet
 from apq.quantize.distribution import BinaryInputs
 from apq.quantize.finetune import one_cycle, quantized_step, refit_weights
@@ -140,7 +140,8 @@ def finetune_candidate(
         SpaceError: the candidate is not of the supernet's space.
         ModelError: training diverged, a checkpoint of another fine-tuning is in the way, or the
             search is about another supernet.
-        ApqError: unknown scheme or augmentation, bits the scheme does not offer, or no such device.
+        ApqError: unknown scheme or augmentation, bits the scheme does not offer, no such device, or
+            a distribution loss where no activation has 1 bit.
 
     Example:
         >>> import apq
@@ -297,6 +298,11 @@ class _Epochs:
         self.feed = Feed(task.images.splits["train"], recipe.batch, training.device, recipe.balance)
         self.total = recipe.epochs * self.feed.per_epoch
         self.binary = BinaryInputs(training.model) if recipe.distribution else None
+        if self.binary is not None and not self.binary.count:
+            raise ApqError(
+                f"a distribution loss of {recipe.distribution:g} acts on activations of 1 bit, and "
+                "the candidate has none. Leave it out, or search a space that offers them."
+            )
         if not training.scores:
             self._measure()
 

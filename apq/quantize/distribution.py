@@ -65,6 +65,11 @@ class BinaryInputs:
             if isinstance(part, QuantizedConv) and _binary(part.inputs)
         ]
 
+    @property
+    def count(self) -> int:
+        """How many activations have 1 bit."""
+        return len(self._handles)
+
     def _note(self, quantizer: nn.Module, args: tuple[Tensor, ...]) -> None:
         (x,) = args
         if isinstance(quantizer, UniformActivations):

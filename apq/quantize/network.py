@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from apq.errors import ApqError
 from apq.quantize.base import LayerBits, Scheme, layer_plan
+from apq.quantize.flightnn import FlightWeights
 from apq.quantize.integer import (
     IntegerLayer,
     Rounding,
@@ -241,17 +242,22 @@ class QuantizedSubnet(nn.Module):
         output channel (batch norm folded)."""
         sizes = {}
         for layer, part in self.layers():
-            rule, _ = rules_for(layer, self.scheme)
-            sizes[layer.name] = rule.storage_bits(part.weight, layer.weight) + 32 * len(part.weight)
+            if isinstance(part.weights, FlightWeights):
+                stored = part.weights.storage_bits(part.weight)
+            else:
+                stored = rules_for(layer, self.scheme)[0].storage_bits(part.weight, layer.weight)
+            sizes[layer.name] = stored + 32 * len(part.weight)
         return sizes
 
 
 def rules_for(layer: LayerBits, scheme: Scheme) -> tuple[Scheme, Scheme]:
     """The schemes of one layer's weights and input: those that the candidate names, or, for plain
-    widths, ``scheme``; fixed layers stay uniform whatever the searched ones do."""
+    widths, ``scheme``, whose settings also hold for formats of its name; fixed layers stay uniform
+    whatever the searched ones do."""
     plain = scheme if layer.searched or isinstance(scheme, Uniform) else Uniform()
     weights, inputs = (
-        _scheme(name) if name else plain for name in (layer.weight_scheme, layer.activation_scheme)
+        plain if name in ("", scheme.name) else _scheme(name)
+        for name in (layer.weight_scheme, layer.activation_scheme)
     )
     return weights, inputs
 

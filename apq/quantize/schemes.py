@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,7 +38,8 @@ SCHEMES: dict[str, Callable[[], Scheme]] = {
 def find_scheme(text: str) -> Scheme:
     """A scheme by name, or several by bitwidth: ``1=binary,2=ternary`` (others uniform), or
     ``haq,2=ternary`` to say what the others are. Schemes of few levels take a rule for their
-    scales: ``ternary@po2`` for powers of two, ``ternary@-3`` for a constant 2^-3.
+    scales: ``ternary@po2`` for powers of two, ``ternary@-3`` for a constant 2^-3. FLightNN takes
+    the strength with which filters are pushed to one power of two: ``flightnn@0.03``.
 
     Raises:
         ApqError: a name is unknown, or a scheme does not offer the bits or scales it is given.
@@ -60,13 +62,29 @@ def find_scheme(text: str) -> Scheme:
 
 
 def _one(text: str) -> Scheme:
-    """A scheme from ``name`` or ``name@scale``."""
+    """A scheme from ``name``, ``name@scale`` or ``flightnn@strength``."""
     name, at, scale = text.partition("@")
     scheme = SCHEMES[choose(name, SCHEMES, "scheme")]()
     if not at:
         return scheme
+    if isinstance(scheme, FlightNN):
+        return replace(scheme, strengths=(scheme.strengths[0], _strength(scale)))
     if not isinstance(scheme, Levels):
         known = [other for other, make in SCHEMES.items() if isinstance(make(), Levels)]
-        raise ApqError(f"scheme {name!r} has no rule for scales; these have: {', '.join(known)}")
+        raise ApqError(
+            f"scheme {name!r} has no rule for scales; these have: {', '.join(known)}; flightnn has "
+            "a strength, as in flightnn@0.03"
+        )
     constant = scale.removeprefix("-").isdecimal()
     return replace(scheme, scale=int(scale) if constant else scale)
+
+
+def _strength(text: str) -> float:
+    """A group-lasso factor as typed."""
+    try:
+        strength = float(text)
+    except ValueError:
+        strength = math.nan
+    if not 0 <= strength < math.inf:
+        raise ApqError(f"flightnn@{text}: the strength must be a number, 0 or above, e.g. 0.03")
+    return strength
