@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
+from apq.deploy.terms import terms_by_layer
 from apq.images import ImageSet, load_images
 from apq.space import BitChoices
 from apq.supernet import Supernet, load_supernet
@@ -39,7 +40,11 @@ RUNS = [  # name, bits of weights, activations, the rest's weights, distribution
     ("uniform-lsq", 2, 2, 8, 0.0, 1),
     ("haq", 2, 2, 8, 0.0, 1),
     ("haq", 4, 4, 8, 0.0, 1),
-    ("flightnn", 8, 8, 8, 0.0, 1),
+    ("flightnn", 4, 8, 8, 0.0, 3),
+    ("flightnn@0", 8, 8, 8, 0.0, 3),
+    ("flightnn@0.003", 8, 8, 8, 0.0, 3),
+    ("flightnn@0.01", 8, 8, 8, 0.0, 3),
+    ("flightnn@0.03", 8, 8, 8, 0.0, 3),
     ("codebook", 4, 8, 8, 0.0, 1),
     ("mantissa", 4, 8, 8, 0.0, 1),
 ]
@@ -82,6 +87,12 @@ def read(path, setting):
     return {key(line): line for line in lines}
 
 
+def powers(lines):
+    """Mean powers of two per filter; 0 where there are none."""
+    counts = np.sum([line["terms"] for line in lines if line.get("terms")], axis=0)
+    return np.arange(3) @ counts / counts.sum() if np.size(counts) > 1 else 0
+
+
 def table(done):
     """Test accuracy per scheme over its seeds, beside the float network of the same seeds."""
     print(
@@ -102,6 +113,7 @@ def table(done):
             f"{name:<16} {w} {a}    {rest}  {weight:4.1f}  {len(lines):>5}   {mean['before']:6.2%}   "
             f"{mean['after']:6.2%}   {np.mean(test):6.2%} ({min(test):.2%} … {max(test):.2%})   "
             + (f"{100 * np.mean(behind):+.2f}" if behind else "")
+            + (f"   powers {power:.2f}" if (power := powers(lines)) else "")
         )
 
 
@@ -145,13 +157,14 @@ def main():
                 fixed_weight_bits=rest,
             )  # fmt: skip
             with tempfile.TemporaryDirectory() as folder:
-                _, report = finetune_candidate(
+                model, report = finetune_candidate(
                     with_bits(candidate, w, a), supernet, images, Path(folder) / "m", recipe
                 )
             line = {
                 "scheme": scheme, "weight_bits": w, "activation_bits": a, "rest_bits": rest,
                 "distribution": weight, "seed": seed, "before": report.before, "after": report.after, "test": report.test,
                 "seconds": report.cost["wall_s"], "setting": setting,
+                "terms": [sum(each) for each in zip(*terms_by_layer(model).values(), strict=True)],
             }  # fmt: skip
             with told.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")

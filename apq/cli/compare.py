@@ -77,7 +77,7 @@ def compare(
 
     Writes compare.parquet (every answer), compare.md and compare.html (one page). Methods: haq,
     amc, proxylessnas, pipeline (these three in turn), dnas, singlepath, mpnas, spos, hurricane,
-    chamnet, autoqkeras, lana, and every algorithm of apq search.
+    chamnet, autoqkeras, autoqkeras-random, lana, and every algorithm of apq search.
 
     --supernet or --images measures every winner as the predictor's samples were measured, short
     fine-tune and all. A comparison that was stopped goes on where it was when typed again.

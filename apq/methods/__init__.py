@@ -105,6 +105,11 @@ METHODS: dict[str, Method] = {
         "of energy, by a forgiving score.",
         "Coelho et al., 2020, arXiv 2006.10159",
     ),
+    "autoqkeras-random": Method(
+        "autoqkeras:autoqkeras_random",
+        "The same with random trials in the place of TPE's.",
+        "Coelho et al., 2020, arXiv 2006.10159",
+    ),
     "lana": Method(
         "lana:lana",
         "A table of what every replacement of a block loses alone, an integer program, and fifty "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 
+from apq.errors import choose
 from apq.methods.book import Book, reference_network
 from apq.search.problem import Forgiving
 from apq.search.sequential import steps_of
@@ -15,6 +16,14 @@ from apq.space import Genes
 
 FEWEST = 10
 """Trials of a group at least."""
+
+
+TUNERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
+"""From a seed to what proposes trials. The release's third, hyperband, ends trials early that do
+badly after a few epochs; a prediction is there at once, so nothing is left to end."""
 
 
 def split_trials(energies: Sequence[float], total: int) -> list[int]:
@@ -42,15 +51,15 @@ def groups_by_energy(book: Book, row: Genes) -> list[tuple[float, list[int]]]:
     return sorted(found, key=lambda group: -group[0])
 
 
-def autoqkeras(book: Book) -> None:
-    """Formats and filters of the reference network by TPE, one block after the other in order of
-    falling energy, trials in proportion to it; a block's best stays while later ones are searched.
+def autoqkeras(book: Book, tuner: str = "tpe") -> None:
+    """Formats and filters of the reference network by a tuner, one block after the other in order
+    of falling energy, trials in proportion; a block's best stays while later ones are searched.
 
     The score is accuracy x (1 + 0.08 · log2(limit / cost)), the forgiving factor with the limit as
     the reference; half of the calls are a second pass, in which blocks already see their
     neighbours' choices (ours).
     """
-    problem = book.problem
+    sampler, problem = TUNERS[choose(tuner, TUNERS, "tuner")], book.problem
     row = reference_network(problem)
     metric = next(iter(problem.limits), problem.priced.metrics[0])
     limit = problem.limits.get(metric, float(problem.priced.costs(row, [metric])[metric][0]))
@@ -62,17 +71,21 @@ def autoqkeras(book: Book) -> None:
         for (_, genes), trials in zip(
             groups, split_trials([g[0] for g in groups], book.most // 2), strict=True
         ):
-            best = _tuned(book, best, genes, trials, factor, book.seed + turn)
+            best = tuned(book, best, genes, trials, factor, sampler(book.seed + turn))
 
 
-def _tuned(
-    book: Book, row: Genes, genes: Sequence[int], trials: int, factor: Forgiving, seed: int
-) -> Genes:
+def autoqkeras_random(book: Book) -> None:
+    """:func:`autoqkeras` with its random tuner."""
+    autoqkeras(book, "random")
+
+
+def tuned(
+    book: Book, row: Genes, genes: Sequence[int], trials: int, factor: Forgiving,
+    sampler: optuna.samplers.BaseSampler,
+) -> Genes:  # fmt: skip
     """The row with the best of so many trials for some genes."""
     space, metric = book.problem.space, factor.metric
-    study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
-    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     study.enqueue_trial({space.axes[i].name: int(row[0, i]) for i in genes})
     best: tuple[float, Genes] = (-np.inf, row)
     for _ in range(min(trials, book.left)):
