@@ -42,25 +42,33 @@ def more_samples(
 
 
 def improve(
-    problem: Callable[[Predictor, int], Problem],
+    problems: Callable[[Callable[[], tuple[Any, dict[str, str]]]], list[Problem]],
     space: Space,
     out: Path,
     rounds: int,
     count: int,
     supernet: Path | None,
     images: str | None,
-    samples: Path,
-    quantized: Path,
+    samples: Path | None,
+    quantized: Path | None,
     seed: int,
 ) -> tuple[Path, list[Round]]:
-    """Run the loop of :func:`apq.iterate.iterate`; the predictor's file and what rounds found."""
+    """Run the loop of :func:`apq.iterate.iterate`, rounds taking turns among the problems that
+    ``problems`` makes with a predictor; the last predictor's file and what rounds found."""
     from apq.iterate import iterate
     from apq.supernet import load_supernet
 
+    own = home(space.name)
+    samples, quantized = samples or own / "fp32", quantized or own / "quantized"
     _own(quantized)
-    supernet = supernet or home(space.name) / SUPERNET
+    supernet = supernet or own / SUPERNET
     loaded = load_supernet(supernet, space)
     found = images_for(images, space, loaded.metadata, str(supernet), other=False)
+
+    def problem(predictor: Predictor, turn: int) -> Problem:
+        every = problems(lambda: (predictor.predict, {}))
+        return every[turn % len(every)]
+
     with _stages() as tell:
         predictor, turns = iterate(
             problem, loaded, found, samples, quantized, out / "iterations.json",

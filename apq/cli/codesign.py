@@ -35,14 +35,13 @@ def search_both(
     from apq.hardware.designs import DESIGNS
     from apq.search.codesign import METRICS, of_network, price_designs
     from apq.search.pairs import ORDERS, try_orders, write_pair
-    from apq.search.problem import Problem, check_limits
-    from apq.search.region import fixed
+    from apq.search.problem import Problem, require_reachable
 
     designs = DESIGNS[choose(model, DESIGNS, "accelerator with knobs")]()
     if not limits:
         raise typer.BadParameter(f"--codesign needs limits of {', '.join(METRICS)}")
     priced = price_designs(space, designs)
-    check_limits(fixed(priced, fix), limits)
+    require_reachable(priced, [limits], fix)
     accuracy, made_from = load(predictor, space)
     made_from["space"] = space.fingerprint
     problem = Problem(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,12 @@ from apq.cli.budgets import (
 from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, print_table
 from apq.cli.devices import compare_devices
 from apq.files.places import PREDICTOR, home
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from apq.collect import SupernetAccuracy
+    from apq.search.problem import Problem
 
 
 def compare(
@@ -95,6 +101,9 @@ def compare(
 
       apq compare --devices lut/bitfusion-apq-cifar10.csv,lut/x86-onnxruntime-int8-cifar10.csv --limit latency_ms@bitfusion-apq=0.5
     """
+    from apq.methods.compare import write_comparison
+    from apq.search.many import scenarios
+
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
     chosen, named = space_for(space, predictor)
     if devices is not None:
@@ -108,23 +117,7 @@ def compare(
             priced, predictor, budget, share, fix or [], caution, calls, seeds, json, out_path
         )
         return
-    from apq.errors import choose
-    from apq.methods import METHODS
-    from apq.methods.compare import (
-        ANSWERS,
-        OWN,
-        known,
-        read_answers,
-        summary,
-        write_answers,
-        write_comparison,
-    )
-    from apq.methods.compare import compare as run
-    from apq.search.many import scenarios
-
-    names = [n.strip() for n in methods.split(",")] if methods else [*METHODS, *OWN]
-    for name in names:
-        choose(name, known(), "method")
+    names = _names(methods)
     if not asked:
         raise typer.BadParameter("give a budget, e.g. --latency-ms 0.5")
     priced = price_on(chosen, lut or [], named)
@@ -142,21 +135,50 @@ def compare(
         **problems[0].made_from, "calls": calls, "fix": list(fix or ()), "caution": caution,
         "space": priced.space.fingerprint,
     }  # fmt: skip
-    by = None if measure is None else measure.made_from
-    before = read_answers(out_path / ANSWERS, all_of_it, by)
-    if before is not None:
-        err.print(f"{len(before)} answers of the same comparison are in {out_path}")
-    with live_line("compare") as report, one_thread():
-        answers = run(
-            problems, names, calls, range(seeds), report, measure, before,
-            partial(write_answers, out_path / ANSWERS, all_of_it, by),
-        )  # fmt: skip
+    answers = _answers(out_path, problems, names, calls, seeds, measure, all_of_it)
     write_comparison(out_path, answers, problems[0].made_from)
+    _show(answers, out_path, json)
+    next_step(f"open {out_path / 'compare.html'}")
+
+
+def _names(methods: str | None) -> list[str]:
+    """The methods asked for, checked to be known; all of them by default."""
+    from apq.errors import choose
+    from apq.methods import METHODS
+    from apq.methods.compare import OWN, known
+
+    names = [n.strip() for n in methods.split(",")] if methods else [*METHODS, *OWN]
+    for name in names:
+        choose(name, known(), "method")
+    return names
+
+
+def _answers(
+    folder: Path, problems: list[Problem], names: list[str], calls: int, seeds: int,
+    measure: SupernetAccuracy | None, about: dict[str, Any],
+) -> pd.DataFrame:  # fmt: skip
+    """Every method's answers; those of the same comparison that the folder holds are kept."""
+    from apq.methods.compare import ANSWERS, compare, read_answers, write_answers
+
+    by = None if measure is None else measure.made_from
+    before = read_answers(folder / ANSWERS, about, by)
+    if before is not None:
+        err.print(f"{len(before)} answers of the same comparison are in {folder}")
+    with live_line("compare") as report, one_thread():
+        return compare(
+            problems, names, calls, range(seeds), report, measure, before,
+            partial(write_answers, folder / ANSWERS, about, by),
+        )  # fmt: skip
+
+
+def _show(answers: pd.DataFrame, folder: Path, json: bool) -> None:
+    """Print the table, and why a method has no answer."""
+    from apq.methods.compare import summary
+
     head, rows = summary(answers)
     if json:
-        print_json({"columns": head, "rows": rows, "out": out_path.as_posix()})
-    else:
-        print_table(head, rows)
-        for error in answers["error"].dropna().drop_duplicates():
-            out.print(f"none: {error}")
-    next_step(f"open {out_path / 'compare.html'}")
+        print_json({"columns": head, "rows": rows, "out": folder.as_posix()})
+        return
+    print_table(head, rows)
+    for error in answers["error"].dropna().drop_duplicates():
+        out.print(f"none: {error}")

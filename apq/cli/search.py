@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,15 +38,27 @@ from apq.cli.budgets import (
 from apq.cli.codesign import search_both
 from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, typed
 from apq.cli.found import draw, show
-from apq.files.places import RUN, file_name, home
+from apq.files.places import RUN, file_name
 
 if TYPE_CHECKING:
     from apq.iterate import Round
+    from apq.search.options import Options
     from apq.search.problem import Problem
     from apq.search.search import Result
 
 
+NO_USE = {
+    "codesign": (
+        "lut", "objective", "score", "storage", "iterations", "algorithm", "local_search",
+        "warm_start", "with_margin", "accuracy_drop", "measure", "bound", "supernet_accuracy",
+    ),
+    "supernet_accuracy": ("iterations", "measure", "bound", "accuracy_drop", "predictor"),
+}  # fmt: skip
+"""Options that make no sense beside another one."""
+
+
 def search(
+    ctx: typer.Context,
     latency_ms: Budget = None,
     energy_mj: Budget = None,
     size_mb: Budget = None,
@@ -224,33 +236,24 @@ def search(
     """
     from apq.search.many import default_cost, scenarios
     from apq.search.options import Options
-    from apq.search.problem import check_limits
-    from apq.search.region import fixed
-    from apq.search.run import run_search
+    from apq.search.problem import require_reachable
 
     options = Options(local_search, warm_start, storage, keep)
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
+    limits = per_device(limit or [])
     chosen, named = space_for(space, predictor)
     if codesign is not None:
-        _alone(
-            "codesign", lut=lut, objective=objective, score=score, storage=storage, iterations=iterations,
-            algorithm=algorithm != "nsga2", local_search=local_search, warm_start=warm_start,
-            with_margin=with_margin, accuracy_drop=accuracy_drop, measure=measure, bound=bound,
-            supernet_accuracy=supernet_accuracy,
-        )  # fmt: skip
+        _alone(ctx, "codesign")
         search_both(
-            codesign, chosen, predictor, _one(asked) | per_device(limit or []), fix or [], caution,
-            candidates, seed, baselines, json, out_path,
+            codesign, chosen, predictor, _one(asked) | limits, fix or [], caution, candidates, seed,
+            baselines, json, out_path,
         )  # fmt: skip
         return
     if supernet_accuracy:
-        _alone(
-            "supernet-accuracy", iterations=iterations, measure=measure, bound=bound,
-            accuracy_drop=accuracy_drop, predictor=predictor,
-        )  # fmt: skip
+        _alone(ctx, "supernet_accuracy")
         candidates, baselines, bound = candidates or MEASURED, False, 0.0
     priced = price_on(chosen, lut or [], named)
-    budgets = [b | per_device(limit or []) for b in product(asked, priced.costs.metrics)]
+    budgets = [budget | limits for budget in product(asked, priced.costs.metrics)]
     budgets = priced.room(budgets, with_margin)
     forgiving = _forgiving(score)
     if accuracy_drop is not None and not objective:
@@ -262,37 +265,46 @@ def search(
     )  # fmt: skip
     turns: list[Round] = []
     if iterations:
-        for budget in budgets:  # before anything is measured for them
-            check_limits(fixed(priced.costs, tuple(fix or ())), budget)
-        folder = home(priced.space.name)
+        require_reachable(priced.costs, budgets, fix or ())  # before anything is measured for them
         predictor, turns = improve(
-            lambda made, turn: problems_of(lambda: (made.predict, {}))[turn % len(budgets)],
-            priced.space, out_path, iterations, per_iteration, supernet, images,
-            samples or folder / "fp32", quantized_samples or folder / "quantized", seed,
+            problems_of, priced.space, out_path, iterations, per_iteration, supernet, images,
+            samples, quantized_samples, seed,
         )  # fmt: skip
-        for turn in turns:
-            (err if json else out).print(words(turn))
-    problems = problems_of(
-        partial(by_supernet, priced.space, supernet, images)
-        if supernet_accuracy
-        else partial(load, predictor, priced.space)
-    )
+        (err if json else out).print(*map(words, turns), sep="\n")
+    measured = partial(by_supernet, priced.space, supernet, images)
+    predicted = partial(load, predictor, priced.space)
+    problems = problems_of(measured if supernet_accuracy else predicted)
     if accuracy_drop is not None:
         problems = _within_drop(problems, accuracy_drop, origin(predictor, priced.space))
-    results: list[Result] = []
-    folders = [out_path if len(budgets) == 1 else out_path / folder_name(b) for b in budgets]
-    for problem, budget, folder in zip(problems, budgets, folders, strict=True):
-        with live_line(f"{algorithm} {_words(budget)}") as report, one_thread():
-            result = run_search(
-                folder, problem, algorithm, candidates, seed, options, results, report,
-                baselines, typed(), partial(bound_of, predictor=predictor, seconds=bound),
-            )  # fmt: skip
-        results.append(result)
-        _show(result, folder, picture, json)
+    bounded = partial(bound_of, predictor=predictor, seconds=bound)
+    found = _results(
+        problems, out_path, algorithm, candidates, seed, options, baselines, bounded, picture, json
+    )
+    results, last = [*found.values()], [*found][-1]
     checked = [measure_front(r, measure, predictor, supernet, images) for r in results if measure]
     _tell(results, checked, turns, json)
-    first = f"open {folders[-1] / 'report.html'}, then " if picture else ""
-    next_step(f"{first}apq finetune --candidate {folders[-1] / 'best.json'}")
+    first = f"open {last / 'report.html'}, then " if picture else ""
+    next_step(f"{first}apq finetune --candidate {last / 'best.json'}")
+
+
+def _results(
+    problems: Sequence[Problem], folder: Path, algorithm: str, candidates: int | None, seed: int,
+    options: Options, baselines: bool, bounded: Callable[[Result], dict[str, float] | None],
+    picture: bool, json: bool,
+) -> dict[Path, Result]:  # fmt: skip
+    """Search, draw and print every problem in turn; what was found by the folder it is in."""
+    from apq.search.run import run_search
+
+    found: dict[Path, Result] = {}
+    for problem in problems:
+        own = folder if len(problems) == 1 else folder / folder_name(problem.limits)
+        with live_line(f"{algorithm} {_words(problem.limits)}") as report, one_thread():
+            found[own] = run_search(
+                own, problem, algorithm, candidates, seed, options, [*found.values()], report,
+                baselines, typed(), bounded,
+            )  # fmt: skip
+        _show(found[own], own, picture, json)
+    return found
 
 
 def _one(asked: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -349,12 +361,13 @@ def _tell_original(problem: Problem, points: float, measured: float | None) -> N
     )
 
 
-def _alone(what: str, **given: Any) -> None:
-    """Refuse options that another one has no use for."""
-    for name, value in given.items():
-        if value:
-            option = name.replace("_", "-")
-            raise typer.BadParameter(f"--{what} has no use for --{option}: leave it out")
+def _alone(ctx: typer.Context, what: str) -> None:
+    """Refuse options on the command line that another one has no use for."""
+    for name in NO_USE[what]:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            options = (f"--{option.replace('_', '-')}" for option in (what, name))
+            raise typer.BadParameter("{} has no use for {}: leave it out".format(*options))
 
 
 def _forgiving(text: str | None) -> Any:

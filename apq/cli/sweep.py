@@ -24,6 +24,8 @@ from apq.cli.budgets import (
 from apq.cli.common import live_line, next_step, one_thread, out, print_json
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from apq.search.sweep import Curve
 
 
@@ -98,9 +100,15 @@ def sweep(
             workers, parts, made_from, on_progress=report,
         )  # fmt: skip
     write_sweep(out_path, answers, made_from, parts)
+    _tell(answers, out_path, json)
+    next_step(f"python -c \"import pandas as pd; print(pd.read_parquet('{out_path}'))\"")
+
+
+def _tell(answers: pd.DataFrame, path: Path, json: bool) -> None:
+    """Print how many scenarios were met, and how well."""
     failed = answers["error"].notna()
     figures = {
-        "out": out_path.as_posix(),
+        "out": path.as_posix(),
         "scenarios": len(answers),
         "within_reach": int((~failed).sum()),
         "accuracy_min": answers["accuracy"].min() if not failed.all() else None,
@@ -109,10 +117,9 @@ def sweep(
     if json:
         print_json(figures)
     elif failed.all():
-        out.print(f"none of {len(answers):,} scenarios is within reach; wrote {out_path}")
+        out.print(f"none of {len(answers):,} scenarios is within reach; wrote {path}")
     else:
         out.print(
             f"{len(answers):,} scenarios, {figures['within_reach']:,} within reach, predicted accuracy "
-            f"{figures['accuracy_min']:.2%} … {figures['accuracy_max']:.2%}; wrote {out_path}"
+            f"{figures['accuracy_min']:.2%} … {figures['accuracy_max']:.2%}; wrote {path}"
         )
-    next_step(f"python -c \"import pandas as pd; print(pd.read_parquet('{out_path}'))\"")

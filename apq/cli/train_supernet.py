@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -113,8 +113,6 @@ def train_supernet(
 
       apq train-supernet --start data/mine/supernet.safetensors --phases width --epochs 10 --lr 0.05 --average 0.75 --space cifar10 --images photos/ --out data/mine/longer.safetensors
     """
-    from apq.cost import told
-    from apq.errors import ModelError
     from apq.images import load_images
     from apq.space import load_space
     from apq.supernet import load_supernet
@@ -123,12 +121,7 @@ def train_supernet(
     from apq.training.ranks import joined
 
     chosen = load_space(space)
-    path = out_path or home(chosen.name) / SUPERNET
-    if out_path is None and path.exists():
-        raise ModelError(
-            f"{path} is there already, and samples and predictors were made with it. Give another "
-            "place by --out, or the same one to replace it."
-        )
+    path = out_path or _free(home(chosen.name) / SUPERNET)
     found = load_images(images, chosen.image_size, chosen.in_channels)
     err.print(found.describe())
     if len(found.classes) != chosen.classes:
@@ -139,28 +132,41 @@ def train_supernet(
         raise typer.BadParameter("--epochs 0 trains nothing: it needs --start")
     names = tuple(name.strip() for name in phases.split(","))
     recipe = Recipe(
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        weight_decay=weight_decay,
-        cutmix=cutmix,
-        augment=augment,
-        balance=balance,
-        average=average,
-        seed=seed,
-        phases=names,
-        order=order,
+        epochs=epochs, batch=batch, lr=lr, weight_decay=weight_decay, cutmix=cutmix,
+        augment=augment, balance=balance, average=average, seed=seed, phases=names, order=order,
         precision=precision,
-    )
+    )  # fmt: skip
     first = [load_supernet(path) for path in start or ()]
     with joined(device) as own, live_line(f"supernet {chosen.name}") as report:
         made = train(chosen, found, path, recipe, start_from=first, on_progress=report, device=own)
-    metadata = {name: made.metadata[name] for name in TOLD}
-    if json:
-        print_json({"out": path.as_posix()} | metadata)
-    else:
-        for name, score in metadata["validation_accuracy"].items():
-            out.print(f"{name:>9} subnet   validation accuracy {score:.2%}")
-        out.print(f"wrote {path} in {told(metadata['cost'])}")
+    _tell(path, {name: made.metadata[name] for name in TOLD}, json)
     which = f"--supernet {path}" if out_path else f"--space {space}"
     next_step(f"apq collect {which} --images {images} --count 2000")
+
+
+def _free(path: Path) -> Path:
+    """The default place of a supernet.
+
+    Raises:
+        ModelError: something is there already.
+    """
+    from apq.errors import ModelError
+
+    if path.exists():
+        raise ModelError(
+            f"{path} is there already, and samples and predictors were made with it. Give another "
+            "place by --out, or the same one to replace it."
+        )
+    return path
+
+
+def _tell(path: Path, metadata: dict[str, Any], json: bool) -> None:
+    """Print what a supernet reached."""
+    from apq.cost import told
+
+    if json:
+        print_json({"out": path.as_posix()} | metadata)
+        return
+    for name, score in metadata["validation_accuracy"].items():
+        out.print(f"{name:>9} subnet   validation accuracy {score:.2%}")
+    out.print(f"wrote {path} in {told(metadata['cost'])}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from apq.hardware.pricing import PricedSpace
-from apq.search.problem import Accuracy, Forgiving, Problem, check_limits
-from apq.search.region import fixed
+from apq.search.problem import Accuracy, Forgiving, Problem, require_reachable
 
 
 def scenarios(
@@ -33,9 +32,7 @@ def scenarios(
     Raises:
         BudgetError: a budget cannot be met.
     """
-    searched = fixed(priced, fix)
-    for limits in budgets:
-        check_limits(searched, limits)
+    require_reachable(priced, budgets, fix)
     accuracy, more = load_accuracy()
     problems = []
     for limits in budgets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -367,6 +367,15 @@ class Problem:
         ends = ends[rng.integers(len(ends), size=count)]
         genes = self.space.snap(np.where(taken, ends, genes))
         return self._pull_down(genes, rng)
+
+
+def require_reachable(
+    priced: PricedSpace, budgets: Sequence[Mapping[str, float]], fix: Sequence[str] = ()
+) -> None:
+    """Refuse budgets that nothing meets, each a mapping of limits (:func:`check_limits`)."""
+    searched = fixed(priced, fix)
+    for limits in budgets:
+        check_limits(searched, limits)
 
 
 def check_limits(priced: PricedSpace, limits: Mapping[str, float]) -> None:
