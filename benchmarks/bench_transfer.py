@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--preset", default="default")
     args = parser.parse_args()
-    cheap = read_samples(args.samples)
+    costly = read_samples(args.quantized_samples)
+    cheap = read_samples(args.samples, costly.space)
     recipe = PRESETS[args.preset]
     features = SpaceFeatures(cheap.space, smooth=recipe.smooth)
 
@@ -43,7 +44,7 @@ def main() -> None:
         return data_of(features.inputs(samples.genes), samples.accuracy, what)
 
     base = learn(data(cheap, "fp32"), features, recipe, bits=False)
-    known = data(read_samples(args.quantized_samples, cheap.space), "quantized")
+    known = data(costly, "quantized")
     test = None if args.test is None else data(read_samples(args.test, cheap.space), "test")
     print(
         f"{len(cheap)} fp32, {len(known)} quantized samples, "
