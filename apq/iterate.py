@@ -44,6 +44,12 @@ class Round:
     rmse: float
     pairwise: float
 
+    def __str__(self) -> str:
+        return (
+            f"samples {self.start:,} to {self.stop - 1:,}: best {self.best:.2%}, predictions off "
+            f"by {self.rmse:.2%}, {self.pairwise:.0%} of pairs in order"
+        )
+
 
 class TurnTable(Schema):
     """A round: which samples, and the accuracies predicted before they were measured."""

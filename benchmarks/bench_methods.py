@@ -37,7 +37,7 @@ def find(told: argparse.Namespace) -> None:
     from apq.hardware import load_cost_model, price_space
     from apq.methods.compare import compare, known, read_answers, write_answers
     from apq.predictor import load_predictor
-    from apq.search.many import scenarios
+    from apq.search.many import Scenarios
 
     out, space = told.files[0], load_space(told.space)
     place, table = told.predictor or home(space.name) / PREDICTOR, told.lut or table_of(space.name)
@@ -52,7 +52,7 @@ def find(told: argparse.Namespace) -> None:
     score = supernet_score(told, space) if told.on_supernet else predictor.predict
     budgets = [{"latency_ms": limit} for limit in told.latency_ms]
     priced = price_space(space, load_cost_model(str(table)))
-    problems = scenarios(priced, lambda: (score, {}), budgets, ("accuracy",))
+    problems = Scenarios(priced, budgets, ("accuracy",)).problems(score)
 
     def keep(answers: pd.DataFrame) -> None:
         answers = with_candidates(space, answers, predictor)

@@ -1,12 +1,15 @@
-"""Code shared by ``apq collect --acquire`` and ``apq search --iterations``."""
+"""Measurements that a command asks for: more samples, rounds of a search, networks of a front."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from apq.cli.budgets import Judge, load, price_on
 from apq.cli.common import OnProgress, err, images_for, live_line, out
 from apq.files.places import PREDICTOR, SUPERNET, home
 from apq.files.shipped import own_copy
@@ -14,14 +17,14 @@ from apq.files.shipped import own_copy
 if TYPE_CHECKING:
     from apq.collect import SupernetAccuracy
     from apq.iterate import Round
-    from apq.predictor import Predictor
-    from apq.search.problem import Problem
+    from apq.predictor.schema import Origin
+    from apq.search.many import Scenarios
     from apq.search.search import Result
     from apq.space import Space
 
 
 def more_samples(
-    folder: Path, space: Space, count: int, predictor: Path | None, luts: Sequence[str], seed: int
+    folder: Path, space: Space, count: int, path: Path | None, luts: Sequence[str] | None, seed: int
 ) -> int:
     """Choose further samples of a folder with a predictor; how many it is to hold then.
 
@@ -29,21 +32,20 @@ def more_samples(
         ModelError, SpaceError: the predictor is missing or of another space.
     """
     from apq.acquire import ask_more
-    from apq.cli.budgets import price_on
-    from apq.predictor import load_predictor
 
     _own(folder)
-    path = predictor or home(space.name) / PREDICTOR
-    loaded = load_predictor(path, space)
+    judge = load(path, space)
+    assert judge.predictor is not None
+    about = {"predictor": str(path or home(space.name) / PREDICTOR)}
     costs = price_on(space, luts).costs
-    start, stop = ask_more(folder, costs, loaded, count, seed, {"predictor": str(path)})
+    start, stop = ask_more(folder, costs, judge.predictor, count, seed, about)
     err.print(f"samples {start:,} to {stop - 1:,} may be on the front")
     return stop
 
 
 def improve(
-    problems: Callable[[Callable[[], tuple[Any, dict[str, str]]]], list[Problem]],
-    space: Space,
+    wanted: Scenarios,
+    predictor: Path | None,
     out: Path,
     rounds: int,
     count: int,
@@ -52,116 +54,76 @@ def improve(
     samples: Path | None,
     quantized: Path | None,
     seed: int,
-) -> tuple[Path, list[Round]]:
-    """Run the loop of :func:`apq.iterate.iterate`, rounds taking turns among the problems that
-    ``problems`` makes with a predictor; the last predictor's file and what rounds found."""
+    console: Console,
+) -> tuple[Path | None, list[Round]]:
+    """Run the loop of :func:`apq.iterate.iterate`; the predictor's file and what rounds found.
+    Without rounds: the predictor as it was given."""
+    if not rounds:
+        return predictor, []
     from apq.iterate import iterate
     from apq.supernet import load_supernet
 
-    own = home(space.name)
-    samples, quantized = samples or own / "fp32", quantized or own / "quantized"
+    space = wanted.priced.space
+    folder = home(space.name)
+    quantized = quantized or folder / "quantized"
     _own(quantized)
-    supernet = supernet or own / SUPERNET
+    supernet = supernet or folder / SUPERNET
     loaded = load_supernet(supernet, space)
     found = images_for(images, space, loaded.metadata, str(supernet), other=False)
-
-    def problem(predictor: Predictor, turn: int) -> Problem:
-        every = problems(lambda: (predictor.predict, {}))
-        return every[turn % len(every)]
-
     with _stages() as tell:
-        predictor, turns = iterate(
-            problem, loaded, found, samples, quantized, out / "iterations.json",
+        trained, turns = iterate(
+            lambda made, turn: wanted.problems(made.predict)[turn % len(wanted.budgets)],
+            loaded, found, samples or folder / "fp32", quantized, out / "iterations.json",
             rounds=rounds, count=count, seed=seed, on_stage=tell,
         )  # fmt: skip
     path = out / "predictor.safetensors"
-    predictor.save(path)
+    trained.save(path)
+    console.print(*turns, sep="\n")
     return path, turns
 
 
-BRIEFLY, TELLING = 1.0, 2.0
-"""Default time for a bound (s), and the gap in points from which a default bound is not printed."""
+def origin(judge: Judge) -> Origin:
+    """What the predictor's samples were, and measured of the whole network."""
+    from apq.predictor.schema import Origin
 
-MEASURED = 300
-"""Candidates that are measured where the supernet takes the predictor's place."""
-
-
-def bound_of(
-    result: Result, predictor: Path | None, seconds: float | None
-) -> dict[str, float] | None:
-    """A bound on what could be predicted within a search's limits, as plain data; None: none was
-    asked for, and more than number formats was searched."""
-    from apq.bound import upper_bound
-    from apq.predictor import load_predictor
-
-    problem = result.problem
-    if seconds == 0 or (seconds is None and not only_formats(problem.space)):
-        return None
-    space = problem.priced.space
-    loaded = load_predictor(predictor or home(space.name) / PREDICTOR, space)
-    best = float(result.front.accuracy.max())
-    found = upper_bound(problem, loaded, best, seconds or BRIEFLY).to_dict(best)
-    return found if seconds or found["points"] < TELLING else None
+    assert judge.predictor is not None
+    return Origin.of(dict(judge.predictor.report), "the predictor")
 
 
 def supernet_accuracy(
-    space: Space, supernet: Path | None, images: str | None, predictor: Path | None = None
+    space: Space, supernet: Path | None, images: str | None, judge: Judge | None = None
 ) -> SupernetAccuracy:
     """The supernet itself in place of a predictor, subnets quantized without a fine-tune; or
     measured as a predictor's samples were."""
-    from apq.cli.budgets import origin
     from apq.collect import Quantization, SupernetAccuracy
     from apq.supernet import load_supernet
 
     path = supernet or home(space.name) / SUPERNET
     loaded = load_supernet(path, space)
     found = images_for(images, space, loaded.metadata, str(path), other=False)
-    if predictor is None:
+    if judge is None:
         return SupernetAccuracy(loaded, found, Quantization(finetune_steps=0))
-    made = origin(predictor, space)
+    made = origin(judge)
     how = Quantization(**made.quantization.model_dump()) if made.quantization else None
     return SupernetAccuracy(loaded, found, how, made.corrected)
 
 
-def by_supernet(
-    space: Space, supernet: Path | None, images: str | None
-) -> tuple[SupernetAccuracy, dict[str, str]]:
-    """What :func:`apq.cli.budgets.load` gives, with the supernet itself as the predictor."""
+def by_supernet(space: Space, supernet: Path | None, images: str | None) -> Judge:
+    """The supernet itself as what judges candidates."""
     found = supernet_accuracy(space, supernet, images)
-    return found, found.made_from
-
-
-def only_formats(space: Space) -> bool:
-    """Whether nothing but number formats is left to choose, blocks that never run aside."""
-    import numpy as np
-
-    every = np.array([[max(allowed) for allowed in space.allowed]], dtype=np.int16)
-    runs = space.decides(every)[0]
-    return all(
-        axis.is_format or len(allowed) == 1 or not there
-        for axis, allowed, there in zip(space.axes, space.allowed, runs, strict=True)
-    )
+    return Judge(found, found.made_from)
 
 
 def measure_front(
-    result: Result, count: int, predictor: Path | None, supernet: Path | None, images: str | None
+    result: Result, count: int, judge: Judge, supernet: Path | None, images: str | None
 ) -> list[dict[str, float]]:
     """Measure some candidates of a front as the predictor's samples were measured, on all
-    validation images: accuracy ``predicted`` and ``measured``, fractions, and ``chosen``, 1 for the
-    one that the search chose."""
-    from apq.search.run import front_rows
+    validation images."""
+    from apq.search.run import measured_front
 
-    front, space = result.front, result.problem.priced.space
-    measured = supernet_accuracy(space, supernet, images, predictor or home(space.name) / PREDICTOR)
-    rows = front_rows(front, count, result.chosen)
+    measured = supernet_accuracy(result.problem.priced.space, supernet, images, judge)
     with live_line("measured") as report:
-        accuracy = measured(front.genes[rows], report)[0]
-    return [
-        {"predicted": float(front.accuracy[row]), "measured": float(value)}
-        | {metric: float(cost[row]) for metric, cost in front.costs.items()}
-        | {"chosen": float(row == result.chosen)}
-        for row, value in zip(rows, accuracy, strict=True)
-    ]
+        return measured_front(result, count, lambda genes: measured(genes, report))
 
 
 def tell_measured(found: Sequence[Mapping[str, float]]) -> None:
@@ -193,18 +155,3 @@ def _stages() -> Iterator[Callable[[str], OnProgress]]:
             return stack.enter_context(live_line(name))
 
         yield tell
-
-
-def words(turn: Round) -> str:
-    """One round in a line."""
-    return (
-        f"samples {turn.start:,} to {turn.stop - 1:,}: best {turn.best:.2%}, predictions off by "
-        f"{turn.rmse:.2%}, {turn.pairwise:.0%} of pairs in order"
-    )
-
-
-def as_data(turns: Sequence[Round]) -> list[Mapping[str, Any]]:
-    """Rounds as plain data."""
-    from dataclasses import asdict
-
-    return [asdict(turn) for turn in turns]

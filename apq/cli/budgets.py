@@ -1,32 +1,31 @@
-"""Shared by ``apq search`` and ``apq sweep``: budgets, the priced space, the predictor."""
+"""Shared by the commands that search: budgets, the priced space, what judges candidates."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
 from apq.cli.common import err, warn
-from apq.files.places import PREDICTOR, home, table_of
+from apq.files.places import PREDICTOR, home
 from apq.files.shipped import shipped
 
 if TYPE_CHECKING:
-    from apq.hardware import PricedSpace
-    from apq.predictor.schema import Origin
+    from apq.hardware.chosen import Priced
+    from apq.predictor import Predictor
+    from apq.search.problem import Accuracy
     from apq.space import Space
 
 BUDGETS = ("latency_ms", "energy_mj", "size_mb", "bitops_g", "macs_m", "peak_memory_kb")
 _OPTIONS = {f"--{name.replace('_', '-')}" for name in BUDGETS}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?(:\S+)?|[+-]?(nan|inf)", re.IGNORECASE)
-
-Budget = Annotated[str | None, typer.Option(metavar="NUMBER…", help="Upper limit(s).")]
 
 
 class BudgetCommand(TyperCommand):
@@ -42,29 +41,6 @@ class BudgetCommand(TyperCommand):
             else:
                 joined.append(arg)
         return super().parse_args(ctx, joined)
-
-
-OwnSpace = Annotated[
-    str | None,
-    typer.Option(
-        "--space",
-        help="Preset name, or a .toml file of your own (default: --predictor's, else cifar10).",
-    ),
-]
-PredictorPath = Annotated[
-    Path | None,
-    typer.Option(help="Trained predictor (default: data/SPACE/predictor.safetensors)."),
-]
-Fix = Annotated[
-    list[str] | None,
-    typer.Option(help="Fix genes: b03_kernel=3, bits=8, depth=max, architecture=best.json."),
-]
-Caution = Annotated[float, typer.Option(help="k in accuracy = mean - k x spread.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
-WithMargin = Annotated[
-    bool,
-    typer.Option(help="Divide limits on a measured table by 1 + its error margin."),
-]
 
 
 def given(*texts: str | None) -> dict[str, list[float]]:
@@ -131,67 +107,23 @@ def product(
     return combined
 
 
-@dataclass(frozen=True)
-class Priced:
-    """A space on one or more devices.
+def room(priced: Priced, budgets: Sequence[dict[str, float]], keep: bool) -> list[dict[str, float]]:
+    """The limits to search with. Measured tables have a known error margin: with ``keep``,
+    limits are reduced by it, so that they hold on the device; otherwise they hold by the table,
+    and a note explains that.
 
-    Attributes:
-        space: The space.
-        costs: Its prices.
-        made_from: Hashes of space and tables.
-        asked: What ``--space`` would name the space by.
+    Raises:
+        TableError: no device prices a limited cost.
     """
-
-    space: Space
-    costs: PricedSpace
-    made_from: dict[str, str]
-    asked: str
-
-    def require(self, names: Iterable[str]) -> None:
-        """Raise unless every cost of a device among ``names`` is priced; others are not looked at.
-
-        Raises:
-            TableError: no device prices one of them; says how a table is made.
-        """
-        from apq.errors import TableError
-        from apq.hardware.pricing import PRICED
-
-        for name in names:
-            metric = name.partition("@")[0]
-            if metric not in PRICED:
-                continue
-            if any(known.partition("@")[0] == metric for known in self.costs.metrics):
-                continue
-            build = f"apq lut build --model bitfusion-apq --space {self.asked}"
-            if self.costs.sources:
-                devices = ", ".join(source.partition(":")[0] for source in self.costs.sources)
-                raise TableError(
-                    f"{name} is unknown: {devices} has no {metric}. Name a table or simulated "
-                    f"device that has by --lut; this builds one:\n  {build}"
-                )
-            raise TableError(
-                f"{name} is unknown: there is no table of what layers of space "
-                f"{self.space.name!r} cost on a device. Build one and run this again:\n  {build}\n"
-                "Another table or a simulated device is named by --lut (apq lut --help)."
-            )
-
-    def room(self, budgets: Sequence[dict[str, float]], keep: bool) -> list[dict[str, float]]:
-        """The limits to search with. Measured tables have a known error margin: with ``keep``,
-        limits are reduced by it, so that they hold on the device; otherwise they hold by the table,
-        and a note explains that.
-
-        Raises:
-            TableError: no device prices a limited cost.
-        """
-        self.require(metric for budget in budgets for metric in budget)
-        if keep:
-            return [self.costs.with_margin(limits) for limits in budgets]
-        for metric in sorted({m for b in budgets for m in b} & set(self.costs.margins)):
-            err.print(
-                f"note: {metric} holds by the table, which was off by up to "
-                f"{self.costs.margins[metric]:.1%} on measured networks; --with-margin leaves room"
-            )
-        return list(budgets)
+    priced.require(metric for budget in budgets for metric in budget)
+    if keep:
+        return [priced.costs.with_margin(limits) for limits in budgets]
+    for metric in sorted({m for b in budgets for m in b} & set(priced.costs.margins)):
+        err.print(
+            f"note: {metric} holds by the table, which was off by up to "
+            f"{priced.costs.margins[metric]:.1%} on measured networks; --with-margin leaves room"
+        )
+    return list(budgets)
 
 
 def space_for(space: str | None, predictor: Path | None) -> tuple[Space, str]:
@@ -231,65 +163,51 @@ def _space_of(predictor: Path) -> Space:
         return load_predictor(predictor).space  # says what is wrong
 
 
-def price_on(found: Space, luts: Sequence[str], asked: str = "") -> Priced:
-    """Price a space; ``asked`` is what ``--space`` would name it by, if that is known."""
-    import hashlib
+def price_on(space: Space, luts: Sequence[str] | None, asked: str = "") -> Priced:
+    """:func:`apq.hardware.chosen.price_on`, its notes printed."""
+    from apq.hardware import chosen
 
-    from apq.hardware import LookupTable, load_cost_model, price_space
-    from apq.space import PRESETS
-
-    if not asked:
-        preset = PRESETS.get(found.name)
-        same = preset is not None and preset().fingerprint == found.fingerprint
-        asked = found.name if same else f"{found.name}.toml"
-    default = table_of(found.name)
-    names = list(luts) or ([str(default)] if shipped(default).is_file() else [])
-    if not names:
-        err.print(f"no table at {default}; counted costs only (--lut adds a device)")
-    hashes = {"space": found.fingerprint}
-    for name in names:
-        path = shipped(name)
-        digest = (
-            hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "built in"
-        )
-        hashes[f"lut:{name}"] = digest
-    models = [load_cost_model(name) for name in names]
-    for model in models:
-        if isinstance(model, LookupTable) and (odd := model.renamed()):
-            warn(f"{model.path}: {odd}")
-    return Priced(found, price_space(found, models), hashes, asked)
+    priced = chosen.price_on(space, luts or (), asked)
+    for note in priced.notes:
+        warn(note)
+    return priced
 
 
-def load(path: Path | None, space: Space) -> tuple[Any, dict[str, str]]:
-    """The predictor's function and the hashes of what it came from."""
-    import hashlib
+@dataclass(frozen=True)
+class Judge:
+    """What gives a search its accuracies.
 
+    Attributes:
+        accuracy: Predicts, or measures.
+        made_from: Hashes of what it came from.
+        predictor: What predicts; None: accuracies are measured.
+    """
+
+    accuracy: Accuracy
+    made_from: dict[str, str]
+    predictor: Predictor | None = None
+
+
+def load(path: Path | None, space: Space) -> Judge:
+    """The predictor at a path, or the space's own."""
+    from apq.files import file_digest
     from apq.predictor import load_predictor
 
     path = path or home(space.name) / PREDICTOR
     predictor = load_predictor(path, space)
-    made_from = {"predictor": hashlib.sha256(shipped(path).read_bytes()).hexdigest()[:16]}
+    made_from = {"predictor": file_digest(shipped(path))}
     for name in ("supernet", "images", "image_set"):
         if told := predictor.report.get(name):
             made_from[name] = str(told)
     if predictor.report.get("corrected"):
         made_from["samples"] = "corrected"
-    return predictor.predict, made_from
+    return Judge(predictor.predict, made_from, predictor)
 
 
-def origin(path: Path | None, space: Space) -> Origin:
-    """What the predictor's samples were, and measured of the whole network."""
-    from apq.predictor import load_predictor
-    from apq.predictor.schema import Origin
-
-    path = path or home(space.name) / PREDICTOR
-    return Origin.of(dict(load_predictor(path, space).report), str(path))
-
-
-def per_device(limits: Sequence[str]) -> dict[str, float]:
+def per_device(limits: Sequence[str] | None) -> dict[str, float]:
     """Limits of single devices, ``latency_ms@DEVICE=8``."""
     out: dict[str, float] = {}
-    for text in limits:
+    for text in limits or ():
         name, _, value = text.partition("=")
         try:
             out[name.strip()] = float("no" if "_" in value else value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from apq.cli.budgets import load
 from apq.cli.common import live_line, next_step, one_thread, out, print_json, typed
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ def search_both(
 ) -> None:
     """Search, print and write ``best.json`` and ``front.parquet`` as any search, ``device.csv``
     (the table of the accelerator) and ``device.json`` (its knobs, area and power)."""
-    from apq.cli.budgets import load
     from apq.errors import choose
     from apq.hardware.designs import DESIGNS
     from apq.search.codesign import METRICS, of_network, price_designs
@@ -42,16 +42,15 @@ def search_both(
         raise typer.BadParameter(f"--codesign needs limits of {', '.join(METRICS)}")
     priced = price_designs(space, designs)
     require_reachable(priced, [limits], fix)
-    accuracy, made_from = load(predictor, space)
-    made_from["space"] = space.fingerprint
+    judge = load(predictor, space)
     problem = Problem(
-        priced, of_network(priced.space, accuracy), ("accuracy",), limits, tuple(fix), caution,
-        None, made_from,
+        priced, of_network(priced.space, judge.accuracy), ("accuracy",), limits, tuple(fix), caution,
+        None, {**judge.made_from, "space": space.fingerprint},
     )  # fmt: skip
     names = list(ORDERS) if others else ["together"]
     with live_line("codesign") as report, one_thread():
         found = try_orders(problem, names, candidates or 5_000, seed, report)
-    told = write_pair(folder, problem, accuracy, found, seed, typed())
+    told = write_pair(folder, problem, judge.accuracy, found, seed, typed())
     if json:
         print_json(told)
     else:

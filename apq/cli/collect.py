@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apq.cli.asking import more_samples
-from apq.cli.common import Device, OtherImages, images_for, live_line, next_step, out, print_json
+from apq.cli.common import images_for, live_line, next_step, out, print_json
+from apq.cli.options import (
+    AsJson,
+    Device,
+    Images,
+    OtherImages,
+    PredictorPath,
+    Seed,
+    SupernetPath,
+    Tables,
+    Workers,
+)
 from apq.files.places import SUPERNET, home
 
 if TYPE_CHECKING:
@@ -16,13 +27,7 @@ if TYPE_CHECKING:
 
 
 def collect(
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="'digits', a Parquet file or folder, or a class-per-folder directory; default: those "
-            "the supernet was made with, if they are digits."
-        ),
-    ] = None,
+    images: Images = None,
     space: Annotated[
         str | None,
         typer.Option(
@@ -30,10 +35,7 @@ def collect(
             "(default: the supernet's, or cifar10)."
         ),
     ] = None,
-    supernet: Annotated[
-        Path | None,
-        typer.Option(help="Trained supernet (default: data/SPACE/supernet.safetensors)."),
-    ] = None,
+    supernet: SupernetPath = None,
     count: Annotated[
         int, typer.Option(min=1, help="Samples the folder should hold in the end.")
     ] = 2000,
@@ -91,28 +93,16 @@ def collect(
             help="Instead of --count: number of quantized samples to add, chosen by a predictor.",
         ),
     ] = None,
-    predictor: Annotated[
-        Path | None,
-        typer.Option(
-            help="Predictor that chooses them (default: data/SPACE/predictor.safetensors)."
-        ),
-    ] = None,
-    lut: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Table or cost model of the front (default: lut/bitfusion-apq-SPACE.csv)."
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the candidates.")
-    ] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    predictor: PredictorPath = None,
+    lut: Tables = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
     dask: Annotated[
         str | None,
         typer.Option(help="Have it measured by a Dask cluster: the address of its scheduler."),
     ] = None,
     device: Device = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Measure sub-networks of a supernet and store one row per measurement.
 
@@ -151,7 +141,7 @@ def collect(
     steps = (0 if corrected else 40) if finetune_steps is None else finetune_steps
     how = Quantization(scheme, steps, lr=finetune_lr) if quantized else None
     if acquire is not None:
-        count = more_samples(folder, own, acquire, predictor, lut or [], seed)
+        count = more_samples(folder, own, acquire, predictor, lut, seed)
     with live_line(f"{kind} samples") as report:
         before = run(
             loaded, found, folder, count, how, seed, validation_images, calibration_images, chunk,

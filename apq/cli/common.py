@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -117,29 +117,6 @@ def _clean(value: Any) -> Any:
     return value
 
 
-Device = Annotated[
-    str,
-    typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, or auto (the best there is)."),
-]
-
-Augment = Annotated[
-    str,
-    typer.Option(
-        help="How training images are changed: shift (a few pixels, mirrored), photo (crops of any "
-        "size, mirrored, other colours) or randaugment (crops, then two random operations)."
-    ),
-]
-Balance = Annotated[
-    bool,
-    typer.Option(help="Draw images of all classes equally often."),
-]
-
-OtherImages = Annotated[
-    bool,
-    typer.Option(help="Use these images although the weights were made with others."),
-]
-
-
 def images_for(
     source: str | None, space: Space, made_of: Mapping[str, Any], what: str, other: bool
 ) -> ImageSet:
@@ -228,3 +205,13 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def refuse_unused(ctx: typer.Context, unused: Mapping[str, Sequence[str]]) -> None:
+    """Refuse options that another one, if it is given, has no use for (names of parameters)."""
+    for name in (name for name in unused if ctx.params[name]):
+        for other in unused[name]:
+            source = ctx.get_parameter_source(other)
+            if source is not None and source.name == "COMMANDLINE":
+                what, option = name.replace("_", "-"), other.replace("_", "-")
+                raise typer.BadParameter(f"--{what} has no use for --{option}: leave it out")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apq.cli.common import out, print_json, table_row
+from apq.cli.options import AsJson
 from apq.files.places import RUN
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def cost(
     published: Annotated[
         bool, typer.Option("--published", help="Also print the rows of APQ's table.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Total what a pipeline cost: device hours, energy, CO2e, price; and one more deployment.
 

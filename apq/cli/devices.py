@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apq.cli.budgets import load
 from apq.cli.common import live_line, next_step, one_thread, out, print_json, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from apq.cli.budgets import Priced
+    from apq.hardware.chosen import Priced
 
 
 def compare_devices(
@@ -30,7 +31,6 @@ def compare_devices(
 
     A limit that is not given is set so that a ``share`` of random candidates is within it.
     """
-    from apq.cli.budgets import load
     from apq.errors import choose
     from apq.files import whole
     from apq.search.devices import across, as_data, shared_limits
@@ -39,7 +39,7 @@ def compare_devices(
     for name in limits:
         choose(name, every, "limit of one of the devices")
     every |= limits
-    accuracy, _ = load(predictor, priced.space)
+    accuracy = load(predictor, priced.space).accuracy
     with live_line("devices") as report, one_thread():
         answers = across(priced.costs, accuracy, every, calls, range(seeds), fix, caution, report)
     folder.mkdir(parents=True, exist_ok=True)

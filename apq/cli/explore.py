@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apq.cli.budgets import PredictorPath, load, price_on
+from apq.cli.budgets import load, price_on
 from apq.cli.common import err, one_thread, out
+from apq.cli.options import PredictorPath
 from apq.files.places import RUN
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ def _explorer(
     tables = [n.removeprefix("lut:") for n in best.made_from if n.startswith("lut:")]
     priced = price_on(best.space, lut or tables)
     try:
-        accuracy, hashes = (None, {}) if stored else load(predictor, best.space)
+        judge = None if stored else load(predictor, best.space)
     except ModelError as error:
         raise ModelError(
             f"{error}\nOr choose among what was scored alone: apq explore {folder} --stored"
         ) from error
+    hashes = judge.made_from if judge else {}
     require_same(best.made_from, priced.made_from | hashes, folder)
-    return Explorer(source, priced.costs, accuracy)
+    return Explorer(source, priced.costs, judge.accuracy if judge else None)

@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import next_step, out, print_json
+from apq.cli.options import AsJson, ModelPath
 from apq.files.places import RUN
 
 
 def export(
-    model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = (
-        RUN / "model.safetensors"
-    ),
+    model: ModelPath = RUN / "model.safetensors",
     form: Annotated[
         str,
         typer.Option(
@@ -53,7 +52,7 @@ def export(
             help="TFLite: weights of 4 bits or fewer in bytes, which LiteRT's XNNPACK computes exactly.",
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Export a fine-tuned model for other runtimes, with weights packed in as few bits as possible.
 

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apq.cli.common import (
-    Augment,
-    Balance,
-    Device,
-    OtherImages,
-    images_for,
-    live_line,
-    next_step,
-    out,
-    print_json,
-)
+from apq.cli.common import images_for, live_line, next_step, out, print_json
+from apq.cli.options import AsJson, Augment, Balance, Device, Images, OtherImages, Seed
 from apq.files.places import RUN, SUPERNET, home
 
 if TYPE_CHECKING:
@@ -36,13 +27,7 @@ def finetune(
             "data/SPACE/supernet.safetensors)."
         ),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="'digits', a Parquet file or folder, or a class-per-folder directory; default: those "
-            "the supernet was made with, if they are digits."
-        ),
-    ] = None,
+    images: Images = None,
     other_images: OtherImages = False,
     other_supernet: Annotated[
         bool,
@@ -97,14 +82,9 @@ def finetune(
             help="Table or cost model: price the tuned network, flightnn by the powers it kept."
         ),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**32 - 1, help="Random seed: order, augmentation, initial weights."
-        ),
-    ] = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Train the winner under its bits, then measure it once on the test images.
 

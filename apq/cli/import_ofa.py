@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import next_step, out, print_json
+from apq.cli.options import AsJson
 from apq.files.places import SUPERNET, home
 
 
@@ -26,7 +27,7 @@ def import_ofa(
     out_path: Annotated[
         Path | None, typer.Option("--out", help="Supernet to write; default: data/SPACE/…")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Make a supernet of published once-for-all weights: OFA-ProxylessNAS, OFA-MobileNetV3, or APQ's
     own network.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apq.cli.common import next_step, out, print_json, table_row, typed
+from apq.cli.options import AsJson, CostModel, Force, Seed, SpaceName
 from apq.files.places import table_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
     "  apq lut build --model roofline --set peak_gmacs=50 --set bandwidth_gb=6 --space mine.toml"
 )
 def build(
-    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    space: SpaceName = "cifar10",
     model: Annotated[str, typer.Option(help="Simulated device.")] = "bitfusion-apq",
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the device.")
@@ -46,9 +47,7 @@ def build(
     to: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default lut/<model>-<space>.csv.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite a table of another space or device.")
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Simulate a device for every layer a space can need, and write the table.
 
@@ -115,9 +114,7 @@ def import_table(
         float, typer.Option(help="Clock, for latency in cycles.", show_default=False)
     ] = 0.0,
     encoding: Annotated[str, typer.Option(help="Encoding of a CSV file.")] = "utf-8",
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite a table of another device or source.")
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Import a table measured elsewhere; refuse ambiguous columns and units.
 
@@ -174,7 +171,7 @@ def import_table(
 )
 def probe(
     to: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    space: SpaceName = "cifar10",
     granularity: Annotated[str, typer.Option(help="block, or layer.")] = "block",
     form: Annotated[
         str, typer.Option("--format", help="tflite, onnx or both; all of 8 bits.")
@@ -204,10 +201,8 @@ def probe(
 def show(
     file: Annotated[Path, typer.Argument(help="A table (.csv or .parquet).")],
     space: Annotated[str, typer.Option(help="Check coverage of this space.")] = "",
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the candidates.")
-    ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: Seed = 0,
+    json: AsJson = False,
 ) -> None:
     """Show what a table covers, its ranges, what dominates, and where more costs less."""
     from apq.hardware.inspect import describe_table
@@ -274,12 +269,12 @@ def _next_of_table(file: Path, report: Mapping[str, Any], space: str) -> None:
 )
 def price(
     file: Annotated[Path, typer.Argument(help="A candidate: best.json, or its JSON alone.")],
-    lut: Annotated[str, typer.Option(help="A table (.csv, .parquet) or a simulated device.")],
+    lut: CostModel,
     space: Annotated[
         str, typer.Option(help="Preset name or a space file; default the file's own, or cifar10.")
     ] = "",
     layers: Annotated[bool, typer.Option("--layers", help="List every layer.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Price one candidate on any device, layer by layer."""
     from apq.errors import SpaceError

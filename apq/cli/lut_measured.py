@@ -11,6 +11,7 @@ import typer
 
 from apq.cli.common import err, live_line, next_step, out, print_json, typed
 from apq.cli.lut import app
+from apq.cli.options import AsJson, CostModel, Seed, SpaceName
 from apq.files.places import table_of
 
 __all__ = ["app"]
@@ -27,10 +28,10 @@ _Networks = Annotated[Path, typer.Option(help="Measured networks (networks.csv o
     "  apq lut verify --lut lut/phone-cifar10.csv --networks phone/networks.csv",
 )
 def verify(
-    lut: Annotated[str, typer.Option(help="A table (.csv, .parquet) or a simulated device.")],
+    lut: CostModel,
     networks: _Networks,
-    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    space: SpaceName = "cifar10",
+    json: AsJson = False,
 ) -> None:
     """Compare the sums of a table's rows with whole networks that were measured.
 
@@ -72,16 +73,14 @@ def calibrate(
     lut: Annotated[Path, typer.Option(help="A table (.csv or .parquet).")],
     networks: _Networks,
     to: Annotated[Path, typer.Option("--out", help="Where to write the corrected table.")],
-    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    space: SpaceName = "cifar10",
     fit_on: Annotated[int, typer.Option(min=2, help="Networks used for the fit.")] = 10,
     limit: Annotated[float, typer.Option(min=0, help="Largest held-out error allowed.")] = 0.10,
     force: Annotated[
         bool, typer.Option("--force", help="Write it whatever the error, over any table.")
     ] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Random seed: networks used for the fit.")
-    ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: Seed = 0,
+    json: AsJson = False,
 ) -> None:
     """Correct a table with measured whole networks: constant + slope x sum of rows."""
     from apq.hardware import read_lut
@@ -117,7 +116,7 @@ def measure(
     to: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default lut/<device>-<space>.csv.")
     ] = None,
-    space: Annotated[str, typer.Option(help="Preset name or a space file (.toml).")] = "cifar10",
+    space: SpaceName = "cifar10",
     precision: Annotated[str, typer.Option(help="fp32 or int8, as the runtime runs it.")] = "int8",
     runtime: Annotated[str, typer.Option(help="onnxruntime, openvino, litert or vela.")] = (
         "onnxruntime"
@@ -143,10 +142,8 @@ def measure(
     ] = False,
     device: Annotated[str, typer.Option(help="Name of the device.")] = "",
     source: Annotated[str, typer.Option(help="Where it ran, in one line.")] = "",
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Random seed: networks and weights.")
-    ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: Seed = 0,
+    json: AsJson = False,
 ) -> None:
     """Time whole blocks on a real runtime and correct their sums with whole networks.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import next_step, one_thread, out, print_json
+from apq.cli.options import AsJson, Seed
 from apq.files.places import PREDICTOR
 
 
@@ -22,10 +23,8 @@ def predict(
     out_path: Annotated[
         Path, typer.Option("--out", help="Where to write the scored rows (.parquet or .csv).")
     ] = Path("predictions.parquet"),
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the bootstrap interval.")
-    ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: Seed = 0,
+    json: AsJson = False,
 ) -> None:
     """Score candidates with a predictor; if they have measurements, print its errors.
 

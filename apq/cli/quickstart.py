@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from apq.cli.common import OnProgress, err, live_line, next_step, out, print_json, table_row
+from apq.cli.options import AsJson, Seed
 
 
 def quickstart(
@@ -20,15 +21,8 @@ def quickstart(
         float | None,
         typer.Option(help="Latency budget; default: a quarter of the largest network's at 8 bits."),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=2**32 - 1,
-            help="Random seed of every stage; with another seed use another --out.",
-        ),
-    ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    seed: Seed = 0,
+    json: AsJson = False,
 ) -> None:
     """Run the whole chain on scikit-learn's digits: minutes on a laptop, real at every step.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from apq.cli.common import out, print_json
+from apq.cli.options import AsJson
 from apq.files.places import RUN
 
 COMPARISON = "comparison.html"
@@ -35,7 +36,7 @@ def report(
             help=f"Page to write (default: report.html in FOLDER, or {COMPARISON} beside the first).",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Write a run as one HTML page: front, chosen network, its blocks, measurements.
 

@@ -2,59 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.asking import (
-    MEASURED,
-    as_data,
-    bound_of,
-    by_supernet,
-    improve,
-    measure_front,
-    tell_measured,
-    words,
-)
+from apq.cli.asking import by_supernet, improve, measure_front, origin, tell_measured
 from apq.cli.budgets import (
-    Budget,
-    Caution,
-    Fix,
-    OwnSpace,
-    PredictorPath,
-    Seed,
-    WithMargin,
+    Judge,
     given,
     load,
-    origin,
     per_device,
     price_on,
     product,
+    room,
     space_for,
 )
 from apq.cli.codesign import search_both
-from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, typed
+from apq.cli.common import (
+    err,
+    live_line,
+    next_step,
+    one_thread,
+    out,
+    print_json,
+    refuse_unused,
+    typed,
+)
 from apq.cli.found import draw, show
+from apq.cli.options import (
+    AsJson,
+    Budget,
+    Caution,
+    Fix,
+    Limit,
+    OwnSpace,
+    PredictorPath,
+    Seed,
+    SupernetPath,
+    Tables,
+    WithMargin,
+)
 from apq.files.places import RUN, file_name
 
 if TYPE_CHECKING:
+    from apq.hardware.chosen import Priced
     from apq.iterate import Round
-    from apq.search.options import Options
+    from apq.search.many import Scenarios
     from apq.search.problem import Problem
     from apq.search.search import Result
+    from apq.space import Space
 
-
-NO_USE = {
-    "codesign": (
-        "lut", "objective", "score", "storage", "iterations", "algorithm", "local_search",
-        "warm_start", "with_margin", "accuracy_drop", "measure", "bound", "supernet_accuracy",
-    ),
-    "supernet_accuracy": ("iterations", "measure", "bound", "accuracy_drop", "predictor"),
-}  # fmt: skip
-"""Options that make no sense beside another one."""
+MEASURED = 300
+"""Candidates that are measured where the supernet takes the predictor's place."""
 
 
 def search(
@@ -65,10 +68,7 @@ def search(
     bitops_g: Budget = None,
     macs_m: Budget = None,
     peak_memory_kb: Budget = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(help="Limit of one device among several: latency_ms@DEVICE=8."),
-    ] = None,
+    limit: Limit = None,
     accuracy_drop: Annotated[
         float | None,
         typer.Option(
@@ -78,12 +78,7 @@ def search(
     ] = None,
     space: OwnSpace = None,
     predictor: PredictorPath = None,
-    lut: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Table or cost model, repeatable (default: lut/bitfusion-apq-SPACE.csv)."
-        ),
-    ] = None,
+    lut: Tables = None,
     algorithm: Annotated[
         str, typer.Option(help="nsga2, evolution, optuna, paper, milp or random (see below).")
     ] = "nsga2",
@@ -160,12 +155,7 @@ def search(
             help="Seconds for an upper bound of the prediction within the limits (see below).",
         ),
     ] = None,
-    supernet: Annotated[
-        Path | None,
-        typer.Option(
-            help="Supernet that measures rounds (default: data/SPACE/supernet.safetensors)."
-        ),
-    ] = None,
+    supernet: SupernetPath = None,
     images: Annotated[str | None, typer.Option(help="As for apq collect.")] = None,
     supernet_accuracy: Annotated[
         bool,
@@ -181,9 +171,7 @@ def search(
         ),
     ] = True,
     picture: Annotated[bool, typer.Option(help="Draw the front and the baselines.")] = True,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the chosen candidate as JSON.")
-    ] = False,
+    json: AsJson = False,
     out_path: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = RUN,
 ) -> None:
     """Search architecture, widths and bitwidths together, within budgets.
@@ -234,77 +222,56 @@ def search(
 
       apq search --latency-ms 0.5 --iterations 3 --supernet data/mine/supernet.safetensors --images photos/ --samples data/mine/fp32 --quantized-samples data/mine/quantized --out runs/mine
     """
-    from apq.search.many import default_cost, scenarios
     from apq.search.options import Options
-    from apq.search.problem import require_reachable
+    from apq.search.run import run_search
 
     options = Options(local_search, warm_start, storage, keep)
+    refuse_unused(ctx, UNUSED)
     asked = given(latency_ms, energy_mj, size_mb, bitops_g, macs_m, peak_memory_kb)
-    limits = per_device(limit or [])
     chosen, named = space_for(space, predictor)
     if codesign is not None:
-        _alone(ctx, "codesign")
         search_both(
-            codesign, chosen, predictor, _one(asked) | limits, fix or [], caution, candidates, seed,
-            baselines, json, out_path,
+            codesign, chosen, predictor, _one(asked) | per_device(limit), fix or [], caution,
+            candidates, seed, baselines, json, out_path,
         )  # fmt: skip
         return
     if supernet_accuracy:
-        _alone(ctx, "supernet_accuracy")
         candidates, baselines, bound = candidates or MEASURED, False, 0.0
-    priced = price_on(chosen, lut or [], named)
-    budgets = [budget | limits for budget in product(asked, priced.costs.metrics)]
-    budgets = priced.room(budgets, with_margin)
-    forgiving = _forgiving(score)
-    if accuracy_drop is not None and not objective:
-        objective = ["accuracy", default_cost(priced.costs)]
-    priced.require([*(objective or ()), *([forgiving.metric] if forgiving else [])])
-    problems_of = partial(
-        scenarios, priced.costs, budgets=budgets, objectives=tuple(objective or ()),
-        fix=tuple(fix or ()), caution=caution, forgiving=forgiving, made_from=priced.made_from,
-    )  # fmt: skip
-    turns: list[Round] = []
-    if iterations:
-        require_reachable(priced.costs, budgets, fix or ())  # before anything is measured for them
-        predictor, turns = improve(
-            problems_of, priced.space, out_path, iterations, per_iteration, supernet, images,
-            samples, quantized_samples, seed,
-        )  # fmt: skip
-        (err if json else out).print(*map(words, turns), sep="\n")
-    measured = partial(by_supernet, priced.space, supernet, images)
-    predicted = partial(load, predictor, priced.space)
-    problems = problems_of(measured if supernet_accuracy else predicted)
-    if accuracy_drop is not None:
-        problems = _within_drop(problems, accuracy_drop, origin(predictor, priced.space))
-    bounded = partial(bound_of, predictor=predictor, seconds=bound)
-    found = _results(
-        problems, out_path, algorithm, candidates, seed, options, baselines, bounded, picture, json
+    priced = price_on(chosen, lut, named)
+    budgets = [b | per_device(limit) for b in product(asked, priced.costs.metrics)]
+    wanted = _scenarios(
+        priced, room(priced, budgets, with_margin), objective, fix, caution, score, accuracy_drop
     )
-    results, last = [*found.values()], [*found][-1]
-    checked = [measure_front(r, measure, predictor, supernet, images) for r in results if measure]
-    _tell(results, checked, turns, json)
-    first = f"open {last / 'report.html'}, then " if picture else ""
-    next_step(f"{first}apq finetune --candidate {last / 'best.json'}")
-
-
-def _results(
-    problems: Sequence[Problem], folder: Path, algorithm: str, candidates: int | None, seed: int,
-    options: Options, baselines: bool, bounded: Callable[[Result], dict[str, float] | None],
-    picture: bool, json: bool,
-) -> dict[Path, Result]:  # fmt: skip
-    """Search, draw and print every problem in turn; what was found by the folder it is in."""
-    from apq.search.run import run_search
-
-    found: dict[Path, Result] = {}
-    for problem in problems:
-        own = folder if len(problems) == 1 else folder / folder_name(problem.limits)
+    predictor, turns = improve(
+        wanted, predictor, out_path, iterations, per_iteration, supernet, images, samples,
+        quantized_samples, seed, err if json else out,
+    )  # fmt: skip
+    judge = _judge(chosen, predictor, supernet_accuracy, supernet, images)
+    problems = _within_drop(wanted.problems(judge.accuracy, judge.made_from), accuracy_drop, judge)
+    results: list[Result] = []
+    folders = _folders(out_path, wanted.budgets)
+    for problem, folder in zip(problems, folders, strict=True):
         with live_line(f"{algorithm} {_words(problem.limits)}") as report, one_thread():
-            found[own] = run_search(
-                own, problem, algorithm, candidates, seed, options, [*found.values()], report,
-                baselines, typed(), bounded,
+            result = run_search(
+                folder, problem, algorithm, candidates, seed, options, results, report,
+                baselines, typed(), partial(_bound, judge=judge, seconds=bound),
             )  # fmt: skip
-        _show(found[own], own, picture, json)
-    return found
+        results.append(result)
+        _show(result, folder, picture, json)
+    checked = [measure_front(r, measure, judge, supernet, images) for r in results if measure]
+    _tell(results, checked, turns, json)
+    first = f"open {folder / 'report.html'}, then " if picture else ""
+    next_step(f"{first}apq finetune --candidate {folder / 'best.json'}")
+
+
+UNUSED = {
+    "codesign": (
+        "lut", "objective", "score", "storage", "iterations", "algorithm", "local_search",
+        "warm_start", "with_margin", "accuracy_drop", "measure", "bound", "supernet_accuracy",
+    ),
+    "supernet_accuracy": ("iterations", "measure", "bound", "accuracy_drop", "predictor"),
+}  # fmt: skip
+"""Options that one of ``apq search`` has no use for."""
 
 
 def _one(asked: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -314,13 +281,55 @@ def _one(asked: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return budgets[0]
 
 
-def _within_drop(problems: list[Problem], points: float, made: Any) -> list[Problem]:
-    """The problems with the least accuracy that ``--accuracy-drop`` allows."""
+def _scenarios(
+    priced: Priced, budgets: list[dict[str, float]], objective: list[str] | None,
+    fix: list[str] | None, caution: float, score: str | None, accuracy_drop: float | None,
+) -> Scenarios:  # fmt: skip
+    """What is searched; all that can be refused without a predictor is refused here."""
+    from apq.search.many import Scenarios, default_cost
+
+    forgiving = _forgiving(score)
+    if accuracy_drop is not None and not objective:
+        objective = ["accuracy", default_cost(priced.costs)]
+    priced.require([*(objective or ()), *([forgiving.metric] if forgiving else [])])
+    return Scenarios(
+        priced.costs, budgets, tuple(objective or ()), tuple(fix or ()), caution, forgiving,
+        priced.made_from,
+    )  # fmt: skip
+
+
+def _judge(
+    space: Space, predictor: Path | None, measured: bool, supernet: Path | None, images: str | None
+) -> Judge:
+    """What says how accurate candidates are: a predictor, or the supernet itself."""
+    return by_supernet(space, supernet, images) if measured else load(predictor, space)
+
+
+def _folders(folder: Path, budgets: Sequence[Mapping[str, float]]) -> list[Path]:
+    """A run's folder, or for each of several budgets a sub-folder."""
+    return [folder] if len(budgets) == 1 else [folder / folder_name(b) for b in budgets]
+
+
+def _bound(result: Result, judge: Judge, seconds: float | None) -> dict[str, float] | None:
+    """The bound that ``--bound`` asks for."""
+    from apq.bound.brief import bound_of
+
+    return bound_of(result, judge.predictor, seconds)
+
+
+def _within_drop(problems: list[Problem], points: float | None, judge: Judge) -> list[Problem]:
+    """The problems with the least accuracy that ``--accuracy-drop`` allows, if it is given."""
+    if points is None:
+        return problems
     from apq.search.tolerance import allow_drop
 
-    known = made.original_accuracy
-    problems = [allow_drop(problem, points, known) for problem in problems]
-    _tell_original(problems[0], points, known)
+    measured = origin(judge).original_accuracy
+    problems = [allow_drop(problem, points, measured) for problem in problems]
+    least = problems[0].least or 0.0
+    known = "predicted at its highest bits" if measured is None else "measured in full precision"
+    err.print(
+        f"original network: {least + points / 100:.2%} ({known}); at least {least:.2%} asked for"
+    )
     return problems
 
 
@@ -348,26 +357,8 @@ def _tell(
     figures = [describe(result, typed()) for result in results]
     if checked:
         figures = [f | {"measured": c} for f, c in zip(figures, checked, strict=True)]
-    rounds = {"iterations": as_data(turns)} if turns else {}
+    rounds = {"iterations": [asdict(turn) for turn in turns]} if turns else {}
     print_json((figures[0] if len(figures) == 1 else {"runs": figures}) | rounds)
-
-
-def _tell_original(problem: Problem, points: float, measured: float | None) -> None:
-    """What the smallest accuracy comes from."""
-    least = problem.least or 0.0
-    known = "predicted at its highest bits" if measured is None else "measured in full precision"
-    err.print(
-        f"original network: {least + points / 100:.2%} ({known}); at least {least:.2%} asked for"
-    )
-
-
-def _alone(ctx: typer.Context, what: str) -> None:
-    """Refuse options on the command line that another one has no use for."""
-    for name in NO_USE[what]:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            options = (f"--{option.replace('_', '-')}" for option in (what, name))
-            raise typer.BadParameter("{} has no use for {}: leave it out".format(*options))
 
 
 def _forgiving(text: str | None) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apq.cli.common import next_step, out, print_json
+from apq.cli.options import AsJson, SpaceName
 
 if TYPE_CHECKING:
     from apq.space import Space
@@ -36,7 +37,6 @@ Share = Annotated[
     str,
     typer.Option("--bits", help="Number formats are chosen per-layer, per-block or per-stage."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command("from-model")
@@ -170,7 +170,7 @@ def show(
     copy: Annotated[
         Path | None, typer.Option("--out", help="Write it as the TOML file that --space reads.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Say what a space offers: genes, choices, how many candidates, the smallest and the largest.
 
@@ -207,7 +207,7 @@ def show(
 @app.command("filter")
 def filter_(
     lut: Annotated[str, typer.Option(help="Table or cost model of the device.")],
-    space: Annotated[str, typer.Option(help="A preset's name or a TOML file.")] = "cifar10",
+    space: SpaceName = "cifar10",
     metric: Annotated[str, typer.Option(help="The cost by which choices are ranked.")] = (
         "latency_ms"
     ),
@@ -219,7 +219,7 @@ def filter_(
     out_path: Annotated[Path, typer.Option("--out", help="Space file to write (TOML).")] = Path(
         "filtered.toml"
     ),
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Keep, block by block, the kernels and formats that are most efficient on a device (HURRICANE).
 

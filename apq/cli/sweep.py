@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apq.cli.budgets import (
+from apq.cli.budgets import given, load, price_on, product, room, space_for
+from apq.cli.common import live_line, next_step, one_thread, out, print_json
+from apq.cli.options import (
+    AsJson,
     Budget,
     Caution,
     Fix,
     OwnSpace,
     PredictorPath,
     Seed,
+    Tables,
     WithMargin,
-    given,
-    load,
-    price_on,
-    product,
-    space_for,
+    Workers,
 )
-from apq.cli.common import live_line, next_step, one_thread, out, print_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,17 +44,14 @@ def sweep(
     points: Annotated[int, typer.Option(min=1, help="Number of budgets.")] = 100,
     space: OwnSpace = None,
     predictor: PredictorPath = None,
-    lut: Annotated[
-        list[str] | None,
-        typer.Option(help="Table or cost model, repeatable: each is a device of its own."),
-    ] = None,
+    lut: Tables = None,
     with_margin: WithMargin = False,
     fix: Fix = None,
     caution: Caution = 0.0,
     candidates: Annotated[int, typer.Option(min=10, help="Candidates scored per budget.")] = 4_000,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    workers: Workers = 1,
     seed: Seed = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+    json: AsJson = False,
     out_path: Annotated[Path, typer.Option("--out", help="Parquet file of answers.")] = Path(
         "runs/sweep.parquet"
     ),
@@ -87,36 +83,36 @@ def sweep(
         if spread is not None:
             wide = spread_budgets(priced.costs, spread, points)
             budgets = [b | others for others in budgets for b in wide]
-        budgets = priced.room(budgets, with_margin)
+        budgets = room(priced, budgets, with_margin)
         name = device or ", ".join(priced.costs.sources)
         all_curves += curves(name, priced.costs, budgets)
         made_from |= priced.made_from
-    accuracy, more = load(predictor, chosen)
-    made_from |= more
+    judge = load(predictor, chosen)
+    made_from |= judge.made_from
     parts = out_path.with_name(f"{out_path.name}.parts")
     with live_line("sweep") as report, one_thread():
         answers = run(
-            all_curves, accuracy, candidates, seed, tuple(fix or ()), caution,
+            all_curves, judge.accuracy, candidates, seed, tuple(fix or ()), caution,
             workers, parts, made_from, on_progress=report,
         )  # fmt: skip
     write_sweep(out_path, answers, made_from, parts)
-    _tell(answers, out_path, json)
+    _show(answers, out_path, json)
     next_step(f"python -c \"import pandas as pd; print(pd.read_parquet('{out_path}'))\"")
 
 
-def _tell(answers: pd.DataFrame, path: Path, json: bool) -> None:
+def _show(answers: pd.DataFrame, path: Path, json: bool) -> None:
     """Print how many scenarios were met, and how well."""
-    failed = answers["error"].notna()
+    met = answers["error"].isna()
     figures = {
         "out": path.as_posix(),
         "scenarios": len(answers),
-        "within_reach": int((~failed).sum()),
-        "accuracy_min": answers["accuracy"].min() if not failed.all() else None,
-        "accuracy_max": answers["accuracy"].max() if not failed.all() else None,
+        "within_reach": int(met.sum()),
+        "accuracy_min": answers["accuracy"].min() if met.any() else None,
+        "accuracy_max": answers["accuracy"].max() if met.any() else None,
     }
     if json:
         print_json(figures)
-    elif failed.all():
+    elif not met.any():
         out.print(f"none of {len(answers):,} scenarios is within reach; wrote {path}")
     else:
         out.print(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apq.cli.common import live_line, next_step, one_thread, out, print_json, table_row
+from apq.cli.options import AsJson, Seed
 from apq.files.places import PREDICTOR, home
 
 if TYPE_CHECKING:
@@ -54,10 +55,8 @@ def train_predictor(
     compare: Annotated[
         bool, typer.Option(help="Also train the alternatives and judge all on held-out samples.")
     ] = True,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides weights, splits and order.")
-    ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    seed: Seed = 0,
+    json: AsJson = False,
 ) -> None:
     """Train an accuracy predictor on samples, and report its errors on held-out ones.
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.common import (
-    Augment,
-    Balance,
-    Device,
-    err,
-    live_line,
-    next_step,
-    out,
-    print_json,
-    warn,
-)
+from apq.cli.common import err, live_line, next_step, out, print_json, warn
+from apq.cli.options import AsJson, Augment, Balance, Device, Seed, SpaceName
 from apq.files.places import SUPERNET, home
+
+if TYPE_CHECKING:
+    from apq.space import Space
 
 TOLD = (
     "start_from", "recipe", "fingerprint", "images", "mean", "std", "image_set", "channels_sorted",
@@ -32,9 +27,7 @@ def train_supernet(
         str,
         typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
     ],
-    space: Annotated[
-        str, typer.Option(help="Preset name, or a .toml file of your own.")
-    ] = "cifar10",
+    space: SpaceName = "cifar10",
     out_path: Annotated[
         Path | None,
         typer.Option(
@@ -81,16 +74,13 @@ def train_supernet(
         list[Path] | None,
         typer.Option(help="Supernet to start from; several: the mean of their weights."),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, max=2**32 - 1, help="Decides weights, batches and sampled subnets."),
-    ] = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
     precision: Annotated[
         str,
         typer.Option(help="fp32, or bf16 or fp16: mixed precision, for GPUs."),
     ] = "fp32",
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Train one weight-shared supernet that holds every candidate of a space.
 
@@ -124,31 +114,27 @@ def train_supernet(
     path = out_path or _free(home(chosen.name) / SUPERNET)
     found = load_images(images, chosen.image_size, chosen.in_channels)
     err.print(found.describe())
-    if len(found.classes) != chosen.classes:
-        warn(f"the network gets {len(found.classes)} classes, as the images have "
-             f"({chosen.classes} in the space {space})")  # fmt: skip
-        chosen = chosen.with_(classes=len(found.classes))
+    chosen = _with_classes(chosen, len(found.classes))
     if not epochs and not start:
         raise typer.BadParameter("--epochs 0 trains nothing: it needs --start")
-    names = tuple(name.strip() for name in phases.split(","))
     recipe = Recipe(
-        epochs=epochs, batch=batch, lr=lr, weight_decay=weight_decay, cutmix=cutmix,
-        augment=augment, balance=balance, average=average, seed=seed, phases=names, order=order,
-        precision=precision,
+        epochs, batch, lr, weight_decay, cutmix=cutmix, augment=augment, balance=balance,
+        average=average, seed=seed, order=order, precision=precision,
+        phases=tuple(name.strip() for name in phases.split(",")),
     )  # fmt: skip
     first = [load_supernet(path) for path in start or ()]
     with joined(device) as own, live_line(f"supernet {chosen.name}") as report:
         made = train(chosen, found, path, recipe, start_from=first, on_progress=report, device=own)
-    _tell(path, {name: made.metadata[name] for name in TOLD}, json)
+    _tell(path, made.metadata, json)
     which = f"--supernet {path}" if out_path else f"--space {space}"
     next_step(f"apq collect {which} --images {images} --count 2000")
 
 
 def _free(path: Path) -> Path:
-    """The default place of a supernet.
+    """The default path, unless a supernet is there.
 
     Raises:
-        ModelError: something is there already.
+        ModelError: one is.
     """
     from apq.errors import ModelError
 
@@ -160,13 +146,22 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _tell(path: Path, metadata: dict[str, Any], json: bool) -> None:
-    """Print what a supernet reached."""
+def _with_classes(space: Space, classes: int) -> Space:
+    """The space with as many classes as the images have."""
+    if classes == space.classes:
+        return space
+    warn(f"the network gets {classes} classes, as the images have ({space.classes} in the space "
+         f"{space.name})")  # fmt: skip
+    return space.with_(classes=classes)
+
+
+def _tell(path: Path, made: Mapping[str, Any], json: bool) -> None:
+    """Print what came out."""
     from apq.cost import told
 
     if json:
-        print_json({"out": path.as_posix()} | metadata)
+        print_json({"out": path.as_posix()} | {name: made[name] for name in TOLD})
         return
-    for name, score in metadata["validation_accuracy"].items():
+    for name, score in made["validation_accuracy"].items():
         out.print(f"{name:>9} subnet   validation accuracy {score:.2%}")
-    out.print(f"wrote {path} in {told(metadata['cost'])}")
+    out.print(f"wrote {path} in {told(made['cost'])}")

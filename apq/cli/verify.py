@@ -7,24 +7,17 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import OtherImages, images_for, live_line, next_step, out, print_json
+from apq.cli.common import images_for, live_line, next_step, out, print_json
+from apq.cli.options import AsJson, Images, ModelPath, OtherImages
 from apq.files.places import RUN
 
 
 def verify(
-    model: Annotated[Path, typer.Option(help="Model file of apq finetune.")] = (
-        RUN / "model.safetensors"
-    ),
+    model: ModelPath = RUN / "model.safetensors",
     file: Annotated[
         Path | None, typer.Option(help="Exported file; default: the .onnx beside the model.")
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="'digits', a Parquet file or folder, or a class-per-folder directory; default: those "
-            "the model was made with, if they are digits."
-        ),
-    ] = None,
+    images: Images = None,
     other_images: OtherImages = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of test images to use (default: all).")
@@ -40,7 +33,7 @@ def verify(
         str | None,
         typer.Option(help="Latency table of this machine; what it predicts stands beside."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Run an exported file on test images and compare with the torch model and the search.
 

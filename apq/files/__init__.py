@@ -13,9 +13,9 @@ from apq.files.reading import (
     to_json,
 )
 from apq.files.shipped import own_copy, shipped
-from apq.files.whole import whole
+from apq.files.whole import file_digest, whole
 
 __all__ = [
-    "Document", "Schema", "Sealed", "bounded_json", "check", "own_copy", "parse_json", "read_json",
-    "read_toml", "sealed", "shipped", "to_json", "whole",
+    "Document", "Schema", "Sealed", "bounded_json", "check", "file_digest", "own_copy",
+    "parse_json", "read_json", "read_toml", "sealed", "shipped", "to_json", "whole",
 ]  # fmt: skip

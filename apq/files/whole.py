@@ -1,7 +1,8 @@
-"""Atomic writes."""
+"""Files that are replaced and told apart as a whole."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,3 +31,8 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256, by which artefacts name what they came from."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

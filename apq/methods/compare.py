@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,35 @@ def write_answers(
 ) -> None:
     """Write what :func:`read_answers` reads."""
     table = pa.Table.from_pandas(answers, preserve_index=False)
-    with whole(path) as partial:
+    with whole(path) as temporary:
         said = {"asked": to_json(dict(asked)), "measured": to_json(measured)}
-        pq.write_table(table.replace_schema_metadata(said), partial)
+        pq.write_table(table.replace_schema_metadata(said), temporary)
+
+
+def compare_in(
+    folder: Path,
+    problems: Sequence[Problem],
+    names: Sequence[str],
+    calls: int,
+    seeds: Sequence[int],
+    measure: Accuracy | None = None,
+    measured_by: Mapping[str, str] | None = None,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
+    """:func:`compare`, with answers kept in a folder, so that the same call goes on where it was;
+    then :func:`write_comparison`. ``measured_by`` tells one ``measure`` from another."""
+    first = problems[0]
+    asked = {
+        **first.made_from, "calls": calls, "fix": list(first.fix), "caution": first.caution,
+        "space": first.priced.space.fingerprint,
+    }  # fmt: skip
+    answers = compare(
+        problems, names, calls, seeds, on_progress, measure,
+        read_answers(folder / ANSWERS, asked, measured_by),
+        partial(write_answers, folder / ANSWERS, asked, measured_by),
+    )  # fmt: skip
+    write_comparison(folder, answers, first.made_from)
+    return answers
 
 
 def _answer(name: str, problem: Problem, calls: int, seed: int) -> dict[str, Any]:
@@ -254,8 +281,8 @@ def write_comparison(folder: Path, answers: pd.DataFrame, made_from: Mapping[str
         "</body></html>\n"
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / "compare.parquet") as partial:
-        answers.to_parquet(partial, index=False)
+    with whole(folder / "compare.parquet") as temporary:
+        answers.to_parquet(temporary, index=False)
     for name, content in (("compare.md", "\n".join(text) + "\n"), ("compare.html", page)):
-        with whole(folder / name) as partial:
-            partial.write_text(content, encoding="utf-8")
+        with whole(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import safe_open
 
 from apq.cost import Cost, Footprint, Rates, device_hours, summed
 from apq.errors import ApqError
-from apq.files import Document, bounded_json
+from apq.files import Document, bounded_json, file_digest
 from apq.files.headers import read_header
 from apq.files.places import PREDICTOR, SUPERNET, home
 from apq.files.reading import CostTable, Items, Text
@@ -236,7 +235,7 @@ def _predictor(path: Path, best: Best | None) -> Iterator[Stage]:
     if not path.is_file():
         return
     wanted = best.made_from.get("predictor") if best else None
-    if wanted not in (None, hashlib.sha256(path.read_bytes()).hexdigest()[:16]):
+    if wanted not in (None, file_digest(path)):
         yield Stage("predictor", path, None, "another than the run's; give --predictor")
         return
     with safe_open(str(path), framework="numpy") as file:

@@ -2,54 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from apq.hardware.pricing import PricedSpace
 from apq.search.problem import Accuracy, Forgiving, Problem, require_reachable
 
 
-def scenarios(
-    priced: PricedSpace,
-    load_accuracy: Callable[[], tuple[Accuracy, Mapping[str, str]]],
-    budgets: Sequence[Mapping[str, float]],
-    objectives: tuple[str, ...] = (),
-    fix: tuple[str, ...] = (),
-    caution: float = 0.0,
-    forgiving: Forgiving | None = None,
-    made_from: Mapping[str, str] | None = None,
-) -> list[Problem]:
-    """One problem per budget. All budgets are checked before the predictor is loaded.
+@dataclass(frozen=True)
+class Scenarios:
+    """Several budgets for one space and one predictor, all checked before anything is loaded.
 
-    Args:
+    Attributes:
         priced: The space and its prices.
-        load_accuracy: Called once, when every budget is known to be reachable; returns the
-            predictor and the hashes of what it was made from.
         budgets: Limits per scenario; at least one mapping, which may be empty.
         objectives: Default: accuracy (or the score, if one is defined alone) and the first
-            limited cost; without limits the first device cost, else BitOps.
+            limited cost; without limits :func:`default_cost`.
         fix, caution, forgiving, made_from: As in :class:`Problem`.
 
     Raises:
         BudgetError: a budget cannot be met.
     """
-    require_reachable(priced, budgets, fix)
-    accuracy, more = load_accuracy()
-    problems = []
-    for limits in budgets:
-        first = next(iter(limits), None) or default_cost(priced)
-        problems.append(
+
+    priced: PricedSpace
+    budgets: Sequence[Mapping[str, float]]
+    objectives: tuple[str, ...] = ()
+    fix: tuple[str, ...] = ()
+    caution: float = 0.0
+    forgiving: Forgiving | None = None
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_reachable(self.priced, self.budgets, self.fix)
+
+    def problems(self, accuracy: Accuracy, made_from: Mapping[str, str] = {}) -> list[Problem]:
+        """One problem per budget, for a predictor and the hashes of what it was made from."""
+        first, made = "score" if self.forgiving else "accuracy", {**self.made_from, **made_from}
+        return [
             Problem(
-                priced,
-                accuracy,
-                objectives or ("score" if forgiving else "accuracy", first),
-                dict(limits),
-                fix,
-                caution,
-                forgiving,
-                {**(made_from or {}), **more},
+                self.priced, accuracy,
+                self.objectives or (first, next(iter(limits), None) or default_cost(self.priced)),
+                dict(limits), self.fix, self.caution, self.forgiving, made,
             )
-        )
-    return problems
+            for limits in self.budgets
+        ]  # fmt: skip
 
 
 def default_cost(priced: PricedSpace) -> str:

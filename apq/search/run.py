@@ -26,7 +26,7 @@ from apq.search.baselines import about, fair_baselines
 from apq.search.explain import block_costs, explain
 from apq.search.front import Front
 from apq.search.options import Options
-from apq.search.problem import SOURCES, Problem, Scored
+from apq.search.problem import SOURCES, Accuracy, Problem, Scored
 from apq.search.record import OnProgress
 from apq.search.search import Result, search
 from apq.space import Space
@@ -344,3 +344,25 @@ def front_rows(front: Front, most: int, always: int) -> list[int]:
     """At most ``most`` rows spread evenly over a front, ``always`` among them."""
     picks = {round(i) for i in np.linspace(0, len(front) - 1, min(most, len(front)))}
     return sorted(picks | {always})
+
+
+def measured_front(result: Result, count: int, measure: Accuracy) -> list[dict[str, float]]:
+    """Measure some candidates of a front, the chosen one among them.
+
+    Args:
+        result: A search's result.
+        count: How many to measure, spread evenly over the front.
+        measure: Gives accuracies, e.g. an :class:`apq.collect.SupernetAccuracy`.
+
+    Returns:
+        Per candidate its accuracy ``predicted`` and ``measured``, fractions, every cost, and
+        ``chosen``, 1 for the one that the search chose.
+    """
+    front = result.front
+    rows = front_rows(front, count, result.chosen)
+    return [
+        {"predicted": float(front.accuracy[row]), "measured": float(value)}
+        | {metric: float(cost[row]) for metric, cost in front.costs.items()}
+        | {"chosen": float(row == result.chosen)}
+        for row, value in zip(rows, measure(front.genes[rows])[0], strict=True)
+    ]

@@ -149,26 +149,18 @@ def sweep(
 ) -> pd.DataFrame:
     """Answer all budgets of all curves, curve by curve over several processes.
 
-        Args:
-            asked: The curves.
-            accuracy: The predictor; picklable if there are several workers.
-            candidates, seed, fix, caution: As in :func:`answer`.
-    <<<<<<< HEAD
-            workers: Number of processes.
-            parts: A folder that keeps every finished curve, so that a killed sweep can continue.
-            made_from: Hashes of the predictor and other sources; curves from other sources are not
-                reused.
-            on_progress: Called after every curve with the budgets done and their total.
-    =======
-            workers: Processes.
-            parts: A folder in which every finished curve is kept, so that a killed sweep continues.
-            made_from: Hashes of the predictor and other sources: an answer that others gave is not
-                taken for one of theirs.
-            on_progress: Called after every curve with budgets done and in all.
-    >>>>>>> 3ac7576 (Collecting on a Dask cluster; worker processes are --workers everywhere)
+    Args:
+        asked: The curves.
+        accuracy: The predictor; picklable if there are several workers.
+        candidates, seed, fix, caution: As in :func:`answer`.
+        workers: Number of processes.
+        parts: A folder that keeps every finished curve, so that a killed sweep can continue.
+        made_from: Hashes of the predictor and other sources; curves from other sources are not
+            reused.
+        on_progress: Called after every curve with the budgets done and their total.
 
-        Returns:
-            The rows of :func:`answer`, in the order of the curves.
+    Returns:
+        The rows of :func:`answer`, in the order of the curves.
     """
     settings = (candidates, seed, fix, caution)
     files = [None if parts is None else parts / _part_name(c, settings, made_from) for c in asked]

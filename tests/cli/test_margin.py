@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apq.cli.budgets import price_on
+from apq.cli.budgets import price_on, room
 from apq.space import load_space
 
 TABLE = Path(__file__).parents[2] / "lut/x86-onnxruntime-int8-cifar10.csv"
@@ -18,11 +18,11 @@ def test_limits_leave_room_for_the_tables_error_when_asked(capsys):
     margin = priced.costs.margins["latency_ms"]
     assert 0 < margin < 0.2
     asked = [{"latency_ms": 0.4, "size_mb": 0.2}]
-    (limits,) = priced.room(asked, True)
+    (limits,) = room(priced, asked, True)
     assert limits["latency_ms"] * (1 + margin) == pytest.approx(0.4)
     assert limits["size_mb"] == 0.2
     assert "--with-margin" not in capsys.readouterr().err
-    assert priced.room(asked, False) == asked
+    assert room(priced, asked, False) == asked
     assert "--with-margin" in capsys.readouterr().err
 
 
@@ -32,7 +32,7 @@ def test_simulated_tables_have_no_margin_and_two_devices_each_their_own(capsys):
     both = price_on(space, [str(SIMULATED), str(TABLE)])
     (name,) = both.costs.margins
     assert name == "latency_ms@x86-onnxruntime-int8"
-    (limits,) = both.room([{name: 0.4, "latency_ms@bitfusion-apq": 0.4}], True)
+    (limits,) = room(both, [{name: 0.4, "latency_ms@bitfusion-apq": 0.4}], True)
     assert limits[name] < limits["latency_ms@bitfusion-apq"] == 0.4
 
 
