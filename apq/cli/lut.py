@@ -187,8 +187,8 @@ def probe(
     from apq.space import load_space
 
     choose(granularity, ("block", "layer"), "granularity")
-    choose(form, ("tflite", "onnx", "both"), "format")
-    count = write_probes(to, load_space(space), granularity, form)
+    kind: Any = choose(form, ("tflite", "onnx", "both"), "format")
+    count = write_probes(to, load_space(space), granularity, kind)
     out.print(f"wrote {to}: {count:,} {granularity}s of space {space}, manifest.csv, README.md")
     next_step(f"apq lut import PROFILES --space {space} --out lut/DEVICE-{space}.csv")
 

@@ -1,5 +1,5 @@
-"""ONNX models of layers, blocks and whole networks as they are exported, with random weights: for
-timing only. Needs ``apq-nas[onnx]``.
+"""Models of layers, blocks and whole networks as they are exported, with random weights: for timing
+and for Arm's compiler. ONNX needs ``apq-nas[onnx]``, TFLite ``apq-nas[litert]``.
 
 ``fp32`` is plain float. In ``int8`` everything has 8 bits. Parts of networks take and give what
 stands between layers there: bytes.
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from apq.quantize import Packed
 from apq.quantize.integer import IntegerLayer, Rounding, Step, window, within
 from apq.quantize.network import FACTORS
+from apq.runtime.flatbuffer import FlatBuffer
 from apq.runtime.folded import FloatLayer, Steps
 from apq.runtime.onnx_graph import onnx_model, require_onnx
+from apq.runtime.tflite_graph import tflite_model
 from apq.space import Candidate, Layer, Space
 from apq.space.families.mobilenet_v2 import block_alone
 from apq.space.graph import LAYERS, Graph, Node, number
@@ -31,21 +33,36 @@ SIGNED, POSITIVE = Rounding(1 / 64, -128, 127, 8), Rounding(6 / 255, 0, 255, 8)
 """Grids of tensors; those that have no negative values are taken to end at 6."""
 
 
-def layer_model(layer: Layer, precision: Precision, seed: int = 0) -> bytes:
+Form = Literal["onnx", "tflite"]
+"""Who reads a model: onnxruntime and OpenVINO, or LiteRT and Arm's compiler, in 8 bits only."""
+
+
+def layer_model(
+    layer: Layer, precision: Precision = "int8", seed: int = 0, form: Form = "onnx"
+) -> bytes:
     """One layer or whole block as a model, with real shapes, batch 1."""
     shape = (1, layer.in_channels, layer.height, layer.width)
-    return _model(layer_steps(layer, precision, seed), shape, part=True)
+    return write_model(layer_steps(layer, precision, seed), shape, form, part=True)
 
 
-def network_model(space: Space, candidate: Candidate, precision: Precision, seed: int = 0) -> bytes:
+def network_model(
+    space: Space, candidate: Candidate, precision: Precision, seed: int = 0, form: Form = "onnx"
+) -> bytes:
     """A whole network as it would be deployed, with random weights."""
     graph = space.graph_of(candidate)
     shape = (1, space.in_channels, *both(graph.size))
-    return _model(graph_steps(graph, precision, seed), shape, part=False)
+    return write_model(graph_steps(graph, precision, seed), shape, form)
 
 
-def empty_model() -> bytes:
-    """A model that does nothing: what calling the runtime costs."""
+def empty_model(form: Form = "onnx") -> bytes:
+    """A model that does (next to) nothing: what calling the runtime costs."""
+    if form == "tflite":
+        file = FlatBuffer()
+        image = file.tensor("image", (1, 8), "int8", (1.0, 0))
+        same = file.tensor("same", (8, 1), "int8", (1.0, 0))
+        other = file.constant("shape", np.array([8, 1], dtype=np.int32))
+        file.operator("RESHAPE", [image, other], same, "ReshapeOptions", newShape=[8, 1])
+        return file.finish(image, same, {})
     onnx = require_onnx()
     helper, shape = onnx.helper, (1, 8)
     ends = [
@@ -59,7 +76,12 @@ def empty_model() -> bytes:
     return data
 
 
-def _model(steps: Steps, shape: tuple[int, int, int, int], part: bool) -> bytes:
+def write_model(
+    steps: Steps, shape: tuple[int, int, int, int], form: Form, part: bool = False
+) -> bytes:
+    """The bytes of a file; a ``part`` of a network takes and gives what stands between layers."""
+    if form == "tflite":
+        return tflite_model(steps, shape, {}, part=part).data
     data: bytes = onnx_model(steps, shape, {}, part=part).SerializeToString()
     return data
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from apq.deploy import timing
-from apq.deploy.graphs import BITS, Precision, empty_model, layer_model, network_model
+from apq.deploy.graphs import BITS, Form, Precision, empty_model, layer_model, network_model
 from apq.deploy.kernels import probe_model, read_kernels
 from apq.deploy.vela import compile_folder
 from apq.errors import ModelError, TableError, choose, side_by_side
@@ -34,7 +34,8 @@ from apq.files.limits import MOST_ROWS
 from apq.files.reading import Count
 from apq.hardware.base import BIT_COLUMNS, list_layers
 from apq.hardware.calibration import networks_columns
-from apq.hardware.lut import METRICS, LookupTable, at_bits, needed_layers
+from apq.hardware.columns import METRICS
+from apq.hardware.lut import LookupTable, at_bits, needed_layers
 from apq.runtime.onnx_graph import require_onnx
 from apq.space import Genes, Space
 from apq.space.layer import LAYER_DTYPE, LayerArray, to_layer
@@ -139,23 +140,15 @@ def prepare(
 
 def _models(
     space: Space, layers: LayerArray, genes: Genes, precision: Precision, runtime: str
-) -> dict[str, Callable[[], bytes]]:
+) -> Mapping[str, Callable[[], bytes]]:
     """What makes each file of a folder, by its name."""
-    if runtime not in OF_TFLITE:
-        found: dict[str, Callable[[], bytes]] = {"empty.onnx": empty_model}
-        for i, row in enumerate(layers):
-            found[f"layer{i:05d}.onnx"] = partial(layer_model, to_layer(row), precision, i)
-        for i, row in enumerate(genes):
-            made = partial(network_model, space, space.build(row), precision, i)
-            found[f"network{i:04d}.onnx"] = made
-        return found
-    from apq.deploy.tflite_graphs import empty_tflite, layer_tflite, network_tflite
-
-    found = {"empty.tflite": empty_tflite}
+    form: Form = "tflite" if runtime in OF_TFLITE else "onnx"
+    found = {f"empty.{form}": partial(empty_model, form)}
     for i, row in enumerate(layers):
-        found[f"layer{i:05d}.tflite"] = partial(layer_tflite, to_layer(row), i)
+        found[f"layer{i:05d}.{form}"] = partial(layer_model, to_layer(row), precision, i, form)
     for i, row in enumerate(genes):
-        found[f"network{i:04d}.tflite"] = partial(network_tflite, space, space.build(row), i)
+        made = partial(network_model, space, space.build(row), precision, i, form)
+        found[f"network{i:04d}.{form}"] = made
     return found
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from apq.deploy.graphs import layer_steps
+from apq.deploy.graphs import Form, layer_steps, write_model
 from apq.deploy.measure import what_to_measure
 from apq.errors import TableError
 from apq.hardware.profiles import key_of
 from apq.runtime.folded import Steps
-from apq.runtime.onnx_graph import onnx_model
-from apq.runtime.tflite_graph import tflite_model
 from apq.space import Layer, Space
 from apq.space.layer import to_layer
 
@@ -52,7 +51,9 @@ def named_steps(layer: Layer, seed: int = 0) -> Steps:
     ]
 
 
-def write_probes(folder: Path, space: Space, granularity: str, form: str = "both") -> int:
+def write_probes(
+    folder: Path, space: Space, granularity: str, form: Form | Literal["both"] = "both"
+) -> int:
     """Write models, ``manifest.csv`` and an instruction.
 
     Args:
@@ -71,18 +72,14 @@ def write_probes(folder: Path, space: Space, granularity: str, form: str = "both
     if folder.exists() and any(folder.iterdir()):
         raise TableError(f"{folder} is not empty; give another --out, or remove it")
     layers = [to_layer(row) for row in what_to_measure(space, "int8", granularity)]
-    forms = ("onnx", "tflite") if form == "both" else (form,)
+    forms: tuple[Form, ...] = ("onnx", "tflite") if form == "both" else (form,)
     try:
         (folder / "models").mkdir(parents=True, exist_ok=True)
         for i, layer in enumerate(layers):
             steps = named_steps(layer, i)
             shape = (1, layer.in_channels, layer.height, layer.width)
             for kind in forms:
-                data = (
-                    tflite_model(steps, shape, {}, part=True).data
-                    if kind == "tflite"
-                    else onnx_model(steps, shape, {}, part=True).SerializeToString()
-                )
+                data = write_model(steps, shape, kind, part=True)
                 (folder / "models" / f"{key_of(layer)}.{kind}").write_bytes(data)
         with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

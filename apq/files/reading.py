@@ -56,6 +56,7 @@ class Document(Schema):
         what: The kind of file and what writes it, for messages: "a supernet of apq …".
         remedy: What a user can do about a broken one.
         error: Class of the error that is raised.
+        root: Name of the field that is the whole text, of files that are no table of fields.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
@@ -63,6 +64,7 @@ class Document(Schema):
     what: ClassVar[str]
     remedy: ClassVar[str] = "Make it again, or take another copy."
     error: ClassVar[type[ApqError]] = ApqError
+    root: ClassVar[str] = ""
 
     _said: dict[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -78,6 +80,7 @@ class Document(Schema):
         Raises:
             ApqError: it does not fit the schema (of the class :attr:`error`).
         """
+        data = {cls.root: data} if cls.root else data
         made = check(data, cls, where, cls.error, context)
         made._said.update(data if isinstance(data, dict) else {})
         return made

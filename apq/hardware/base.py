@@ -16,10 +16,6 @@ Prices = dict[str, NDArray[np.float64]]
 """``latency_ms`` and/or ``energy_mj``, each in the shape of the layers; NaN: cannot be priced."""
 
 
-NOTHING: Mapping[str, float] = {}
-"""An empty overhead."""
-
-
 class CostModel(Protocol):
     """Prices layers on one device. A lookup table is one; a simulator is another.
 
@@ -55,6 +51,22 @@ class CostModel(Protocol):
     def explain(self, layers: LayerArray) -> str:
         """Why these layers have no price, what is near, and which command would add them."""
         ...
+
+
+class Simulator:
+    """What simulated devices have in common: they price single layers, all of them, and nothing
+    beside them; most multiply integers alone."""
+
+    name: str
+    granularity = "layer"
+    leaves_out = ()
+    overhead: Mapping[str, float] = {}
+    takes = "it prices single layers."
+
+    def explain(self, layers: LayerArray) -> str:
+        """The layers, and what can be priced."""
+        why = why_no_integers(layers) or self.takes
+        return f"{self.name} cannot price {list_layers(layers)}: {why}"
 
 
 BIT_COLUMNS = ("weight_bits", "activation_bits", "dw_weight_bits", "dw_activation_bits")

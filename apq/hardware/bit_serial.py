@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq.hardware.base import NOTHING, Prices, as_integers, list_layers, why_no_integers
+from apq.hardware.base import Prices, Simulator, as_integers
 from apq.space.layer import OPS, LayerArray, out_side, weight_count
 
 
 @dataclass(frozen=True)
-class BitSerial:
+class BitSerial(Simulator):
     """Cost model of a bit-serial array; latency only.
 
         dense     : B O^2 a ceil(K^2 IC / lanes) max(1, OC w / column_bits)
@@ -45,9 +45,7 @@ class BitSerial:
     frequency_mhz: float = 100.0
     batch: int = 1
 
-    granularity = "layer"
-    leaves_out = ()
-    overhead = NOTHING
+    takes = "it prices single dense and depthwise layers."
 
     def price(self, layers: LayerArray) -> Prices:
         """``latency_ms``; NaN for whole blocks, groups other than depthwise, and non-integer
@@ -66,8 +64,3 @@ class BitSerial:
         cycles = cycles + weight_count(layers) * w / self.weight_bits_per_cycle
         ok = (f["op"] != OPS.index("mbconv")) & ((f["groups"] == 1) | depthwise) & (w > 0)
         return {"latency_ms": np.where(ok, cycles / (self.frequency_mhz * 1e3), np.nan)}
-
-    def explain(self, layers: LayerArray) -> str:
-        """Name the layers and what can be priced."""
-        why = why_no_integers(layers) or "it prices single dense and depthwise layers."
-        return f"{self.name} cannot price {list_layers(layers)}: {why}"

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from apq.hardware.base import NOTHING, Prices, as_integers, list_layers, why_no_integers
+from apq.hardware.base import Prices, Simulator, as_integers, list_layers, why_no_integers
 from apq.space.layer import OPS, LayerArray, out_side, to_layer
 
 Ints = NDArray[np.int64]
@@ -62,7 +62,7 @@ class BufferEnergy:
 
 
 @dataclass(frozen=True)
-class BitFusion:
+class BitFusion(Simulator):
     """Cost model of one Bit Fusion configuration, by default at batch size 1.
 
     Attributes:
@@ -104,10 +104,6 @@ class BitFusion:
     objective: Literal["cycles", "energy"] = "cycles"
     energy: BufferEnergy | None = None
     batch: int = 1
-
-    granularity = "layer"
-    leaves_out = ()
-    overhead = NOTHING
 
     def price(self, layers: LayerArray) -> Prices:
         """``latency_ms`` and, if the configuration has energies, ``energy_mj``; NaN where a layer

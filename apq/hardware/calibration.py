@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.errors import SpaceError, TableError
-from apq.hardware.lut import LookupTable, read_columns
+from apq.hardware.columns import read_columns
+from apq.hardware.lut import LookupTable
 from apq.hardware.pricing import price_space
 from apq.space import Genes, Space
 

@@ -16,7 +16,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from apq.hardware.base import NOTHING, Prices, list_layers, single_layers
+from apq.hardware.base import Prices, Simulator, list_layers, single_layers
 from apq.space.formats import BITS, FORMATS, SHIFTS, TABLE_BITS, WIDEST
 from apq.space.layer import LayerArray, macs, out_side, weight_count
 
@@ -183,7 +183,7 @@ def move_pj(
 
 
 @dataclass(frozen=True)
-class Horowitz:
+class Horowitz(Simulator):
     """Energy of layers: operations plus each tensor moved once; no latency.
 
     Compulsory accesses only, no tiling, registers or control: good for comparing quantizations of
@@ -215,10 +215,6 @@ class Horowitz:
     min_sram_bits: int = 0
     staged: bool = True
     count_outputs: bool = True
-
-    granularity = "layer"
-    leaves_out = ()
-    overhead = NOTHING
 
     def price(self, layers: LayerArray) -> Prices:
         """``energy_mj``; NaN for whole blocks."""

@@ -6,22 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from apq.errors import TableError, choose
 from apq.files import Document, Schema, read_json
 from apq.files.reading import Named
-from apq.hardware.lut import (
-    BLOCK_COLUMNS,
-    LAYER_COLUMNS,
-    LookupTable,
-    from_columns,
-    needed_layers,
-    read_columns,
-)
+from apq.hardware.columns import BLOCK_COLUMNS, LAYER_COLUMNS, read_columns
+from apq.hardware.lut import LookupTable, from_columns, needed_layers
 from apq.space import Layer, Space
 from apq.space.layer import OPS, macs, to_array
 
@@ -31,6 +25,7 @@ UNITS: dict[str, dict[str, float]] = {
 }
 """Factors to milliseconds and millijoules; cycles need a clock frequency."""
 
+_KNOWN = (*LAYER_COLUMNS, *BLOCK_COLUMNS)
 _STORED = {"latency": "latency_ms", "energy": "energy_mj"}
 
 _NUMBERS = ", ".join([r"(\d{1,6})"] * 7)
@@ -53,12 +48,9 @@ class ApqTable(Document):
     remedy = "It should be an object of layers, each with numbers 'latency' and 'energy'."
     error = TableError
 
-    rows: Annotated[Named[ApqRow], Field(min_length=1)]
+    root = "rows"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _rows(cls, data: Any) -> Any:
-        return {"rows": data}
+    rows: Annotated[Named[ApqRow], Field(min_length=1)]
 
 
 def import_apq_json(path: Path) -> LookupTable:
@@ -186,48 +178,68 @@ def import_columns(
     if not path.is_file():
         raise TableError(f"no file at {path}")
     header, found = read_columns(path, encoding)
-    known = (*LAYER_COLUMNS, *BLOCK_COLUMNS)
     units = dict(units or {})
     for name in units:
         choose(name, UNITS, "quantity")
-    for ours, theirs in (columns or {}).items():
+    found = _renamed(path, found, columns or {})
+    table: dict[str, list[str]] = {}
+    factors: dict[str, float] = {}
+    for name, cells in found.items():
+        quantity, _, suffix = name.partition("_")
+        if name in _KNOWN:
+            table[name] = cells
+        elif quantity in UNITS:
+            metric = _STORED[quantity]
+            if metric in table:
+                raise TableError(f"{path} has more than one {quantity} column")
+            unit = _unit(path, quantity, suffix, units.get(quantity))
+            if unit == "cycles":
+                _positive_clock(frequency_mhz)
+            factors[metric] = (
+                1 / (frequency_mhz * 1e3) if unit == "cycles" else UNITS[quantity][unit]
+            )
+            table[metric] = cells
+        else:
+            raise TableError(
+                f"{path}: unknown column {name!r}. Name its meaning (--column OURS={name}) or "
+                f"remove it. Columns are {', '.join(_KNOWN)}, latency, energy."
+            )
+    for name in set(units) - {metric.split("_")[0] for metric in factors}:
+        raise TableError(f"{path} has no {name} column, but a unit is declared for it")
+    _complete(path, table, constants or {}, found)
+    read = from_columns(header, table, str(path))
+    return replace(read, prices={m: values * factors[m] for m, values in read.prices.items()})
+
+
+def _renamed(
+    path: Path, found: dict[str, list[str]], columns: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The file's columns under our names, as declared."""
+    for ours, theirs in columns.items():
         if ours.partition("_")[0] not in UNITS:
-            choose(ours, (*known, *UNITS), "column of a table")
+            choose(ours, (*_KNOWN, *UNITS), "column of a table")
         if theirs not in found:
             raise TableError(f"{path} has no column {theirs!r}; it has {', '.join(found)}")
         if ours in found and ours != theirs:
             raise TableError(f"{path} has both {ours!r} and {theirs!r}; which one is meant?")
         found = {ours if name == theirs else name: cells for name, cells in found.items()}
-    if "cycles" in found:
-        found = {"latency_cycles" if n == "cycles" else n: cells for n, cells in found.items()}
-    table: dict[str, list[str]] = {}
-    factors: dict[str, float] = {}
-    for name, cells in found.items():
-        quantity, _, suffix = name.partition("_")
-        if name in known:
-            table[name] = cells
-        elif quantity in UNITS:
-            if _STORED[quantity] in table:
-                raise TableError(f"{path} has more than one {quantity} column")
-            unit = _unit(path, quantity, suffix, units.get(quantity))
-            if unit == "cycles":
-                _positive_clock(frequency_mhz)
-            factors[_STORED[quantity]] = (
-                1 / (frequency_mhz * 1e3) if unit == "cycles" else UNITS[quantity][unit]
-            )
-            table[_STORED[quantity]] = cells
-        else:
-            raise TableError(
-                f"{path}: unknown column {name!r}. Name its meaning (--column OURS={name}) or "
-                f"remove it. Columns are {', '.join(known)}, latency, energy."
-            )
-    for name in set(units) - {metric.split("_")[0] for metric in factors}:
-        raise TableError(f"{path} has no {name} column, but a unit is declared for it")
+    return {"latency_cycles" if n == "cycles" else n: cells for n, cells in found.items()}
+
+
+def _complete(
+    path: Path, table: dict[str, list[str]], constants: Mapping[str, int | str],
+    found: Mapping[str, list[str]],
+) -> None:  # fmt: skip
+    """Add columns that have one value for all rows, in place.
+
+    Raises:
+        TableError: the file has such a column, or lacks one still; says how to give it.
+    """
     rows = len(next(iter(table.values())))
-    for name, value in (constants or {}).items():
+    for name, value in constants.items():
         if name in table:
             raise TableError(f"{path} has a column {name}; --set is for columns it lacks")
-        table[choose(name, known, "layer column")] = [str(value)] * rows
+        table[choose(name, _KNOWN, "layer column")] = [str(value)] * rows
     if "height" in table:
         table.setdefault("width", table["height"])
     missing = [name for name in LAYER_COLUMNS if name not in table]
@@ -237,9 +249,6 @@ def import_columns(
             f"is (--column {missing[0]}=THEIRS), or give one value for all rows "
             f"(--set {missing[0]}={'conv' if missing[0] == 'op' else 1})."
         )
-    read = from_columns(header, table, str(path))
-    prices = {m: values * factors[m] for m, values in read.prices.items()}
-    return replace(read, prices=prices)
 
 
 def _unit(path: Path, quantity: str, suffix: str, declared: str | None) -> str:

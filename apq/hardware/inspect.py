@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from apq.files.shipped import shipped
 from apq.hardware.base import BIT_COLUMNS, CostModel
-from apq.hardware.lut import LookupTable, needed_layers, read_columns
+from apq.hardware.columns import read_columns
+from apq.hardware.lut import LookupTable, needed_layers
 from apq.hardware.pricing import device_rows
 from apq.space import Candidate, Space
 from apq.space.formats import WIDEST, choice_of, ordered

@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.hardware.base import (
-    NOTHING,
     Prices,
+    Simulator,
     as_integers,
-    list_layers,
     single_layers,
-    why_no_integers,
 )
 from apq.space.layer import LayerArray, macs, out_side, weight_count
 
@@ -46,7 +44,7 @@ def traffic_bits(layers: LayerArray, output_bits: int | None = None) -> NDArray[
 
 
 @dataclass(frozen=True)
-class Roofline:
+class Roofline(Simulator):
     """latency = max(MACs / (peak x utilization), bits moved / bandwidth).
 
     It ignores the low utilisation of an array by small layers: on APQ's published table its rank
@@ -74,10 +72,6 @@ class Roofline:
     compute_pj: float = 0.0
     memory_pj: float = 0.0
 
-    granularity = "layer"
-    leaves_out = ()
-    overhead = NOTHING
-
     def price(self, layers: LayerArray) -> Prices:
         """``latency_ms`` and, with energies given, ``energy_mj``; NaN for whole blocks and weights
         that are not integers."""
@@ -99,11 +93,6 @@ class Roofline:
             out["energy_mj"] = np.where(single, energy, np.nan)
         return out
 
-    def explain(self, layers: LayerArray) -> str:
-        """Whole blocks and weights that are not integers have no price."""
-        why = why_no_integers(layers) or "it prices single layers."
-        return f"{self.name} cannot price {list_layers(layers)}: {why}"
-
 
 def bops(layers: LayerArray) -> NDArray[np.float64]:
     """Bit operations of the hardware-aware complexity metric, shape as ``layers``.
@@ -120,7 +109,7 @@ def bops(layers: LayerArray) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Bops:
+class Bops(Simulator):
     """latency = max(BOPS / peak, bits moved once / bandwidth): a chip whose area is spent on
     processing elements that grow with BOPS, fed by one memory (arXiv:2004.08906).
 
@@ -134,10 +123,6 @@ class Bops:
     peak_gbops: float = 256 * 90.0
     bandwidth_gb: float = 12.0
 
-    granularity = "layer"
-    leaves_out = ()
-    overhead = NOTHING
-
     def price(self, layers: LayerArray) -> Prices:
         """``latency_ms``; NaN for whole blocks and weights that are not integers."""
         rows, single = integer_layers(layers)
@@ -148,8 +133,3 @@ class Bops:
         )
         out[single] = seconds * 1e3
         return {"latency_ms": out}
-
-    def explain(self, layers: LayerArray) -> str:
-        """Whole blocks and weights that are not integers have no price."""
-        why = why_no_integers(layers) or "it prices single layers."
-        return f"{self.name} cannot price {list_layers(layers)}: {why}"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.errors import choose
-from apq.hardware.base import NOTHING, Prices, list_layers, single_layers
+from apq.hardware.base import Prices, Simulator, list_layers, single_layers
 from apq.hardware.horowitz import DRAM_PJ_PER_BIT, sram_pj
 from apq.space.formats import BITS, INTEGER_BITS, SHIFTS, WIDEST
 from apq.space.layer import LayerArray, macs, out_side, weight_count
@@ -68,7 +68,7 @@ WIRE_PJ_PER_BIT = 0.02
 
 
 @dataclass(frozen=True)
-class RowStationary:
+class RowStationary(Simulator):
     """Cost model of one design.
 
     Attributes:
@@ -95,10 +95,6 @@ class RowStationary:
         "row-stationary model (ours) after Eyeriss with the knobs of QUIDAM; 45 nm constants from "
         "Horowitz and the synthesis published with Bit Fusion"
     )
-
-    granularity = "layer"
-    leaves_out = ()
-    overhead = NOTHING
 
     def __post_init__(self) -> None:
         choose(self.pe, PE_TYPES, "PE type")

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from apq.errors import ImagesError
 from apq.files import bounded_json
-from apq.images.decode import Pixels, decode_all
 from apq.images.labels import Named, read_labels
 from apq.images.parts import clutter, in_any_system, part_of
 
@@ -143,20 +142,6 @@ def read_group(file: Path, column: str, number: int, first: int = 0) -> list[byt
     except (pa.ArrowException, OSError) as error:
         raise ImagesError(f"{file} is not a readable Parquet file: {error}") from error
     return [_picture(value, file, column, first + row) for row, value in enumerate(values)]
-
-
-def read_file(
-    file: Path, side: int, channels: int, columns: Mapping[str, str], source: str,
-    fit: str = "squash",
-) -> tuple[Pixels, Named]:  # fmt: skip
-    """Images ``(n, side, side, channels)`` and labels of one file; arguments and errors as
-    :func:`read_table` and :func:`apq.images.decode.decode_all`."""
-    table = read_table(file, columns, source)
-    pictures: list[bytes | Path] = []
-    for number in range(len(table.rows)):
-        pictures += read_group(file, table.image, number, len(pictures))
-    where = (f"{file} row {row}" for row in range(len(pictures)))
-    return decode_all(pictures, where, side, channels, fit), table.labels
 
 
 def _picture(value: Any, file: Path, column: str, row: int) -> bytes | Path:

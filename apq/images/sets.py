@@ -67,20 +67,19 @@ class ImageSet:
     @cached_property
     def mean(self) -> tuple[float, ...]:
         """Mean of the calibration images per channel, on the 0..1 scale."""
-        images = self.splits["calibration"][0]
-        if _many(images):
-            return tuple(float(v) for v in (_moments(images)[0] / 255).round(4))
-        return tuple(float(v) for v in (images[:].mean(axis=(0, 1, 2)) / 255).round(4))
+        return tuple(float(v) for v in (self._moments[0] / 255).round(4))
 
     @cached_property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of the calibration images per channel, on the 0..1 scale."""
+        return tuple(float(v) for v in np.maximum(self._moments[1] / 255, 1e-3).round(4))
+
+    @cached_property
+    def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         images = self.splits["calibration"][0]
         if _many(images):
-            return tuple(float(v) for v in np.maximum(_moments(images)[1] / 255, 1e-3).round(4))
-        return tuple(
-            float(v) for v in np.maximum(images[:].std(axis=(0, 1, 2)) / 255, 1e-3).round(4)
-        )
+            return _moments(images)
+        return images[:].mean(axis=(0, 1, 2)), images[:].std(axis=(0, 1, 2))
 
     def digest(self) -> str:
         """Hash of all pixels and labels, 16 hex digits: equal sets have equal digests. Of a set

@@ -72,9 +72,6 @@ def choose_widths(book: Book, row: Genes, episodes: int) -> None:
     agent = Agent(states.shape[1], book.seed, warm=min(WARM, episodes // 4), decay=DECAY)
     metric = next(iter(problem.limits), problem.priced.metrics[0])
 
-    def keeps(trial: Genes) -> bool:
-        return bool(problem.feasible(space.snap(trial))[0])
-
     whole = float(problem.priced.costs(row, [metric])[metric][0])
     for _ in range(episodes):
         if book.left <= 0:
@@ -86,7 +83,7 @@ def choose_widths(book: Book, row: Genes, episodes: int) -> None:
             state[-2:] = 1 - cost / whole, previous
             action = agent.act(state)
             wanted = kept_index(action, space.axes[i].choices, space.allowed[i])
-            most = largest_kept(trial, i, axes[step + 1 :], space.allowed, keeps)
+            most = largest_kept(trial, i, axes[step + 1 :], space.allowed, book.keeps)
             trial[0, i] = min(wanted, most)
             previous = space.axes[i].choices[trial[0, i]] / space.axes[i].choices[-1]
             seen.append(state)

@@ -81,6 +81,10 @@ class Book:
         largest_only = {i: (largest(space, i),) for i in places}
         return self.narrow(space.narrowed(largest_only, "a method's fixed part"))
 
+    def keeps(self, row: Genes) -> bool:
+        """Whether a row, snapped into the space, is within the limits."""
+        return bool(self.problem.feasible(self.problem.space.snap(row))[0])
+
     def score(self, genes: Genes) -> Floats:
         """Predicted accuracies of rows, ``(n,)``; of the first ones where fewer are left."""
         genes = self.problem.space.canonical(genes[: max(0, self.left)])

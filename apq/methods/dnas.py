@@ -14,6 +14,7 @@ from apq.methods.relaxed import (
     gumbel,
     gumbel_softmax,
     keep_best,
+    learn,
     open_logits,
     soft_accuracy,
 )
@@ -61,10 +62,7 @@ def dnas(book: Book) -> None:
             soft = gumbel_softmax(logits, temperature(epoch), noise)
             much = over(soft)
             loss = nnsoftplus(-accuracy(soft)) * cost_factor(1 + much) + price.loss(much)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            book.steps += 1
+            learn(book, optimizer, loss)
         if epoch % 30 == 29:
             keep_best(book, (closed + free).detach(), book.left // 4, generator)
     keep_best(book, (closed + free).detach(), book.left, generator)

@@ -88,7 +88,7 @@ def haq(book: Book) -> None:
 
 def choose_formats(book: Book, row: Genes, episodes: int) -> None:
     """Let an agent choose the formats of a network, for so many episodes."""
-    problem, space = book.problem, book.problem.space
+    space = book.problem.space
     decides = space.decides(row)[0]
     axes = [i for i in steps_of(space)[2] if decides[i] and len(space.allowed[i]) > 1]
     if not axes:
@@ -99,9 +99,6 @@ def choose_formats(book: Book, row: Genes, episodes: int) -> None:
     agent = Agent(states.shape[1], book.seed)
     original = float(book.score(row)[0])
     lowest = [space.allowed[i][0] for i in axes]
-
-    def keeps(trial: Genes) -> bool:
-        return bool(problem.feasible(space.snap(trial))[0])
 
     for _ in range(episodes):
         if book.left <= 0:
@@ -115,7 +112,7 @@ def choose_formats(book: Book, row: Genes, episodes: int) -> None:
             trial[0, i] = allowed[action_bits(previous, 1, len(allowed)) - 1]
             seen.append(state)
             actions.append(previous)
-        trial = space.snap(budget_walk(trial, axes, lowest, keeps))
+        trial = space.snap(budget_walk(trial, axes, lowest, book.keeps))
         reward = 0.1 * (float(book.score(trial)[0]) - original)
         book.steps += agent.finish(seen, actions, reward)
 

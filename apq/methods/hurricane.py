@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from apq.errors import BudgetError
@@ -49,7 +50,8 @@ def early_genes(space: Space) -> set[int]:
 
 def _late_only(problem: Problem, space: Space, early: set[int]) -> Problem:
     """The problem with early genes held, as dear as limits allow."""
-    for held in (_middle(space, early), _low(space, early)):
+    middle, low = ({i: (choose(space.allowed[i]),) for i in early} for choose in (_middle, min))
+    for held in (middle, low):
         try:
             priced = problem.priced.within(space.narrowed(held, "early blocks"))
             return replace(problem, priced=priced, fix=())
@@ -58,9 +60,5 @@ def _late_only(problem: Problem, space: Space, early: set[int]) -> Problem:
     raise refused
 
 
-def _middle(space: Space, early: set[int]) -> dict[int, tuple[int, ...]]:
-    return {i: (space.allowed[i][len(space.allowed[i]) // 2],) for i in early}
-
-
-def _low(space: Space, early: set[int]) -> dict[int, tuple[int, ...]]:
-    return {i: (space.allowed[i][0],) for i in early}
+def _middle(menu: Sequence[int]) -> int:
+    return menu[len(menu) // 2]

@@ -16,6 +16,7 @@ from apq.methods.relaxed import (
     gumbel,
     gumbel_softmax,
     keep_best,
+    learn,
     open_logits,
     soft_accuracy,
 )
@@ -72,8 +73,5 @@ def mpnas(book: Book) -> None:
         if float(over.mean()) > 0 and float(weight) > 0:
             loss = loss + price.value * score_function(logits, genes, over, baseline)
         baseline = 0.9 * baseline + 0.1 * float(over.mean())
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        book.steps += 1
+        learn(book, optimizer, loss)
     keep_best(book, (closed + free).detach(), book.left, generator)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apq.methods.book import Book
-from apq.methods.relaxed import Price, expected_costs, keep_best, open_logits, soft_accuracy
+from apq.methods.relaxed import Price, expected_costs, keep_best, learn, open_logits, soft_accuracy
 
 RATE, STEPS = 0.02, 400
 """Learning rate of the logits (Adam with beta1 = 0, as published) and updates at most."""
@@ -59,8 +59,5 @@ def proxylessnas(book: Book) -> None:
         uniform = torch.rand((len(logits), 1), generator=generator)
         gates: Tensor = BinaryGates.apply(logits, uniform)  # type: ignore[no-untyped-call]
         loss = -accuracy(gates) + price.loss(over(torch.softmax(logits, dim=-1)))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        book.steps += 1
+        learn(book, optimizer, loss)
     keep_best(book, (closed + free).detach(), book.left, generator)

@@ -141,15 +141,19 @@ def soft_accuracy(book: Book, calls: int, hidden: int = 96, epochs: int = 60) ->
     for _ in range(epochs):
         order = held + torch.randperm(len(x) - held, generator=generator)
         for part in torch.split(order, batch):
-            optimizer.zero_grad()
-            loss = (net(x[part])[:, 0] - y[part]).square().mean()
-            loss.backward()
-            optimizer.step()
+            learn(book, optimizer, (net(x[part])[:, 0] - y[part]).square().mean())
             schedule.step()
-            book.steps += 1
     net.requires_grad_(False)
     book.notes["soft_error"] = float((net(x[:held])[:, 0] - y[:held]).abs().mean())
     return lambda chosen: net(soft_code(space, chosen))[0]
+
+
+def learn(book: Book, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One update, counted."""
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    book.steps += 1
 
 
 class Price:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apq.methods.book import Book
-from apq.methods.relaxed import Price, expected_costs, keep_best, soft_accuracy
+from apq.methods.relaxed import Price, expected_costs, keep_best, learn, soft_accuracy
 from apq.space import Space
 
 STEPS, WARM, KEEP, RATE = 600, 5 / 8, 0.6, 0.03
@@ -31,31 +31,6 @@ class Step(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         s = torch.sigmoid(x)
         return grads[0] * s * (1 - s)
-
-
-def block_runtime(
-    gate_kernel: Tensor,
-    gate_wide: Tensor,
-    gate_block: Tensor,
-    narrow: float,
-    wide: float,
-    ratio: float,
-) -> Tensor:
-    """The release's runtime of a block with two kernels and two widths.
-
-    Args:
-        gate_kernel: Whether the kernel is 5x5.
-        gate_wide: Whether the second half of the channels is on.
-        gate_block: Whether the block runs.
-        narrow, wide: Table values at 5x5 with half and all channels.
-        ratio: Wide at 3x3 over wide at 5x5.
-
-    Returns:
-        g_e3 · (R_e3 + g_e6 · (R_e6 - R_e3)) · (ratio + (1 - ratio) · g_k), the table's own value
-        for three of the four corners; 3x3 with half the channels is by proportion.
-    """  # fmt: skip
-    size = gate_block * (narrow + gate_wide * (wide - narrow))
-    return size * (ratio + (1 - ratio) * gate_kernel)
 
 
 def nested(gates: Tensor, allowed: tuple[int, ...], choices: int) -> Tensor:
@@ -104,10 +79,7 @@ def singlepath(book: Book) -> None:
             loss = loss + price.value * (1 + much).clamp(min=1e-3).log()
             if step % every == 0:
                 book.score(book.repaired(soft.detach().argmax(dim=1)[None].numpy().astype("int16")))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        book.steps += 1
+        learn(book, optimizer, loss)
     hard: list[Tensor] = [Step.apply(m.detach()) for m in margins]  # type: ignore[no-untyped-call]
     found = chosen_by(space, hard)
     near = (found + 0.02 / found.shape[1]).log()

@@ -38,11 +38,6 @@ class Network:
     bits_std: Tensor
     floor: float = 0.0
 
-    @property
-    def sees_bits(self) -> bool:
-        """Whether bit columns go in."""
-        return self.ensemble.bits is not None
-
     def predict(self, inputs: Inputs) -> tuple[Array, Array]:
         """Mean and deviation over members, standardised units, ``(n,)`` each."""
         out = self._members(inputs)

@@ -31,14 +31,14 @@ def test_litert_has_no_float_tables(tiny_space, tmp_path):
 
 def test_a_folder_is_compiled_for_an_ethos_u(tiny_space, tmp_path):
     pytest.importorskip("ethosu")
-    from apq.deploy.tflite_graphs import layer_tflite
+    from apq.deploy.graphs import layer_model
     from apq.deploy.vela import compile_model
     from apq.space import Layer
 
     found = {}
     for channels in (16, 64):
         path = tmp_path / f"{channels}.tflite"
-        path.write_bytes(layer_tflite(Layer("conv", channels, channels, 16, 16, 3)))
+        path.write_bytes(layer_model(Layer("conv", channels, channels, 16, 16, 3), form="tflite"))
         found[channels] = compile_model(path)
     assert found[64].cycles > 4 * found[16].cycles > 0
     assert found[64].weight_bytes > found[16].weight_bytes

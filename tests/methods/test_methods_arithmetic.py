@@ -17,7 +17,7 @@ from apq.methods.lana import solve
 from apq.methods.mpnas import log_probability, score_function
 from apq.methods.proxylessnas import BinaryGates
 from apq.methods.relaxed import expected_cost, gumbel_softmax, one_hot, open_logits, soft_code
-from apq.methods.singlepath import Step, block_runtime, chosen_by, nested
+from apq.methods.singlepath import Step, chosen_by, nested
 from apq.search.surrogate import features
 
 
@@ -99,13 +99,7 @@ def test_single_path_runtime_is_exact_where_gates_are_0_or_1(tiny_space, priced)
         assert float(cost(chosen)) == pytest.approx(exact, rel=1e-5)
 
 
-def test_single_path_formula_and_step():
-    r33, r35, r63, r65 = 2.0, 3.0, 4.0, 6.0  # wide is twice narrow for both kernels
-    for k, wide, on in itertools.product((0.0, 1.0), repeat=3):
-        gates = [torch.tensor(x) for x in (k, wide, on)]
-        got = float(block_runtime(*gates, narrow=r35, wide=r65, ratio=r63 / r65))
-        want = on * {(0, 0): r33, (0, 1): r63, (1, 0): r35, (1, 1): r65}[(int(k), int(wide))]
-        assert got == pytest.approx(want)
+def test_single_path_steps_and_nested_gates():
     x = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
     step = Step.apply(x)
     assert step.tolist() == [0.0, 1.0, 1.0]

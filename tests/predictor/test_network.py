@@ -55,8 +55,8 @@ def test_an_fp32_network_goes_on_with_its_weights_and_a_map_of_bits():
     inputs = features.inputs(space.sample(8, np.random.default_rng(0)))
     base = new_network(features, inputs, bits=False, hidden=16, members=2, seed=0)
     moved = continued(base, features, inputs, bits=True)
-    assert moved.sees_bits
-    assert not base.sees_bits
+    assert moved.ensemble.bits is not None
+    assert base.ensemble.bits is None
     own, old = moved.ensemble.state_dict(), base.ensemble.state_dict()
     assert all(torch.equal(own[name], old[name]) for name in old)
     with torch.no_grad():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from apq.errors import TableError
 from apq.files import Document, Schema
@@ -46,12 +46,9 @@ class Trace(Document):
     remedy = "Profile again, and end the session before the file is copied."
     error = TableError
 
-    events: Annotated[Items[Event], Field(min_length=1)]
+    root = "events"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _list(cls, data: Any) -> Any:
-        return {"events": data}
+    events: Annotated[Items[Event], Field(min_length=1)]
 
 
 def _read(text: str, where: str) -> Profile:
