@@ -242,6 +242,9 @@ class Samples:
         """
         fp32 = set(self.precision) == {"fp32"}
         space.require_same(self.space, "the space asked for", "the samples", formats=not fp32)
+        return self._in(space)
+
+    def _in(self, space: Space) -> Samples:
         if space.fingerprint == self.space.fingerprint:
             return self
         old = [axis.name for axis in self.space.axes if axis.is_format]
@@ -357,6 +360,17 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
                 )
         frames.append(_read_rows(file, made))
     frame = pd.concat(frames, ignore_index=True)
+    _require_measured(frame, path)
+    samples = Samples(own, frame, first.said, _sum(costs))
+    try:
+        _ = samples.genes
+    except SpaceError as error:
+        raise SamplesError(f"{path}: {error}") from error
+    return samples if space is None else samples._in(space)
+
+
+def _require_measured(frame: pd.DataFrame, path: Path) -> None:
+    """Refuse accuracies that are missing or no fractions, and losses that are not finite."""
     values = frame["accuracy"].to_numpy(np.float64)
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
@@ -372,12 +386,6 @@ def read_samples(path: Path | str, space: Space | None = None) -> Samples:
             f"{path}: row {i} has loss {losses[i]}: the network it was measured on diverged. Train "
             "the supernet again with a lower learning rate, and collect anew."
         )
-    samples = Samples(own, frame, first.said, _sum(costs))
-    try:
-        _ = samples.genes
-    except SpaceError as error:
-        raise SamplesError(f"{path}: {error}") from error
-    return samples if space is None else samples.of(space)
 
 
 def _sum(costs: Sequence[CostTable | None]) -> Cost | None:

@@ -215,3 +215,14 @@ def refuse_unused(ctx: typer.Context, unused: Mapping[str, Sequence[str]]) -> No
             if source is not None and source.name == "COMMANDLINE":
                 what, option = name.replace("_", "-"), other.replace("_", "-")
                 raise typer.BadParameter(f"--{what} has no use for --{option}: leave it out")
+
+
+def pairs(options: Sequence[str] | None, flag: str) -> dict[str, str]:
+    """``NAME=VALUE`` options as a mapping."""
+    found = {}
+    for option in options or ():
+        name, equals, value = option.partition("=")
+        if not equals or not name or not value:
+            raise typer.BadParameter(f"{flag} takes NAME=VALUE, got {option!r}")
+        found[name] = value
+    return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apq.cli.common import next_step, out, print_json, table_row, typed
+from apq.cli.common import next_step, out, pairs, print_json, table_row, typed
 from apq.cli.options import AsJson, CostModel, Force, Seed, SpaceName
 from apq.files.places import table_of
 
@@ -20,17 +20,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-
-
-def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
-    """``NAME=VALUE`` options as a mapping."""
-    pairs = {}
-    for option in options or []:
-        name, equals, value = option.partition("=")
-        if not equals or not name or not value:
-            raise typer.BadParameter(f"{flag} takes NAME=VALUE, got {option!r}")
-        pairs[name] = value
-    return pairs
 
 
 @app.command(
@@ -60,7 +49,7 @@ def build(
 
     chosen = load_space(space)
     device = COST_MODELS[choose(model, COST_MODELS, "cost model")]()
-    device = configure(device, _pairs(setting, "--set"))
+    device = configure(device, pairs(setting, "--set"))
     path = to or table_of(chosen.name, model)
     table = build_table(chosen, device, typed())
     if not force:
@@ -132,8 +121,8 @@ def import_table(
     from apq.hardware.profiles import PROFILES, import_profiles, kind_of
     from apq.space import load_space
 
-    columns, units = _pairs(column, "--column"), _pairs(unit, "--unit")
-    constants = _pairs(constant, "--set")
+    columns, units = pairs(column, "--column"), pairs(unit, "--unit")
+    constants = pairs(constant, "--set")
     file = files[0]
     kind = kind or kind_of(file) or "columns"
     choose(kind, ("columns", "apq-json", "haq-npy", *PROFILES), "format")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apq.cli.common import images_for, live_line, next_step, out, print_json
+from apq.cli.common import images_for, live_line, next_step, out, pairs, print_json
 from apq.cli.options import AsJson, Images, ModelPath, OtherImages
 from apq.files.places import RUN
 
@@ -54,9 +54,7 @@ def verify(
     from apq.errors import ApqError
     from apq.hardware import load_cost_model, price_space
 
-    wrong = [o for o in option or [] if "=" not in o]
-    if wrong:
-        raise ApqError(f"--option {wrong[0]} is not of the form NAME=VALUE")
+    options = pairs(option, "--option")
     path = file or model.with_name(model.stem + ".onnx")
     loaded = load_model(model)
     space = loaded.space
@@ -67,7 +65,6 @@ def verify(
         if "latency_ms" not in priced:
             raise ApqError(f"{lut} has no latency_ms, only {', '.join(priced)}")
     found = images_for(images, space, loaded.metadata, str(model), other_images)
-    options = dict(o.split("=", 1) for o in option or [])
     with live_line("verify") as report:
         result = run(loaded, path, found, limit, options, report)
     if json:

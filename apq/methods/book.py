@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from apq.cost import Cost, Stopwatch
 from apq.errors import ApqError
 from apq.search.problem import Problem
-from apq.search.sequential import largest, steps_of
+from apq.search.sequential import largest, largest_row, steps_of
 from apq.space import Genes, Space
 
 Floats = NDArray[np.float64]
@@ -142,7 +142,7 @@ def reference_network(problem: Problem, formats: str = "fewest") -> Genes:
     """
     space = problem.space
     architecture, widths, bits = steps_of(space)
-    row = np.array([[largest(space, i) for i in range(len(space.axes))]], dtype=np.int16)
+    row = largest_row(space)
     for i in architecture:
         if not space.axes[i].is_depth:
             row[0, i] = space.allowed[i][0]

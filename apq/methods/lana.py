@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from apq.errors import ApqError
 from apq.methods.book import Book
 from apq.search.integer_program import quiet
-from apq.search.sequential import largest
+from apq.search.sequential import largest_row
 from apq.search.variation import rank
 from apq.space import Genes
 
@@ -112,8 +112,7 @@ def lana(book: Book) -> None:
         raise ApqError(
             f"LANA replaces blocks one by one, and blocks of space {space.name!r} share genes"
         )
-    teacher = np.array([[largest(space, i) for i in range(len(space.axes))]], dtype=np.int16)
-    teacher = space.snap(teacher)
+    teacher = space.snap(largest_row(space))
     pools = _pools(book, teacher)
     limits = [m for m in problem.limits if m != "peak_memory_kb"]
     room = np.array([problem.limits[m] - problem.priced.fixed[m] for m in limits])

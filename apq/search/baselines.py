@@ -20,7 +20,7 @@ from apq.search.problem import GAINS, Floats, Problem, Scored, join
 from apq.search.record import CHUNK, OnProgress
 from apq.search.rows import nondominated
 from apq.search.search import Result, result_of, search
-from apq.search.sequential import largest, open_steps, sequential
+from apq.search.sequential import largest, largest_row, open_steps, sequential
 from apq.space import Choice, Genes, Space
 from apq.space.families import Traced
 from apq.space.formats import ordered
@@ -189,8 +189,7 @@ def original(problem: Problem) -> Result:
     limits."""
     space = problem.priced.space
     every = replace(space, allowed=())
-    row = np.array([[largest(every, i) for i in range(len(space.axes))]], dtype=np.int16)
-    return result_of(problem, problem.evaluate(every.snap(row)), 1, "none", 0)
+    return result_of(problem, problem.evaluate(every.snap(largest_row(every))), 1, "none", 0)
 
 
 def _formats_free(space: Space) -> bool:

@@ -108,6 +108,11 @@ def largest(space: Space, place: int) -> int:
     return plain[0] if plain else max(allowed, key=lambda i: float(BITS[codes[i]]))
 
 
+def largest_row(space: Space) -> Genes:
+    """Every gene as :func:`largest` has it, ``(1, axes)``."""
+    return np.array([[largest(space, i) for i in range(len(space.axes))]], dtype=np.int16)
+
+
 def traded(problem: Problem) -> str:
     """The cost that steps trade: the first limited one, or the first that is minimised."""
     first = next(iter([*problem.limits, *problem.costs_minimised]), None)
