@@ -9,7 +9,7 @@ import typer
 
 from apq.cli.asking import supernet_accuracy
 from apq.cli.budgets import given, load, per_device, price_on, product, space_for
-from apq.cli.common import live_line, next_step, one_thread, out, print_json, print_table
+from apq.cli.common import err, live_line, next_step, one_thread, out, print_json, print_table
 from apq.cli.devices import compare_devices
 from apq.cli.options import AsJson, Budget, Caution, Fix, Limit, OwnSpace, PredictorPath, Tables
 
@@ -111,7 +111,7 @@ def compare(
     with live_line("compare") as report, one_thread():
         answers = compare_in(
             out_path, wanted.problems(judge.accuracy, judge.made_from), names, calls, range(seeds),
-            measure, measure.made_from if measure else None, report,
+            measure, measure.made_from if measure else None, report, err.print,
         )  # fmt: skip
     _show(answers, out_path, json)
 

@@ -162,17 +162,21 @@ def compare_in(
     measure: Accuracy | None = None,
     measured_by: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> pd.DataFrame:
     """:func:`compare`, with answers kept in a folder, so that the same call goes on where it was;
-    then :func:`write_comparison`. ``measured_by`` tells one ``measure`` from another."""
+    then :func:`write_comparison`. ``measured_by`` tells one ``measure`` from another; ``say`` gets
+    a sentence where there are answers already."""
     first = problems[0]
     asked = {
         **first.made_from, "calls": calls, "fix": list(first.fix), "caution": first.caution,
         "space": first.priced.space.fingerprint,
     }  # fmt: skip
+    before = read_answers(folder / ANSWERS, asked, measured_by)
+    if before is not None:
+        say(f"{len(before)} answers of the same comparison are in {folder}")
     answers = compare(
-        problems, names, calls, seeds, on_progress, measure,
-        read_answers(folder / ANSWERS, asked, measured_by),
+        problems, names, calls, seeds, on_progress, measure, before,
         partial(write_answers, folder / ANSWERS, asked, measured_by),
     )  # fmt: skip
     write_comparison(folder, answers, first.made_from)
