@@ -18,7 +18,8 @@ from apq.quantize.integer import IntegerLayer, Rounding, Step, window, within
 from apq.quantize.network import FACTORS
 from apq.runtime.flatbuffer import FlatBuffer
 from apq.runtime.folded import FloatLayer, Steps
-from apq.runtime.onnx_graph import onnx_model, require_onnx
+from apq.runtime.onnx_file import require_onnx
+from apq.runtime.onnx_graph import onnx_model
 from apq.runtime.tflite_graph import tflite_model
 from apq.space import Candidate, Layer, Space
 from apq.space.families.mobilenet_v2 import block_alone

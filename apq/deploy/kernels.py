@@ -18,7 +18,7 @@ from apq.deploy import timing
 from apq.errors import ModelError, TableError
 from apq.files import Document, read_json
 from apq.files.reading import Items, Named, Schema, Text
-from apq.runtime.onnx_graph import require_onnx
+from apq.runtime.onnx_file import require_onnx
 from apq.runtime.session import open_session
 
 

@@ -36,7 +36,7 @@ from apq.hardware.base import BIT_COLUMNS, list_layers
 from apq.hardware.calibration import networks_columns
 from apq.hardware.columns import METRICS
 from apq.hardware.lut import LookupTable, at_bits, needed_layers
-from apq.runtime.onnx_graph import require_onnx
+from apq.runtime.onnx_file import require_onnx
 from apq.space import Genes, Space
 from apq.space.layer import LAYER_DTYPE, LayerArray, to_layer
 from apq.space.schema import SpaceField

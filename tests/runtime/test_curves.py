@@ -10,7 +10,7 @@ import torch
 
 from apq.deploy.graphs import graph_steps
 from apq.quantize.integer import Rounding, run
-from apq.runtime import onnx_graph
+from apq.runtime import onnx_graph, onnx_integer
 from apq.space.graph import Graph, Node
 
 pytest.importorskip("onnx")
@@ -23,7 +23,7 @@ OTHER = Rounding(0.011, 0, 255, 8)
 @pytest.mark.parametrize("divided", [False, True])
 def test_a_file_gives_the_same_bits_with_and_without_a_division(form, divided, monkeypatch):
     if divided:
-        monkeypatch.setattr(onnx_graph, "_sixfold", lambda *_: None)
+        monkeypatch.setattr(onnx_integer, "sixfold", lambda *_: None)
     graph = Graph((
         Node("image", "image", channels=3, side=6),
         Node("conv", "conv", ("image",), 8, kernel=3),
@@ -41,8 +41,8 @@ def test_a_file_gives_the_same_bits_with_and_without_a_division(form, divided, m
 
 def test_it_divides_where_a_product_would_round_otherwise():
     third, other = Rounding(1 / 3, -128, 127, 8), Rounding(2 / 3, -128, 127, 8)
-    assert onnx_graph._sixfold(third, other, "hswish") is None
-    assert onnx_graph._sixfold(third, third, "hswish") == pytest.approx(2)
+    assert onnx_integer.sixfold(third, other, "hswish") is None
+    assert onnx_integer.sixfold(third, third, "hswish") == pytest.approx(2)
 
 
 def test_onnxruntime_keeps_both_roundings_where_a_grid_changes():
