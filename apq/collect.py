@@ -37,8 +37,9 @@ from apq.supernet.correct import Corrector
 from apq.supernet.drawn import REFERENCES, draw
 from apq.supernet.elastic import resized
 from apq.supernet.evaluate import EvalImages, estimate, recalibrate, require_converged
+from apq.supernet.files import SupernetFile
 from apq.supernet.memory import keep_memory
-from apq.supernet.network import Subnet, SupernetFile
+from apq.supernet.network import Subnet
 from apq.supernet.task import Task, task_of
 from apq.training import OnProgress, describe, find_device
 from apq.training.feed import to_tensor

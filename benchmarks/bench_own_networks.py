@@ -49,8 +49,8 @@ from apq.images import load_images
 from apq.supernet import load_supernet, save_supernet
 from apq.supernet.evaluate import EvalImages
 from apq.supernet.imported import difference, read_onnx
-from apq.supernet.network import largest
 from apq.supernet.statistics import absorb_statistics
+from apq.supernet.supernet import largest
 from apq.supernet.trace import TracedNetwork, trace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

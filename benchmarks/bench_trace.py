@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from apq.errors import ApqError
-from apq.supernet.network import largest
+from apq.supernet.supernet import largest
 from apq.supernet.trace import TracedNetwork, trace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -35,7 +35,8 @@ from apq.search.problem import Problem
 from apq.search.run import read_table, run_search
 from apq.space import BitChoices, MobileNetV2, Space, Stage, load_space
 from apq.supernet import Supernet, load_supernet, save_supernet
-from apq.supernet.network import SupernetFile, largest
+from apq.supernet.files import SupernetFile
+from apq.supernet.supernet import largest
 from apq.supernet.trace import trace
 from apq.training.loop import Training, sgd
 

@@ -17,8 +17,8 @@ from apq.samples import read_samples
 from apq.supernet import Supernet, SupernetFile
 from apq.supernet.correct import Corrector, corrected, measure_original
 from apq.supernet.evaluate import EvalImages, normalise
-from apq.supernet.network import largest
 from apq.supernet.statistics import absorb_statistics
+from apq.supernet.supernet import largest
 from apq.supernet.trace import trace
 from apq.training.feed import to_tensor
 

@@ -46,7 +46,7 @@ def import_ofa(
     """
     from apq.space import load_space
     from apq.space.presets import SCALED
-    from apq.supernet.network import save_supernet
+    from apq.supernet.files import save_supernet
     from apq.supernet.published import IMAGENET, import_published
 
     if width_mult is None:

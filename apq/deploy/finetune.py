@@ -22,8 +22,8 @@ from apq.supernet import Subnet, SupernetFile, largest
 from apq.supernet.correct import Corrector
 from apq.supernet.evaluate import EvalImages, Images, accuracy, answers, normalise, recalibrate
 from apq.supernet.evaluate import fold as fold_norms
+from apq.supernet.files import require_random_start
 from apq.supernet.memory import keep_memory
-from apq.supernet.network import require_random_start
 from apq.supernet.task import Task, classification
 from apq.training import OnProgress, Training, find_device, sgd
 from apq.training.feed import Feed

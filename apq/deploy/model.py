@@ -16,7 +16,8 @@ from apq.search import best
 from apq.search.tuned import ModelHeader
 from apq.space import Candidate, Space
 from apq.supernet import Subnet
-from apq.supernet.network import Network, require_channels
+from apq.supernet.files import require_channels
+from apq.supernet.network import Network
 from apq.version import __version__
 
 FP32 = "fp32"

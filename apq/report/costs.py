@@ -19,7 +19,7 @@ from apq.hardware.lut import LookupTable
 from apq.samples import part_files, read_samples
 from apq.search.best import Best, read_best
 from apq.search.tuned import ModelHeader
-from apq.supernet.network import SupernetHeader
+from apq.supernet.files import SupernetHeader
 
 
 @dataclass(frozen=True)

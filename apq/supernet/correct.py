@@ -21,8 +21,9 @@ from apq.space.graph import LAYERS, Graph, Node, depthwise, number
 from apq.space.layer import both
 from apq.supernet.elastic import ConvBN, stride_of, taken
 from apq.supernet.evaluate import Images
-from apq.supernet.network import Network, Subnet, Supernet, largest, run_nodes
+from apq.supernet.network import Network, Subnet, run_nodes
 from apq.supernet.statistics import Moments, absorb_statistics
+from apq.supernet.supernet import Supernet, largest
 
 CORRECTION_IMAGES = 128
 """Number of calibration images for refits."""

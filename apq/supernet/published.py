@@ -19,7 +19,7 @@ from apq.errors import ModelError
 from apq.files.tensors import read_tensors
 from apq.space import MobileNetV2, Space
 from apq.space.families import MobileNetV3
-from apq.supernet.network import Supernet
+from apq.supernet.supernet import Supernet
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 """Normalisation of these networks' images."""

@@ -8,7 +8,8 @@ from torch import Tensor
 from apq.space.graph import LAYERS, Node
 from apq.supernet.elastic import ConvBN
 from apq.supernet.evaluate import Images, batches, in_parts
-from apq.supernet.network import Supernet, largest, run_nodes
+from apq.supernet.network import run_nodes
+from apq.supernet.supernet import Supernet, largest
 
 
 class Moments:

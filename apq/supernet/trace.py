@@ -27,13 +27,8 @@ from apq.space.families.traced import TracedNode, TracedPart, TracedStage, Trace
 from apq.supernet.calls import TorchCall
 from apq.supernet.elastic import ConvBN
 from apq.supernet.exported import Reader, parts_of
-from apq.supernet.network import (
-    Supernet,
-    SupernetFile,
-    largest,
-    load_supernet,
-    save_supernet,
-)
+from apq.supernet.files import SupernetFile, load_supernet, save_supernet
+from apq.supernet.supernet import Supernet, largest
 
 SHARES = {
     "per-layer": "every layer has its own",
@@ -79,7 +74,7 @@ class TracedNetwork:
             source: Where the network comes from, for metadata.
 
         Returns:
-            The supernet as :func:`~apq.supernet.network.load_supernet` reads it.
+            The supernet as :func:`~apq.supernet.files.load_supernet` reads it.
         """
         channels = self.space.in_channels
         about: dict[str, Any] = {

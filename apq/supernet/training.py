@@ -25,18 +25,11 @@ from apq.supernet.evaluate import (
     recalibrate,
     require_converged,
 )
+from apq.supernet.files import SupernetFile, load_supernet, require_random_start, save_supernet
 from apq.supernet.memory import keep_memory
-from apq.supernet.network import (
-    Supernet,
-    SupernetFile,
-    largest,
-    load_supernet,
-    require_random_start,
-    save_supernet,
-    smallest,
-)
 from apq.supernet.orders import ORDERS, Measured, sort_channels
 from apq.supernet.statistics import absorb_statistics
+from apq.supernet.supernet import Supernet, largest, smallest
 from apq.supernet.task import Task, classification, soft_cross_entropy, task_of
 from apq.training import OnProgress, Training, autocast, find_device, sgd
 from apq.training.devices import at_least_float32

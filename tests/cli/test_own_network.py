@@ -15,7 +15,7 @@ from apq.images import load_images
 from apq.space import load_space
 from apq.supernet import load_supernet
 from apq.supernet.evaluate import EvalImages, accuracy, normalise
-from apq.supernet.network import largest
+from apq.supernet.supernet import largest
 from apq.training.feed import to_tensor
 
 MODULE = """

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from apq.cli import app
 from apq.deploy.model import load_model
 from apq.supernet import largest, load_supernet
-from apq.supernet.network import save_supernet
+from apq.supernet.files import save_supernet
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from apq.search.tuned import ModelHeader
 from apq.space.layer import size_bits, to_array
 from apq.supernet import largest, load_supernet
 from apq.supernet.evaluate import EvalImages, accuracy, normalise
-from apq.supernet.network import save_supernet
+from apq.supernet.files import save_supernet
 from apq.training.feed import to_tensor
 
 SHORT = FinetuneRecipe(epochs=2, batch=64)

@@ -20,7 +20,7 @@ from apq.space import BitChoices
 from apq.space.layer import to_array
 from apq.supernet import Supernet, largest
 from apq.supernet.evaluate import normalise
-from apq.supernet.network import save_supernet
+from apq.supernet.files import save_supernet
 from apq.training.feed import to_tensor
 
 

@@ -20,7 +20,7 @@ from apq.space.layer import macs, to_array
 from apq.supernet import load_supernet, save_supernet
 from apq.supernet.correct import corrected, measure_original
 from apq.supernet.evaluate import normalise
-from apq.supernet.network import largest, smallest
+from apq.supernet.supernet import largest, smallest
 from apq.supernet.trace import TracedNetwork, trace
 from apq.training.feed import to_tensor
 

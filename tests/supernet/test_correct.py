@@ -10,8 +10,8 @@ from torch import nn
 
 from apq.supernet.correct import corrected, measure_original
 from apq.supernet.evaluate import recalibrate
-from apq.supernet.network import largest
 from apq.supernet.statistics import absorb_statistics
+from apq.supernet.supernet import largest
 from apq.supernet.trace import trace
 
 

@@ -22,7 +22,7 @@ from apq.errors import ModelError
 from apq.space import load_space
 from apq.supernet import load_supernet
 from apq.supernet.imported import OnnxNetwork, difference, read_onnx
-from apq.supernet.network import largest
+from apq.supernet.supernet import largest
 from apq.supernet.trace import TracedNetwork, trace
 
 

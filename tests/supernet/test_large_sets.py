@@ -16,7 +16,7 @@ from apq.samples import part_files
 from apq.space import load_space
 from apq.supernet import Supernet, evaluate, load_supernet, smallest
 from apq.supernet.evaluate import EvalImages, Normalised, at_once, measure
-from apq.supernet.network import save_supernet
+from apq.supernet.files import save_supernet
 
 
 @pytest.fixture(scope="module")

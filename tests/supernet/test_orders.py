@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from apq.errors import ApqError
 from apq.images import load_images
 from apq.supernet.evaluate import normalise, recalibrate
-from apq.supernet.network import Supernet, largest, load_supernet, save_supernet
+from apq.supernet.files import load_supernet, save_supernet
 from apq.supernet.orders import ORDERS, Measured, sort_channels
 from apq.supernet.orders.legr import legr
 from apq.supernet.orders.measured import gates
 from apq.supernet.statistics import absorb_statistics
+from apq.supernet.supernet import Supernet, largest
 from apq.supernet.trace import trace
 from apq.supernet.training import Recipe, train
 from apq.training.feed import to_tensor

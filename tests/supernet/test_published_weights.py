@@ -136,7 +136,7 @@ def calibrate_as_they_do(net: nn.Module, batches: list[torch.Tensor]) -> None:
 
 def fake(space: Space) -> dict[str, torch.Tensor]:
     """A checkpoint with their names and made-up weights."""
-    from apq.supernet.network import Supernet
+    from apq.supernet.supernet import Supernet
 
     state = Supernet(space).state_dict()
     theirs = {}

@@ -17,8 +17,9 @@ from apq.errors import ApqError, ImagesError, SamplesError, SpaceError
 from apq.images import load_images
 from apq.samples import read_samples
 from apq.supernet.evaluate import EvalImages, accuracy, measure
-from apq.supernet.network import SupernetFile, smallest
+from apq.supernet.files import SupernetFile
 from apq.supernet.orders import sort_channels
+from apq.supernet.supernet import smallest
 from apq.supernet.task import Task, classification, task_of, unexplained
 from apq.supernet.trace import trace
 from apq.supernet.training import Recipe, _measured, train_supernet

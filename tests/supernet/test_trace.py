@@ -16,7 +16,7 @@ from apq.errors import ModelError
 from apq.hardware import price_space
 from apq.space import Space
 from apq.supernet.elastic import ConvBN
-from apq.supernet.network import largest, smallest
+from apq.supernet.supernet import largest, smallest
 from apq.supernet.trace import TracedNetwork, load_function, normalisation, read_size, trace
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from torch import Tensor
 
 from apq.errors import choose
-from apq.supernet.network import Supernet
 from apq.supernet.orders.activation import activation
 from apq.supernet.orders.l1 import l1
 from apq.supernet.orders.legr import legr
 from apq.supernet.orders.measured import Measured
 from apq.supernet.orders.taylor import taylor
+from apq.supernet.supernet import Supernet
 
 Order = Callable[[Supernet, Measured], dict[str, Tensor]]
 

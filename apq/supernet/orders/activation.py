@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from apq.space.graph import LAYERS, Node
-from apq.supernet.network import Supernet, largest, run_nodes
+from apq.supernet.network import run_nodes
 from apq.supernet.orders.measured import Measured
 from apq.supernet.statistics import Moments
+from apq.supernet.supernet import Supernet, largest
 
 
 @torch.no_grad()

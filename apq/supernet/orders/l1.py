@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from apq.supernet.network import Supernet
 from apq.supernet.orders.measured import Measured
+from apq.supernet.supernet import Supernet
 
 
 def l1(supernet: Supernet, measured: Measured) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apq.supernet.network import Supernet, largest
 from apq.supernet.orders.measured import Measured, gates
+from apq.supernet.supernet import Supernet, largest
 
 TOURNAMENT = 8
 """Individuals of which the best has a child; LeGR has 16 of a population of 64."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from apq.supernet.network import Supernet, largest
 from apq.supernet.orders.measured import Measured, gates
+from apq.supernet.supernet import Supernet, largest
 
 
 def taylor(supernet: Supernet, measured: Measured) -> dict[str, Tensor]:
