@@ -85,7 +85,7 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from apq.collect import Quantization as Quantization
+    from apq.accuracy import Quantization as Quantization
     from apq.collect import collect as collect_samples
     from apq.deploy.export import export as export
     from apq.deploy.finetune import FinetuneRecipe as FinetuneRecipe

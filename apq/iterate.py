@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from apq.accuracy import Quantization
 from apq.acquire import next_candidates
-from apq.collect import Quantization, collect
+from apq.collect import collect
 from apq.errors import SamplesError
 from apq.files import Document, Schema, read_json, to_json, whole
 from apq.files.reading import Count, Items

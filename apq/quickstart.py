@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from apq.collect import Quantization, collect
+from apq.accuracy import Quantization
+from apq.collect import collect
 from apq.cost import Stopwatch
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.hardware import load_cost_model

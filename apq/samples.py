@@ -136,7 +136,7 @@ def write_part(
 
 
 class QuantizationTable(Schema):
-    """How quantized samples were made, as :class:`apq.collect.Quantization`."""
+    """How quantized samples were made, as :class:`apq.accuracy.Quantization`."""
 
     scheme: Text
     finetune_steps: Count

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from apq.accuracy import Quantization, measure_quantized
 from apq.acquire import next_candidates
-from apq.collect import Quantization, measure_quantized
 from apq.hardware import load_cost_model
 from apq.hardware.lut import build_table
 from apq.hardware.pricing import price_space

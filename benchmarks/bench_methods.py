@@ -78,7 +78,7 @@ def with_candidates(space: Space, answers: pd.DataFrame, predictor: Any) -> pd.D
 
 def supernet_score(told: argparse.Namespace, space: Space) -> Any:
     """The supernet's own accuracy on the first validation images, quantized, not fine-tuned."""
-    from apq.collect import Quantization, SupernetAccuracy
+    from apq.accuracy import Quantization, SupernetAccuracy
     from apq.images import load_images
     from apq.supernet import load_supernet
 

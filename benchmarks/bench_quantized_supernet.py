@@ -33,7 +33,7 @@ from scipy.stats import kendalltau
 from torch import Tensor
 from torch.func import functional_call
 
-from apq.collect import Quantization, measure_quantized
+from apq.accuracy import Quantization, measure_quantized
 from apq.images import ImageSet, load_images
 from apq.quantize import quantize_subnet
 from apq.space import Candidate

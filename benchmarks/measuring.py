@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from apq.collect import Quantization, measure_quantized
+from apq.accuracy import Quantization, measure_quantized
 from apq.cost import Stopwatch
 from apq.files import whole
 from apq.images import load_images

@@ -16,7 +16,8 @@ import torch
 from mobilenet import block_genes
 from small_families import SMALL
 
-from apq.collect import Quantization, collect
+from apq.accuracy import Quantization
+from apq.collect import collect
 from apq.errors import SamplesError, SpaceError
 from apq.images import load_images
 from apq.plan import ask, covered, plan, planned
@@ -174,7 +175,7 @@ def test_collecting_more_appends_and_repeats_nothing(tmp_path, supernet_path, di
 def test_drawn_images_depend_on_the_samples_place_not_on_chunks(
     tmp_path, supernet_path, digits, monkeypatch
 ):
-    monkeypatch.setattr("apq.collect.SAME_IMAGES", 5)
+    monkeypatch.setattr("apq.accuracy.SAME_IMAGES", 5)
     supernet = load_supernet(supernet_path)
     options = {"validation_images": 60, "calibration_images": 40}
     for name, chunk in (("three", 3), ("twelve", 12)):

@@ -8,7 +8,8 @@ import torch
 from networks import resnet
 from small_families import resolutions
 
-from apq.collect import Quantization, collect
+from apq.accuracy import Quantization
+from apq.collect import collect
 from apq.errors import ModelError, SamplesError
 from apq.images import load_images
 from apq.plan import one_at_a_time, plan

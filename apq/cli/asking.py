@@ -15,7 +15,7 @@ from apq.files.places import PREDICTOR, SUPERNET, home
 from apq.files.shipped import own_copy
 
 if TYPE_CHECKING:
-    from apq.collect import SupernetAccuracy
+    from apq.accuracy import SupernetAccuracy
     from apq.iterate import Round
     from apq.predictor.schema import Origin
     from apq.search.many import Scenarios
@@ -95,7 +95,7 @@ def supernet_accuracy(
 ) -> SupernetAccuracy:
     """The supernet itself in place of a predictor, subnets quantized without a fine-tune; or
     measured as a predictor's samples were."""
-    from apq.collect import Quantization, SupernetAccuracy
+    from apq.accuracy import Quantization, SupernetAccuracy
     from apq.supernet import load_supernet
 
     path = supernet or home(space.name) / SUPERNET

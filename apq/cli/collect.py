@@ -121,7 +121,7 @@ def collect(
 
       apq collect --quantized --finetune-steps 40 --acquire 40 --predictor data/mine/predictor.safetensors --images photos/ --supernet data/mine/supernet.safetensors --out data/mine/quantized
     """
-    from apq.collect import Quantization
+    from apq.accuracy import Quantization
     from apq.collect import collect as run
     from apq.samples import read_samples
     from apq.space import load_space

@@ -59,7 +59,7 @@ def compare(
         calls: How many candidates the predictor may score per answer.
         seeds: Each decides everything random of one answer.
         on_progress: Called after every answer.
-        measure: Measures what was found, e.g. an :class:`apq.collect.SupernetAccuracy`.
+        measure: Measures what was found, e.g. an :class:`apq.accuracy.SupernetAccuracy`.
         earlier: What the same call gave before: those answers are not asked for again.
         on_answer: Receives all answers so far after every new one.
 

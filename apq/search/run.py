@@ -352,7 +352,7 @@ def measured_front(result: Result, count: int, measure: Accuracy) -> list[dict[s
     Args:
         result: A search's result.
         count: How many to measure, spread evenly over the front.
-        measure: Gives accuracies, e.g. an :class:`apq.collect.SupernetAccuracy`.
+        measure: Gives accuracies, e.g. an :class:`apq.accuracy.SupernetAccuracy`.
 
     Returns:
         Per candidate its accuracy ``predicted`` and ``measured``, fractions, every cost, and

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apq.collect import Quantization, collect
+from apq.accuracy import Quantization
+from apq.collect import collect
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.deploy.model import load_model
 from apq.errors import ApqError, ImagesError, SamplesError, SpaceError

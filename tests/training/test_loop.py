@@ -106,7 +106,8 @@ def test_mixed_precision_learns_as_float32_does():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")
 def test_a_gpu_answers_as_the_processor(tmp_path):
-    from apq.collect import Quantization, collect
+    from apq.accuracy import Quantization
+    from apq.collect import collect
     from apq.samples import read_samples
     from apq.supernet.training import train_supernet
 
