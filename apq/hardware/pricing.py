@@ -15,7 +15,7 @@ from apq.errors import SpaceError, TableError
 from apq.hardware.base import CostModel
 from apq.space import Factor, Genes, Space
 from apq.space.families.mobilenet_v2 import whole_block
-from apq.space.graph import LAYERS, Node, depthwise, there
+from apq.space.graph import LAYERS, Node, channelwise, there
 from apq.space.layer import LayerArray, bitops, macs, size_bits, to_array
 
 COUNTED = ("macs_m", "bitops_g", "size_mb", "peak_memory_kb")
@@ -359,7 +359,7 @@ def device_rows(
     if device.granularity == "block" and factor.slot is not None:
         convolutions = [node for node in nodes if node.op in LAYERS]
         first = convolutions[0]
-        kinds = [(n.op, depthwise(n)) for n in convolutions]
+        kinds = [(n.op, channelwise(n)) for n in convolutions]
         if kinds != [("conv", False), ("conv", True), ("conv", False)]:
             raise TableError(
                 f"{device.name} prices whole inverted residuals, and block {factor.name} of space "

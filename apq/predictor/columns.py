@@ -38,7 +38,7 @@ class Columns:
         space: The network that the choices build, if its multiply-accumulates and weights are to be
             counted stage by stage; only its stages and sides matter.
         kernel, expand: With ``space``: patterns of the columns, one per block slot, that hold
-            depthwise kernel sizes and hidden widths as multiples of a block's input channels.
+            kernel sizes and hidden widths as multiples of a block's input channels.
     """
 
     target: str
@@ -51,7 +51,7 @@ class Columns:
     expand: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; inverse of :func:`columns_from_dict`."""
+        """Plain data, as :class:`ColumnsTable` reads it."""
         data = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
         if self.space is not None:
             data["space"] = self.space.to_dict()
@@ -104,15 +104,6 @@ def load_columns(name_or_path: str) -> Columns:
         return COLUMNS[choose(name_or_path, COLUMNS, "table")]
     path = Path(name_or_path)
     return read_toml(path, ColumnsTable, {"beside": path.parent}).build()
-
-
-def columns_from_dict(data: Mapping[str, Any], where: str) -> Columns:
-    """Check plain data and build :class:`Columns`.
-
-    Raises:
-        SamplesError: a field is unknown, missing or of the wrong type, or the space cannot be read.
-    """
-    return ColumnsTable.of(data, where).build()
 
 
 def _space(value: Any, info: ValidationInfo) -> Space | None:
@@ -408,8 +399,8 @@ class TableFeatures:
                 )
         parts = [*kinds, *sums, np.log(costs)]
         if self.columns.space is not None:
-            kernel, expand = (frame[names].to_numpy(np.float64) for names in self._blocks)
-            counts = stage_counts(self.columns.space, kernel, expand)
+            kernel, ratio = (frame[names].to_numpy(np.float64) for names in self._blocks)
+            counts = stage_counts(self.columns.space, kernel, ratio)
             parts.append(np.log1p(counts).reshape(len(frame), -1))
         return np.concatenate(parts, axis=1).astype(np.float32)
 
@@ -420,14 +411,14 @@ class TableFeatures:
 
 
 def stage_counts(
-    space: Space, kernel: NDArray[np.float64], expand: NDArray[np.float64]
+    space: Space, kernel: NDArray[np.float64], ratio: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Multiply-accumulates and weights of the blocks of every stage.
 
     Args:
         space: Says what the block slots are.
         kernel: Depthwise kernel sizes ``(n, slots)``; 0 where there is no block.
-        expand: Hidden widths as multiples of the blocks' input channels, ``(n, slots)``; likewise.
+        ratio: Hidden widths as multiples of the blocks' input channels, ``(n, slots)``; likewise.
 
     Returns:
         Shape ``(n, stages, 2)``.
@@ -436,9 +427,9 @@ def stage_counts(
     for slot in space.slots:
         nodes = space.block(slot)
         channels = space.graph.in_channels(nodes[0])
-        there = (kernel[:, slot.index] > 0) & (expand[:, slot.index] > 0)
+        there = (kernel[:, slot.index] > 0) & (ratio[:, slot.index] > 0)
         size = kernel[there, slot.index].astype(np.int64)
-        hidden = np.rint(expand[there, slot.index] * channels).astype(np.int64)
+        hidden = np.rint(ratio[there, slot.index] * channels).astype(np.int64)
         known = {"kernel": size, "width": hidden}
         values = {g: known.get(a, 8) for g, a in zip(slot.genes, slot.attributes, strict=True)}
         for _, layers in space.rows(nodes, values):

@@ -119,11 +119,9 @@ def answers(network: Ensemble, arch: Tensor, bits: Tensor | None) -> Tensor:
     """Standardised answers of all members to all rows, ``(e, n)``."""
     parts = []
     for start in range(0, len(arch), 4096):
-        x = arch[start : start + 4096].expand(network.members, -1, -1)
-        q = None
-        if bits is not None:
-            q = bits[start : start + 4096].expand(network.members, -1, -1)
-        parts.append(network(x, q))
+        rows = (x if x is None else x[start : start + 4096] for x in (arch, bits))
+        own = (x if x is None else x.broadcast_to(network.members, *x.shape) for x in rows)
+        parts.append(network(*own))
     return torch.cat(parts, dim=1)
 
 

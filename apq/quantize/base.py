@@ -43,31 +43,13 @@ class Packed:
         return self.values() * self.scale.reshape(-1, *(1 for _ in self.codes.shape[1:]))
 
 
-class Quantizer(Protocol):
-    """A module that rounds tensors, built by a scheme; also an ``nn.Module``.
-
-    Weight quantizers have ``pack(weight) -> Packed`` besides, with ``pack(w).dequantize()`` equal
-    to the forward pass; activation quantizers ``rounding() -> Rounding``, the same for devices.
-    """
-
-    def fit(self, x: Tensor) -> None:
-        """Set the ranges from a tensor. Raises ApqError if it holds NaN or infinity."""
-        ...
-
-    def levels(self) -> Tensor:
-        """Values the output can take, ``(channels, levels)`` ascending."""
-        ...
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Rounded ``x``, same shape."""
-        ...
-
-
 class Scheme(Protocol):
-    """A way to quantize tensors: it builds :class:`Quantizer` modules for weights and activations.
+    """A way to quantize tensors: it builds modules that round weights and activations.
 
-    The modules keep their ranges as buffers (fixed) or parameters (trained), so a state dict holds
-    everything.
+    Those of weights have ``pack(weight) -> Packed``, with ``pack(w).dequantize()`` equal to the
+    forward pass, ``levels()``, the values they can take, ``(channels, levels)``, and
+    ``fit(weight)``, which sets ranges anew; those of activations ``rounding() -> Rounding``. Ranges
+    are buffers (fixed) or parameters (trained), so a state dict holds everything.
 
     Implemented without inheriting; a frozen dataclass will do.
     """
@@ -126,7 +108,7 @@ class LayerBits:
     """How one layer of a subnet is quantized.
 
     Attributes:
-        name: Path of the module in the subnet, e.g. ``blocks.0.expand``.
+        name: Path of the module in the subnet, e.g. ``stem``.
         weight: Weight bits.
         activation: Bits of the layer's input; None leaves it alone (the image has 8 bits already).
         signed: Whether the input can be negative: it comes from a linear bottleneck, not a ReLU6.

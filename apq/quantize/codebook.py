@@ -109,7 +109,7 @@ class CodebookWeights(nn.Module):
         require_finite(weight, "weights")
         centres = kmeans_1d(weight.detach().reshape(-1).numpy(), 2**self.bits)
         known = torch.from_numpy(centres).to(weight.dtype)
-        self.table.copy_(torch.cat([known, known[-1:].expand(2**self.bits - len(known))]))
+        self.table.copy_(torch.cat([known, known[-1:].broadcast_to(2**self.bits - len(known))]))
         self.labels.copy_(torch.bucketize(weight.detach(), (known[1:] + known[:-1]) / 2))
 
     @torch.no_grad()

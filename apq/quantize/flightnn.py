@@ -164,7 +164,7 @@ class FlightWeights(nn.Module):
         values = self._values().sort().values
         normal = self(weight.detach()) / self.scale
         codes = torch.bucketize(normal, (values[1:] + values[:-1]) / 2).to(torch.int16)
-        return Packed(codes, self.scale.expand(len(weight)).clone(), values, self.bits)
+        return Packed(codes, self.scale.broadcast_to(len(weight)).clone(), values, self.bits)
 
 
 @dataclass(frozen=True)

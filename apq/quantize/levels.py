@@ -246,18 +246,9 @@ class StepActivations(nn.Module):
 
         return _best_exponent(rows, levels)[0] / (self.high + 1)
 
-    @torch.no_grad()
-    def fit(self, sample: Tensor) -> None:
-        """Set the step from ``sample``."""
-        self.step.copy_(self._step(sample.detach()))
-
     def rounding(self) -> Rounding:
         """The grid as devices apply it."""
         return Rounding(float(self.step), self.low, self.high, self.bits)
-
-    def levels(self) -> Tensor:
-        """Values the activations can take, ``(1, levels)`` ascending."""
-        return (torch.arange(self.low, self.high + 1) * self.step)[None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Rounded activations, same shape."""
@@ -281,18 +272,9 @@ class SignActivations(nn.Module):
         mean = sample.abs().mean()
         return torch.where(mean > 1e-30, mean, torch.ones_like(mean))
 
-    @torch.no_grad()
-    def fit(self, sample: Tensor) -> None:
-        """Set the scale to the sample's mean magnitude."""
-        self.scale.copy_(self._scale(sample.detach()))
-
     def rounding(self) -> Rounding:
         """The sign as devices apply it."""
         return Rounding(float(self.scale), -1, 1, 1)
-
-    def levels(self) -> Tensor:
-        """Values the activations can take, ``(1, 2)``."""
-        return torch.stack([-self.scale, self.scale])[None]
 
     def forward(self, x: Tensor) -> Tensor:
         """``±scale``, same shape."""

@@ -28,7 +28,7 @@ from apq.quantize.integer import (
 from apq.quantize.schemes import find_scheme
 from apq.quantize.uniform import Uniform, UniformActivations
 from apq.space.graph import LAYERS, Graph, Node, owns
-from apq.supernet.depthwise import depthwise
+from apq.supernet.channelwise import channelwise
 from apq.supernet.elastic import ACTIVATIONS, convolve, resized, stride_of
 from apq.supernet.network import Network, activated, attach, combine, run_nodes
 
@@ -78,7 +78,7 @@ class QuantizedConv(nn.Module):
         c, weight = self.conv, self.weights(self.conv.weight)
         half = int(c.padding[0]) == weight.shape[-1] // 2
         if half and 1 < c.groups == c.out_channels:
-            y = depthwise(x, weight, stride_of(c))
+            y = channelwise(x, weight, stride_of(c))
         else:
             y = convolve(x, weight, None, stride_of(c), c.groups, int(c.padding[0]))
         out: Tensor = self.act(self.bn(y))

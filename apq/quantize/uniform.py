@@ -60,7 +60,7 @@ class UniformWeights(nn.Module):
     def pack(self, weight: Tensor) -> Packed:
         """The integers to store, and their step per output channel."""
         codes = weight.div(self.scale).clamp_(self.low, self.high).round_().to(torch.int16)
-        scale = self.scale.detach().reshape(-1).expand(len(weight)).clone()
+        scale = self.scale.detach().reshape(-1).broadcast_to(len(weight)).clone()
         return Packed(codes, scale, None, self.bits)
 
     def levels(self) -> Tensor:
@@ -107,15 +107,6 @@ class UniformActivations(nn.Module):
             clip = mse_clip(rows, self.bits, self.signed)
         return torch.where(clip > 1e-6, clip, torch.ones_like(clip))[0].clone()
 
-    @torch.no_grad()
-    def fit(self, sample: Tensor) -> None:
-        """Set the range from ``sample`` by the scheme's rule."""
-        clip = self._clip(sample.detach())
-        if self.rule == "lsq":
-            self.step.copy_(clip / self.high)
-        else:
-            self.clip.copy_(clip)
-
     def rounding(self) -> Rounding:
         """The grid as devices apply it."""
         if self.rule == "lsq":
@@ -123,10 +114,6 @@ class UniformActivations(nn.Module):
         else:
             scale = float(self.clip.detach().clamp_min(1e-6) / self.high)
         return Rounding(scale, self.low, self.high, self.bits)
-
-    def levels(self) -> Tensor:
-        """Values the activations can take, ``(1, levels)`` ascending."""
-        return (torch.arange(self.low, self.high + 1) * self.rounding().scale)[None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Rounded activations, same shape."""

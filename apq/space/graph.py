@@ -73,7 +73,7 @@ class Node:
     """One operation of a network.
 
     Attributes:
-        name: Path of its weights in the torch module, e.g. ``blocks.0.expand``.
+        name: Path of its weights in the torch module, e.g. ``stem``.
         op: ``"image"`` (the input), ``"conv"`` (with batch norm and activation), ``"linear"``,
             ``"add"`` (of its inputs; one that does not run is left out), ``"concat"`` (of their
             channels), ``"select"`` (the last of its inputs that runs; it computes nothing),
@@ -84,8 +84,9 @@ class Node:
             in real numbers).
         inputs: Names of the nodes whose outputs it reads.
         channels: Channels of its output.
-        kernel, stride, groups: Parameters of a convolution, padded by ``kernel // 2``. A depthwise
-            one has as many groups as channels. A stride may be a pair: by rows, by columns.
+        kernel, stride, groups: Parameters of a convolution, padded by ``kernel // 2``. One of
+            every channel alone has as many groups as channels. A stride may be a pair: by rows, by
+            columns.
         act: Activation at its output: ``"relu"``, ``"relu6"`` or none; of a node of kind ``act``:
             ``"hswish"`` or ``"hsigmoid"``.
         bias: Whether a linear layer has one.
@@ -426,8 +427,8 @@ def is_priced(node: Node) -> bool:
     return node.op in LAYERS or node.places > 0
 
 
-def depthwise(node: Node) -> bool:
-    """Whether a node is a depthwise convolution."""
+def channelwise(node: Node) -> bool:
+    """Whether a node convolves every channel alone."""
     return node.groups != 1 and node.groups == node.channels
 
 

@@ -27,8 +27,8 @@ OPS: tuple[str, ...] = ("conv", "linear", "mbconv")
 class Layer:
     """One layer as a device sees it; the columns of a lookup table.
 
-    ``height`` and ``width`` are the input's, in pixels; channels are counts. A depthwise
-    convolution is a ``conv`` whose ``groups`` equals its channels. Fields with ``bits`` in their
+    ``height`` and ``width`` are the input's, in pixels; channels are counts. A convolution of every
+    channel alone is a ``conv`` with as many ``groups`` as channels. Fields with ``bits`` in their
     name hold the code of a number format (:mod:`apq.space.formats`); a plain width is its own code,
     and a space gives codes that hardware distinguishes (``AS_PRICED``). The last three fields are
     only used by ``mbconv`` rows (0 elsewhere), where ``weight_bits`` and ``activation_bits`` are

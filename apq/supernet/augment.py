@@ -22,7 +22,7 @@ def augment(images: Tensor, flip: bool, rng: np.random.Generator) -> Tensor:
     edge = max(1, h // 8)
     padded = F.pad(images, (edge, edge, edge, edge))
     shift = torch.from_numpy(rng.integers(0, 2 * edge + 1, size=(2, n)))
-    columns = torch.arange(w).expand(n, w)  # indices are made on the CPU, the same for any device
+    columns = torch.arange(w).broadcast_to(n, w)  # made on the CPU, the same for any device
     if flip:
         mirrored = torch.from_numpy(rng.random(n) < 0.5)[:, None]
         columns = torch.where(mirrored, w - 1 - columns, columns)

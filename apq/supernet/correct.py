@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from apq.errors import ModelError
 from apq.space import Candidate
-from apq.space.graph import LAYERS, Graph, Node, depthwise, number
+from apq.space.graph import LAYERS, Graph, Node, channelwise, number
 from apq.space.layer import both
 from apq.supernet.elastic import ConvBN, stride_of, taken
 from apq.supernet.evaluate import Images
@@ -159,7 +159,7 @@ def _other(node: Node, graph: Graph, whole: Graph, differs: set[str]) -> bool:
         return False
     first = whole.by_name[node.name]
     read = node.inputs != first.inputs or any(name in differs for name in node.inputs)
-    if node.op not in LAYERS or depthwise(node):
+    if node.op not in LAYERS or channelwise(node):
         return read or node.kernel != first.kernel
     fewer = number(graph.in_channels(node)) < number(whole.in_channels(first))
     return read or fewer or node.kernel != first.kernel
@@ -176,7 +176,7 @@ def _refitted(node: Node, subnet: Network, x: Tensor, wanted: Tensor, original: 
         return subnet.run(node, x)
     assert isinstance(part, ConvBN)
     conv = part.conv
-    single = depthwise(node)
+    single = channelwise(node)
     if (single or conv.groups == 1) and conv.weight[0].numel() <= MOST_INPUTS:
         seen = _patches(x, conv, original.places[node.name])
         if single:

@@ -38,8 +38,8 @@ def crop_and_flip(images: Tensor, flip: bool, rng: np.random.Generator) -> Tenso
     if flip:
         wide = np.where(rng.random(n) < 0.5, -wide, wide)
     h, w = images.shape[2:]
-    columns = _places(x, wide, w)[:, None, :].expand(n, h, w)
-    rows = _places(y, high, h)[:, :, None].expand(n, h, w)
+    columns = _places(x, wide, w)[:, None, :].broadcast_to(n, h, w)
+    rows = _places(y, high, h)[:, :, None].broadcast_to(n, h, w)
     grid = torch.stack([columns, rows], dim=3).to(images.device)
     found = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     return _whole(found)

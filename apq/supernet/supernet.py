@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from apq.space import Candidate, Space
 from apq.space.graph import Follows, Node, Value, number, owns, parts, resolve
-from apq.space.graph import depthwise as is_depthwise
+from apq.space.graph import channelwise as is_channelwise
 from apq.supernet.calls import TorchCall, run_call
-from apq.supernet.depthwise import depthwise
+from apq.supernet.channelwise import channelwise
 from apq.supernet.elastic import (
     ConvBN,
     convolve,
@@ -71,8 +71,8 @@ class Supernet(nn.Module):
             bias = None if module.bias is None else taken(module.bias, 0, kept)
             return activated(node, F.linear(x, weight, bias))
         assert isinstance(module, ConvBN)
-        if is_depthwise(node) and node.padding < 0:
-            y = depthwise(x, weight, node.stride)
+        if is_channelwise(node) and node.padding < 0:
+            y = channelwise(x, weight, node.stride)
         else:
             y = convolve(x, weight, None, node.stride, number(node.groups), node.padding)
         out: Tensor = module.act(slice_norm(y, module.bn, kept, self.ranks))
@@ -106,7 +106,7 @@ class Supernet(nn.Module):
         module = self.get_submodule(node.name)
         kept = self.kept(self.space.graph.by_name[node.name].channels, chosen)
         stored = taken(self.stored(node), 0, kept)
-        weight = stored if is_depthwise(node) else self._inputs(node, stored, chosen)
+        weight = stored if is_channelwise(node) else self._inputs(node, stored, chosen)
         if isinstance(module, nn.Linear) or node.name not in self._kernels:
             return weight
         matrices = self.get_submodule(_matrices(node.name))

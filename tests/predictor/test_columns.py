@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from apq.cli import app
 from apq.errors import ApqError, SamplesError
 from apq.predictor import COLUMNS, load_columns, load_predictor, read_table, train_on_table
-from apq.predictor.columns import Columns, TableFeatures, columns_from_dict, stage_counts
+from apq.predictor.columns import Columns, ColumnsTable, TableFeatures, stage_counts
 from apq.predictor.metrics import pairwise_accuracy
 from apq.predictor.training import PRESETS, data_of, learn, rescaled
 from apq.space import load_space
@@ -118,7 +118,7 @@ def test_bad_tables_are_refused_by_name(table, described, tmp_path):
 )
 def test_bad_descriptions_are_refused_by_field(change, message):
     with pytest.raises(SamplesError, match=message):
-        columns_from_dict({"target": "score", "choices": ["k_*"], **change}, "mine.toml")
+        ColumnsTable.of({"target": "score", "choices": ["k_*"], **change}, "mine.toml")
 
 
 def blocks(space, genes):

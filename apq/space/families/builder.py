@@ -100,7 +100,7 @@ class Builder:
         return self.node("image", "image", channels=channels, side=chosen)
 
     def conv(self, name: str, x: str, channels: Value, **fields: Any) -> str:
-        """A convolution with batch norm; depthwise if ``groups`` equals the channels."""
+        """A convolution with batch norm; of every channel alone if ``groups`` are as many."""
         fields = {"epsilon": self.epsilon} | self._formats(fields)
         return self.node(name, "conv", x, channels=channels, **fields)
 

@@ -167,43 +167,11 @@ class Traced:
         known, groups = {"image"}, {width.name for width in self.widths}
         blocks = sum(stage.blocks for stage in self.stages)
         for node in self.nodes:
-            where = f"node {node.name}"
             reads = bool(node.inputs) and {*node.inputs} <= known
-            checks.need(reads, f"{where}: inputs", list(node.inputs), "nodes before it")
-            cut = not node.group or node.group in groups
-            checks.need(cut, f"{where}: group", node.group, f"one of {sorted(groups)}")
-            own = node.op not in ("conv", "linear") or node.channels > 0
-            checks.need(own, f"{where}: channels", node.channels, "positive")
-            checks.need(
-                -1 <= node.block < blocks, f"{where}: block", node.block, f"-1..{blocks - 1}"
-            )
-            if node.op == "maxpool" or node.padding >= 0:
-                checks.need(1 <= node.kernel <= 31, f"{where}: kernel", node.kernel, "1..31")
-            else:
-                checks.kernels(f"{where}: kernel", (node.kernel,))
-            steps = (node.stride,) if isinstance(node.stride, int) else node.stride
-            fits = len(steps) in (1, 2 if node.op == "conv" else 1)
-            fits &= all(1 <= step <= 32 for step in steps)
-            checks.need(fits, f"{where}: stride", node.stride, "1..32; of a convolution, or two")
-            named = [
-                *node.parts,
-                *node.reads,
-                *(p for h in node.held for p in (*h.first, *h.second)),
-            ]
-            for part in named:
-                cut = not part.group or part.group in groups
-                checks.need(cut, f"{where}: group", part.group, f"one of {sorted(groups)}")
-                checks.need(part.channels > 0 < part.each, f"{where}: channels", part, "positive")
-            small = all(0 <= n <= MOST_ITEMS for n in (*node.size, node.places, node.taps))
-            small &= all(0 < n <= MOST_ITEMS for held in node.held for n in held.shape)
-            checks.need(small, f"{where}: sizes", node.size, f"between 0 and {MOST_ITEMS}")
-            checks.need(len(node.size) in (0, 2), f"{where}: size", node.size, "height and width")
-            checks.need(
-                0 < node.groups <= MOST_CHANNELS, f"{where}: groups", node.groups, "positive"
-            )
-            checks.need(-1 <= node.padding <= 64, f"{where}: padding", node.padding, "-1..64")
-            called = bool(node.call) == (node.op == "torch")
-            checks.need(called, f"{where}: call", node.call, "that of a torch node")
+            rule = "nodes before it"
+            checks.need(reads, f"node {node.name}: inputs", list(node.inputs), rule)
+            _check_channels(checks, node, groups)
+            _check_numbers(checks, node, blocks)
             known.add(node.name)
         for s, stage in enumerate(self.stages):
             fits = 0 < stage.blocks == max(stage.depth, default=0) and min(stage.depth) >= 0
@@ -273,16 +241,12 @@ class Traced:
             )  # fmt: skip
         elif node.op == "linear":
             net.linear(node.name, node.inputs[0], channels, act=node.act, **formats)
-        elif node.op == "pool":
-            net.pool(node.name, node.inputs[0])
         elif node.op == "maxpool":
             net.maxpool(node.name, node.inputs[0], node.kernel, both(node.stride)[0])
         elif node.op == "act":
             net.act(node.name, node.inputs[0], node.act)
-        elif node.op == "scale":
-            net.scale(node.name, *node.inputs)
-        elif node.op == "concat":
-            net.concat(node.name, *node.inputs)
+        elif node.op in ("pool", "scale", "concat"):
+            getattr(net, node.op)(node.name, *node.inputs)
         elif node.op == "torch":
             held = tuple(Held(self._shape(tensor), tensor.kind) for tensor in node.held)
             net.node(
@@ -319,3 +283,37 @@ class Traced:
         choices = next(w.channels for w in self.widths if w.name == node.group)
         width = node.channels // node.groups
         return Follows(node.group, tuple((n, n // width) for n in choices))
+
+
+def _check_channels(checks: Checks, node: TracedNode, groups: set[str]) -> None:
+    """Channels of a node and of what it holds: positive, and of groups that there are."""
+    where, rule = f"node {node.name}", f"one of {sorted(groups)}"
+    checks.need(not node.group or node.group in groups, f"{where}: group", node.group, rule)
+    own = node.op not in ("conv", "linear") or node.channels > 0
+    checks.need(own, f"{where}: channels", node.channels, "positive")
+    held = (part for tensor in node.held for part in (*tensor.first, *tensor.second))
+    for part in (*node.parts, *node.reads, *held):
+        checks.need(not part.group or part.group in groups, f"{where}: group", part.group, rule)
+        checks.need(part.channels > 0 < part.each, f"{where}: channels", part, "positive")
+
+
+def _check_numbers(checks: Checks, node: TracedNode, blocks: int) -> None:
+    """Block, kernel, strides, sizes, groups and padding of a node."""
+    where = f"node {node.name}"
+    checks.need(-1 <= node.block < blocks, f"{where}: block", node.block, f"-1..{blocks - 1}")
+    if node.op == "maxpool" or node.padding >= 0:
+        checks.need(1 <= node.kernel <= 31, f"{where}: kernel", node.kernel, "1..31")
+    else:
+        checks.kernels(f"{where}: kernel", (node.kernel,))
+    steps = (node.stride,) if isinstance(node.stride, int) else node.stride
+    fits = len(steps) in (1, 2 if node.op == "conv" else 1)
+    fits &= all(1 <= step <= 32 for step in steps)
+    checks.need(fits, f"{where}: stride", node.stride, "1..32; of a convolution, or two")
+    small = all(0 <= n <= MOST_ITEMS for n in (*node.size, node.places, node.taps))
+    small &= all(0 < n <= MOST_ITEMS for held in node.held for n in held.shape)
+    checks.need(small, f"{where}: sizes", node.size, f"between 0 and {MOST_ITEMS}")
+    checks.need(len(node.size) in (0, 2), f"{where}: size", node.size, "height and width")
+    checks.need(0 < node.groups <= MOST_CHANNELS, f"{where}: groups", node.groups, "positive")
+    checks.need(-1 <= node.padding <= 64, f"{where}: padding", node.padding, "-1..64")
+    called = bool(node.call) == (node.op == "torch")
+    checks.need(called, f"{where}: call", node.call, "that of a torch node")

@@ -350,7 +350,7 @@ def split(node: Operation, x: Tensor, sizes: Any = None) -> Sequence[Tensor]:
     return torch.split(x, parts, axis)
 
 
-def expand(node: Operation, x: Tensor, shape: Any) -> Tensor:
+def broadcast(node: Operation, x: Tensor, shape: Any) -> Tensor:
     """Repeated along dimensions of size 1."""
     full = np.broadcast_shapes(tuple(x.shape), tuple(numbers(shape)))
     require_room(full)
@@ -401,7 +401,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "ReduceL1": reduce, "ReduceL2": reduce,
     "Reshape": reshape, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze,
     "Transpose": lambda node, x: x.permute(node.get("perm", [*range(x.dim())][::-1])),
-    "Slice": slices, "Gather": gather, "Split": split, "Expand": expand,
+    "Slice": slices, "Gather": gather, "Split": split, "Expand": broadcast,
     "Concat": concat,
     "DepthToSpace": depth_to_space, "Cast": cast, "Identity": one(lambda x: x),
     "Dropout": one(lambda x: x),

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apq.supernet import depthwise as module
-from apq.supernet.depthwise import depthwise
+from apq.supernet import channelwise as module
+from apq.supernet.channelwise import channelwise
 
 pytest.importorskip("numba", reason="the fast weight gradient needs the extra 'fast' (numba)")
 
@@ -39,7 +39,7 @@ def test_gradients_are_those_of_pytorch(kernel, stride, side, channels, images, 
     torch.set_num_threads(threads)
     try:
         expected = gradients(theirs, x, weight, out)
-        found = gradients(lambda x, w: depthwise(x, w, stride), x, weight, out)
+        found = gradients(lambda x, w: channelwise(x, w, stride), x, weight, out)
     finally:
         torch.set_num_threads(before)
     for ours, reference in zip(found, expected, strict=True):
@@ -50,5 +50,5 @@ def test_without_numba_pytorch_does_it(monkeypatch):
     monkeypatch.setattr(module, "_loop", lambda: None)
     x = torch.randn(2, 4, 6, 6).to(memory_format=torch.channels_last)
     weight = torch.randn(4, 1, 5, 5, requires_grad=True)
-    out = depthwise(x, weight, 1)
+    out = channelwise(x, weight, 1)
     assert out.grad_fn.name() == "ConvolutionBackward0"
