@@ -124,7 +124,7 @@ def images_for(
 
     Args:
         source: What the user gave; None means the images ``what`` was made with, where they can be
-            found again (digits only).
+            found again (those that need no files).
         space: Says size, channels and classes.
         made_of: Metadata of what was made before.
         what: What to call it in messages.
@@ -135,12 +135,13 @@ def images_for(
     """
     from apq.errors import ImagesError
     from apq.images import load_images, require_same_images
+    from apq.images.sets import EMBEDDED
 
     told = made_of.get("images")
     name = told.get("name") if isinstance(told, Mapping) else made_of.get("image_set")
-    if source is None and name != "digits":
+    if source is None and name not in EMBEDDED:
         raise ImagesError(f"give --images: {what} was made with the images {name or '(unnamed)'}")
-    found = load_images(source or "digits", space.image_size, space.in_channels, space.classes)
+    found = load_images(source or str(name), space.image_size, space.in_channels, space.classes)
     err.print(found.describe())
     if not other:
         require_same_images(made_of, found, what)

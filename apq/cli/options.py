@@ -60,8 +60,8 @@ ModelPath = Annotated[Path, typer.Option(help="Model file of apq finetune.")]
 Images = Annotated[
     str | None,
     typer.Option(
-        help="'digits', a Parquet file or folder, or a class-per-folder directory; default: those "
-        "the supernet or model was made with, if they are digits."
+        help="'digits', 'digits-clutter', a Parquet file or folder, or a class-per-folder "
+        "directory; default: those the supernet or model was made with, if they are digits."
     ),
 ]
 OtherImages = Annotated[

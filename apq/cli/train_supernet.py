@@ -25,7 +25,10 @@ TOLD = (
 def train_supernet(
     images: Annotated[
         str,
-        typer.Option(help="'digits', a Parquet file or folder, or a class-per-folder directory."),
+        typer.Option(
+            help="'digits', 'digits-clutter', a Parquet file or folder, or a class-per-folder "
+            "directory."
+        ),
     ],
     space: SpaceName = "cifar10",
     out_path: Annotated[

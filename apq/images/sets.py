@@ -1,9 +1,9 @@
 """Image sets and their fixed splits.
 
-Four sources: scikit-learn's digits (embedded), Parquet in the Hugging Face image layout, tar files
-as WebDataset writes them, and directories with one folder per class. Images of up to
-:data:`MEMORY` bytes are decoded once and kept in memory; larger sets are decoded as they are needed
-(:class:`apq.images.streamed.Streamed`), behind the same interface.
+Four sources: scikit-learn's digits (embedded; plain, or drawn into clutter), Parquet in the Hugging
+Face image layout, tar files as WebDataset writes them, and directories with one folder per class.
+Images of up to :data:`MEMORY` bytes are decoded once and kept in memory; larger sets are decoded as
+they are needed (:class:`apq.images.streamed.Streamed`), behind the same interface.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq.errors import ImagesError, ModelError, choose
+from apq.images import digits
 from apq.images.decode import FITS, Pixels, decode_all
 from apq.images.gather import Gathered, gather
 from apq.images.inspect import content_hash, encoded
@@ -104,14 +105,15 @@ def load_images(
     """Read an image set.
 
     Args:
-        source: ``digits``; a Parquet file, a folder of them or of folders with them (a column of
-            pictures and one of labels; ``test`` and ``validation`` as words in a name say what is
-            no training part); tar files likewise, a picture and a label of each name; or a
-            directory with one folder per class (optionally below ``train/``, ``val/`` and
-            ``test/``). What follows ``::`` chooses: ``SOURCE::image=COLUMN,label=COLUMN`` columns
-            of Parquet files, ``fit=crop`` the middle of each picture instead of all of it squashed
-            into the size, ``split=content`` a split by the contents of pictures, not by their order
-            (streamed sets are always split so).
+        source: ``digits``; ``digits-clutter``, the same drawn several times each, harder
+            (:func:`apq.images.digits.cluttered`); a Parquet file, a folder of them or of folders
+            with them (a column of pictures and one of labels; ``test`` and ``validation`` as words
+            in a name say what is no training part); tar files likewise, a picture and a label of
+            each name; or a directory with one folder per class (optionally below ``train/``,
+            ``val/`` and ``test/``). What follows ``::`` chooses:
+            ``SOURCE::image=COLUMN,label=COLUMN`` columns of Parquet files, ``fit=crop`` the middle
+            of each picture instead of all of it squashed into the size, ``split=content`` a split
+            by the contents of pictures, not by their order (streamed sets are always split so).
         side: Height and width to give the images, in pixels (``Space.image_size``): one number, or
             a pair; others are resized (bilinear).
         channels: 1 (grey) or 3 (RGB).
@@ -133,18 +135,19 @@ def load_images(
     if channels not in (1, 3):
         raise ImagesError(f"images have 1 or 3 channels, the space asks for {channels}")
     side = size_of(side)
-    if source == "digits":
-        found = _digits(side, channels)
+    if source in EMBEDDED:
+        found = EMBEDDED[source](side, channels)
     else:
         place, chosen = chosen_columns(source)
         path = Path(place)
         fit = choose(chosen.pop("fit", "squash"), FITS, "fit")
         split = choose(chosen.pop("split", "order"), ("order", "content"), "split")
-        if chosen and place == "digits":
-            raise ImagesError("'digits' has no columns to choose; give --images digits")
+        if chosen and place in EMBEDDED:
+            raise ImagesError(f"{place!r} has no columns to choose; give --images {place}")
         if not path.is_file() and not path.is_dir():
+            known = ", ".join(map(repr, EMBEDDED))
             raise ImagesError(
-                f"no images at {place!r}. Give 'digits', a Parquet file or folder "
+                f"no images at {place!r}. Give {known}, a Parquet file or folder "
                 "(columns image.bytes and label), tar files, or a directory with one folder per "
                 "class."
             )
@@ -441,19 +444,16 @@ def _share_rare_classes(cut: dict[str, NDArray[np.intp]], labels: Labels) -> Non
 
 
 def _digits(side: Size, channels: int) -> ImageSet:
-    from sklearn.datasets import load_digits
+    return _split("digits", {"train": digits.plain(side, channels)}, digits.NAMES, flip=False)
 
-    data = load_digits()
-    grey = (data.images * 255 / 16).round().astype(np.uint8)
-    if side != 8:
-        from PIL import Image
 
-        grey = np.stack(
-            [
-                np.asarray(Image.fromarray(g).resize(both(side)[::-1], Image.Resampling.BILINEAR))
-                for g in grey
-            ]
-        )
-    images = np.repeat(grey[..., None], channels, axis=3)
-    names = tuple(str(n) for n in data.target_names)
-    return _split("digits", {"train": (images, data.target.astype(np.int64))}, names, flip=False)
+def _cluttered(side: Size, channels: int) -> ImageSet:
+    drawn: dict[str, tuple[Pixels, Labels]] = digits.cluttered(side, channels)
+    return _split("digits-clutter", drawn, digits.NAMES, flip=False)
+
+
+EMBEDDED: Mapping[str, Callable[[Size, int], ImageSet]] = {
+    "digits": _digits,
+    "digits-clutter": _cluttered,
+}
+"""Sets that need no files, made of what scikit-learn brings."""

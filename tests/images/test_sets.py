@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from apq.errors import ImagesError
-from apq.images import load_images
+from apq.images import digits, load_images
 
 
 def png(seed: int, size: int = 8, mode: str = "RGB") -> bytes:
@@ -132,3 +133,33 @@ def test_errors_say_what_was_looked_for(tmp_path):
     file.write_bytes(b"PAR1 broken")
     with pytest.raises(ImagesError, match="not a readable Parquet"):
         load_images(str(file), 8, 3)
+
+
+def test_cluttered_digits_are_split_by_digit():
+    first = load_images("digits-clutter", 16, 1, 10)
+    glyphs = load_digits()
+    order = np.random.default_rng(digits.SEED).permutation(1797)
+    starts = {"test": 0, "validation": 359, "train": 359 + 179}
+    for part, start in starts.items():
+        pixels, labels = first.splits[part]
+        copies = digits.DRAWINGS[part]
+        assert pixels.shape[1:] == (16, 16, 1)
+        own = order[start : start + len(labels) // copies]
+        assert (labels == np.repeat(glyphs.target[own], copies)).all()  # digits follow each other
+    assert sum(len(first.splits[p][1]) // digits.DRAWINGS[p] for p in starts) == 1797
+    parts = {name: keys(pixels) for name, (pixels, _) in first.splits.items()}
+    assert parts["calibration"] <= parts["train"]
+    assert not parts["test"] & (parts["train"] | parts["validation"])
+
+
+def test_pieces_in_the_clutter_are_of_the_same_part_and_always_the_same(monkeypatch):
+    marked = load_digits()
+    order = np.random.default_rng(digits.SEED).permutation(1797)
+    marked.images[order[:359]] = 0  # what is tested on is black: only noise may be left of it
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: marked)
+    monkeypatch.setattr(digits, "NOISE", 0.0)
+    monkeypatch.setattr(digits, "DRAWINGS", {"train": 1, "validation": 1, "test": 1})
+    drawn, again = digits.cluttered(16, 1), digits.cluttered(16, 1)
+    assert all((drawn[part][0] == again[part][0]).all() for part in drawn)
+    assert drawn["test"][0].max() == 0
+    assert drawn["train"][0].max(axis=(1, 2, 3)).min() > 100
