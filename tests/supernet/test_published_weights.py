@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import figures
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -182,9 +183,8 @@ def test_the_command_writes_a_supernet_that_loads(tmp_path, suffix):
     from apq.space.describe import to_toml
 
     toml.write_text(to_toml(space.to_dict()))
-    words = ["import-ofa", str(path), "--space", str(toml), "--out", str(out)]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
+    told = figures("import-ofa", path, "--space", toml, "--out", out)
+    assert told == {"supernet": out.as_posix(), "fingerprint": space.fingerprint}
     loaded = load_supernet(out, space)
     assert all(m.eps == 1e-3 for m in loaded.network.modules() if isinstance(m, nn.BatchNorm2d))
     assert loaded.metadata["imported"] == path.name
