@@ -26,10 +26,11 @@ from apq.space.layer import both
 from apq.supernet.correct import Corrector
 from apq.supernet.drawn import REFERENCES, draw
 from apq.supernet.elastic import resized
-from apq.supernet.evaluate import EvalImages, estimate, recalibrate, require_converged
+from apq.supernet.evaluate import EvalImages, answers, estimate, recalibrate, require_converged
 from apq.supernet.files import SupernetFile
 from apq.supernet.memory import keep_memory
 from apq.supernet.network import Subnet
+from apq.supernet.statistics import with_statistics
 from apq.supernet.task import Task, task_of
 from apq.training import OnProgress, find_device
 from apq.training.feed import to_tensor
@@ -279,7 +280,12 @@ def references(supernet: SupernetFile, data: EvalImages, corrected: bool) -> NDA
     cut = _cut(supernet, data, corrected)
     for row in rows:
         subnet = cut(space.build(row))
-        total += torch.stack(answers_alone(subnet, data.at(subnet.graph.size))).numpy()
+        here = data.at(subnet.graph.size)
+        if corrected:  # statistics are those of the refitted layers
+            found = answers(fast(fold(subnet), subnet), here)
+        else:
+            found = answers_alone(subnet, here)
+        total += torch.stack(found).numpy()
     return total / len(rows)
 
 
@@ -288,5 +294,5 @@ def _cut(
 ) -> Callable[[Candidate], Subnet]:
     """From a candidate to its subnet, as it is or corrected."""
     if not corrected:
-        return supernet.network.subnet
+        return with_statistics(supernet, data.calibration).subnet
     return Corrector(supernet.network, data.calibration).subnet

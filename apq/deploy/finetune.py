@@ -18,12 +18,13 @@ from apq.quantize.distribution import BinaryInputs
 from apq.quantize.finetune import one_cycle, quantized_step, refit_weights
 from apq.search.search import Result
 from apq.space import Candidate, Space
-from apq.supernet import Subnet, SupernetFile, largest
+from apq.supernet import Subnet, Supernet, SupernetFile, largest
 from apq.supernet.correct import Corrector
 from apq.supernet.evaluate import EvalImages, Images, accuracy, answers, normalise, recalibrate
 from apq.supernet.evaluate import fold as fold_norms
 from apq.supernet.files import require_random_start
 from apq.supernet.memory import keep_memory
+from apq.supernet.statistics import with_statistics
 from apq.supernet.task import Task, classification
 from apq.training import OnProgress, Training, find_device, sgd
 from apq.training.feed import Feed
@@ -175,10 +176,10 @@ def finetune_candidate(
     where, mean, std = find_device(device), supernet.mean, supernet.std
     data = EvalImages.of(task, mean, std, device=where)
     keep_memory()
-    teacher = None
+    network, teacher = with_statistics(supernet, data.calibration), None
     if recipe.distil:
-        teacher = fold_norms(_subnet(supernet, largest(space), data.calibration))
-    model = _start(candidate, space, supernet, data.calibration, recipe)
+        teacher = fold_norms(_subnet(network, largest(space), data.calibration))
+    model = _start(candidate, space, network, data.calibration, recipe)
 
     checkpoint = out.with_name(out.stem + ".checkpoint.safetensors")
     identity = {
@@ -246,15 +247,15 @@ def _chosen(candidate: Candidate | Chosen | Result) -> Chosen:
     return candidate
 
 
-def _subnet(supernet: SupernetFile, candidate: Candidate, calibration: Images) -> Subnet:
-    net = supernet.network.subnet(candidate)
+def _subnet(supernet: Supernet, candidate: Candidate, calibration: Images) -> Subnet:
+    net = supernet.subnet(candidate)
     net.to(calibration.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recalibrate(net, calibration)
     return net.eval()
 
 
 def _start(
-    candidate: Candidate, space: Space, supernet: SupernetFile, calibration: Images,
+    candidate: Candidate, space: Space, supernet: Supernet, calibration: Images,
     recipe: FinetuneRecipe,
 ) -> nn.Module:  # fmt: skip
     """The network before its first step."""
@@ -262,7 +263,7 @@ def _start(
         net = _random(space, candidate, recipe.seed).to(calibration.device)
         recalibrate(net, calibration)
     elif recipe.corrected:
-        net = Corrector(supernet.network, calibration).subnet(candidate)
+        net = Corrector(supernet, calibration).subnet(candidate)
     else:
         net = _subnet(supernet, candidate, calibration)
     model = build_network(space, candidate, recipe.scheme, net, calibration[:256])

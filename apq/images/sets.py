@@ -13,7 +13,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ def load_images(
             ``val/`` and ``test/``). What follows ``::`` chooses:
             ``SOURCE::image=COLUMN,label=COLUMN`` columns of Parquet files, ``fit=crop`` the middle
             of each picture instead of all of it squashed into the size, ``split=content`` a split
-            by the contents of pictures, not by their order (streamed sets are always split so).
+            by the contents of pictures, not by their order (streamed sets are always split so),
+            ``mirror=no`` that training mirrors no image.
         side: Height and width to give the images, in pixels (``Space.image_size``): one number, or
             a pair; others are resized (bilinear).
         channels: 1 (grey) or 3 (RGB).
@@ -142,6 +143,7 @@ def load_images(
         path = Path(place)
         fit = choose(chosen.pop("fit", "squash"), FITS, "fit")
         split = choose(chosen.pop("split", "order"), ("order", "content"), "split")
+        mirror = choose(chosen.pop("mirror", "yes"), ("yes", "no"), "mirror")
         if chosen and place in EMBEDDED:
             raise ImagesError(f"{place!r} has no columns to choose; give --images {place}")
         if not path.is_file() and not path.is_dir():
@@ -154,6 +156,7 @@ def load_images(
         parts, notes = gather(path, chosen)
         told = {**chosen, **({"fit": fit} if fit != "squash" else {})}
         told |= {"split": split} if split != "order" else {}
+        told |= {"mirror": mirror} if mirror != "yes" else {}
         words = ",".join(f"{role}={name}" for role, name in sorted(told.items()))
         name = f"{path.name}::{words}" if words else path.name
         count = sum(part.count for part in parts.values())
@@ -162,6 +165,8 @@ def load_images(
             found = _streamed(name, parts, how, notes)
         else:
             found = _in_memory(name, parts, how, notes, split == "content")
+        if mirror == "no":
+            found = _upright(found)
     if classes is not None and len(found.classes) != classes:
         raise ImagesError(
             f"{found.name} has {len(found.classes)} classes, the space has {classes}. "
@@ -170,7 +175,7 @@ def load_images(
     return found
 
 
-COLUMNS = ("image", "label", "fit", "split")
+COLUMNS = ("image", "label", "fit", "split", "mirror")
 """What can be chosen behind ``::``: columns of a Parquet file, how pictures get their size, and by
 what they are split."""
 
@@ -192,7 +197,8 @@ def chosen_columns(source: str) -> tuple[str, dict[str, str]]:
         if role not in COLUMNS or not equals or not name or role in columns:
             raise ImagesError(
                 f"{source!r} chooses columns by {pair!r}; write them as "
-                f"{place}::image=COLUMN,label=COLUMN, or one of them (or fit=crop, split=content)"
+                f"{place}::image=COLUMN,label=COLUMN, or one of them (or fit=crop, split=content, "
+                "mirror=no)"
             )
         columns[role] = name
     return place, columns
@@ -237,6 +243,13 @@ def _moments(images: Pictures) -> tuple[NDArray[np.float64], NDArray[np.float64]
     count = math.prod(images.shape[:3])
     mean = total / count
     return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+
+
+def _upright(images: ImageSet) -> ImageSet:
+    """A set whose mirrored images are no examples of their class; as another set, so that no later
+    command mirrors them unasked."""
+    digest = hashlib.sha256(f"{images.digest()} mirror=no".encode()).hexdigest()[:16]
+    return replace(images, flip=False, content=digest)
 
 
 How = tuple[Size, int, str]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
 from apq.space.graph import LAYERS, Node
 from apq.supernet.elastic import ConvBN
 from apq.supernet.evaluate import Images, batches, in_parts
+from apq.supernet.files import SupernetFile
 from apq.supernet.network import run_nodes
 from apq.supernet.supernet import Supernet, largest
 
@@ -77,3 +80,21 @@ def absorb_statistics(supernet: Supernet, images: Images, batch: int = 64) -> No
         bn.bias.copy_(shift)
         bn.running_mean.copy_(mean)
         bn.running_var.copy_(variance)
+
+
+def with_statistics(file: SupernetFile, images: Images) -> Supernet:
+    """A supernet whose subnets may be recalibrated.
+
+    That of a traced network on which no command has worked yet may have placeholders for
+    statistics, which recalibration would take for the network's own: it is copied and gets measured
+    ones (:func:`absorb_statistics`). Any other is returned as it is.
+
+    Args:
+        file: From ``from-model``, ``from-onnx`` or a training.
+        images: Calibration images, normalised, ``(n, c, h, w)``.
+    """
+    if "traced" not in file.metadata:
+        return file.network
+    network = copy.deepcopy(file.network).to(images[:1].device)
+    absorb_statistics(network, images)
+    return network

@@ -10,7 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from apq.accuracy import measure_candidates
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.deploy.model import load_model, read_candidate, size_bytes
 from apq.errors import ApqError, ModelError
@@ -23,6 +25,7 @@ from apq.space.layer import size_bits, to_array
 from apq.supernet import largest, load_supernet
 from apq.supernet.evaluate import EvalImages, accuracy, normalise
 from apq.supernet.files import save_supernet
+from apq.supernet.trace import trace
 from apq.training.feed import to_tensor
 
 SHORT = FinetuneRecipe(epochs=2, batch=64)
@@ -218,3 +221,28 @@ def test_broken_model_files_are_refused_in_words(tuned, tmp_path):
         load_model(cut)
     with pytest.raises(ModelError, match="apq finetune"):
         load_model(tmp_path / "absent.safetensors")
+
+
+def test_a_traced_network_without_batch_norm_is_tuned_as_it_is(digits, tmp_path):
+    """Its file has placeholders for statistics, which no recalibration may take for its own."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+    pixels, labels = digits.splits["train"]
+    x, y = normalise(to_tensor(pixels), (0.0,), (0.2,)), torch.from_numpy(labels)
+    optimiser = torch.optim.Adam(network.parameters(), 0.02)
+    for pick in torch.randperm(len(y)).split(64) * 3:
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(x[pick]), y[pick]).backward()
+        optimiser.step()
+    traced = trace(network.eval(), x[:2], "plain")
+    file = traced.save(tmp_path / "plain.safetensors", (0.0,), (0.2,))
+    held = EvalImages.of(digits, file.mean, file.std)
+    own, space = accuracy(network, held)[0], traced.space
+    recipe, out = FinetuneRecipe(scheme="fp32", epochs=0), tmp_path / "model.safetensors"
+    _, report = finetune_candidate(largest(space), file, digits, out, recipe)
+    assert own > 0.6
+    assert report.before == pytest.approx(own, abs=0.02)
+    assert measure_candidates(file, digits, space.whole)[0] == pytest.approx(own, abs=0.02)

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from apq.errors import ImagesError
-from apq.images import digits, load_images
+from apq.errors import ApqError, ImagesError, ModelError
+from apq.images import digits, load_images, require_same_images
+from apq.supernet.task import classification
 
 
 def png(seed: int, size: int = 8, mode: str = "RGB") -> bytes:
@@ -92,6 +94,25 @@ def test_calibration_images_do_not_come_class_by_class(tmp_path):
     assert np.sum(labels[1:] != labels[:-1]) > len(labels) / 4
     again = load_images(str(tmp_path), 8, 3, 2).splits["calibration"][1]
     assert np.array_equal(labels, again)
+
+
+def test_a_mirrored_image_can_be_no_example_of_its_class(tmp_path):
+    for i in range(12):
+        (tmp_path / f"c{i % 2}").mkdir(exist_ok=True)
+        ramp = np.tile(np.arange(0, 160, 20, dtype=np.uint8), (8, 1)) + i
+        Image.fromarray(ramp).save(tmp_path / f"c{i % 2}" / f"{i}.png")
+    mirrored, upright = (load_images(f"{tmp_path}{said}", 8, 1) for said in ("", "::mirror=no"))
+    assert upright.name.endswith("::mirror=no")
+    for images, both_ways in ((mirrored, True), (upright, False)):
+        pixels = torch.from_numpy(images.splits["train"][0]).permute(0, 3, 1, 2)
+        change, none = classification(images).change, torch.zeros(len(pixels))
+        seen = [change(pixels, none, np.random.default_rng(seed))[0][..., 1:7] for seed in range(4)]
+        falls = torch.cat(seen).float().diff().lt(0)  # brightness, from left to right
+        assert bool(falls.any()) is both_ways
+    with pytest.raises(ModelError, match="mirror=no"):
+        require_same_images({"images": upright.digest(), "image_set": upright.name}, mirrored, "it")
+    with pytest.raises(ApqError, match="mirror"):
+        load_images(f"{tmp_path}::mirror=maybe", 8, 1)
 
 
 def test_images_are_resized_and_made_grey(tmp_path):
