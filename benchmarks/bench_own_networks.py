@@ -22,14 +22,16 @@ What is done is in ``DIR/results.json`` and is not done again.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +42,24 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
+from typer.main import get_command as command
 
+from apq.cli import app
 from apq.deploy.export import export
 from apq.deploy.finetune import FinetuneRecipe, finetune_candidate
 from apq.deploy.verify import verify
 from apq.hardware import COST_MODELS, build_table
 from apq.images import load_images
-from apq.supernet import load_supernet, save_supernet
-from apq.supernet.evaluate import EvalImages
+from apq.quantize import finetune
+from apq.space import load_space
+from apq.supernet import load_supernet
+from apq.supernet.evaluate import EvalImages, fold, recalibrate
 from apq.supernet.imported import difference, read_onnx
-from apq.supernet.statistics import absorb_statistics
 from apq.supernet.supernet import largest
+from apq.supernet.task import classification
 from apq.supernet.trace import TracedNetwork, trace
+from apq.training.feed import to_tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from masked_original import candidates, gap, masked
@@ -61,8 +69,12 @@ WORDS = (ROOT / "README.md").read_text(encoding="utf-8").replace("`", "").split(
 FONTS = sorted(Path("/usr/share/fonts").rglob("DejaVuS*.ttf"))
 CALIBRATE = 64
 """Images that ranges are measured on."""
-SAMPLES = 120, 60
+SAMPLES = 120, 40
 """Candidates measured in fp32 and in 8 bits before the predictor is trained."""
+EPOCHS, RATE = 4, 0.005
+"""Of fine-tunes, ours and others' alike; the rate also of the elastic training."""
+LANES = "minutes", "trained"
+"""Supernets: the network as it is, and after a short elastic training."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +178,40 @@ def inputs(known: Known, count: int, seed: int) -> tuple[NDArray[np.float32], ND
     return x.astype(np.float32), np.array([label for _, label in made])
 
 
-def scored(path: Path, known: Known, count: int, feed: str) -> dict[str, float]:
+def drawn(known: Known, folder: Path, count: int) -> Path:
+    """A folder of 2000 training pictures and ``count`` test pictures."""
+    for part, many, seed in (("train", 2000, 4), ("test", count, 1)):
+        if (folder / part).exists():
+            continue
+        making = folder / f".{part}"
+        for i, (picture, label) in enumerate(pictures(known, many, seed)):
+            at = making / f"{known.turns[label]:03d}" / f"{i:04d}.png"
+            at.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(at)
+        making.rename(folder / part)
+    return folder
+
+
+def source(known: Known, out: Path, count: int) -> str:
+    """The folder as commands take it. A mirrored page shows another direction."""
+    return f"{drawn(known, out / 'images', count)}::mirror=no"
+
+
+def test_images(known: Known, out: Path, count: int) -> tuple[NDArray[np.float32], Any]:
+    """Normalised test images and labels."""
+    images = load_images(source(known, out, count), known.shape[1:], known.shape[0])
+    data = EvalImages.of(images, known.mean, known.std, "test", calibration=0)
+    return data.images[:].numpy(), data.labels.numpy()
+
+
+def scored(path: Path, known: Known, out: Path, count: int) -> dict[str, float]:
     """Accuracy of a file in onnxruntime."""
-    x, labels = inputs(known, count, seed=1)
+    x, labels = test_images(known, out, count)
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    said = np.concatenate([session.run(None, {feed: part})[0] for part in np.split(x, len(x))])
-    return {"accuracy": float((said.argmax(1) == labels).mean())}
+    feed = session.get_inputs()[0].name
+    said = np.concatenate([session.run(None, {feed: x[i : i + 1]})[0] for i in range(len(x))])
+    right = int((said.argmax(1) == labels).sum())
+    return {"accuracy": right / len(x), "right": right, "images": len(x)}
 
 
 def timed(files: Mapping[str, Path], known: Known) -> dict[str, dict[str, float]]:
@@ -191,7 +231,7 @@ def timed(files: Mapping[str, Path], known: Known) -> dict[str, dict[str, float]
             for name, all_ in took.items()}  # fmt: skip
 
 
-def static_int8(path: Path, known: Known, out: Path, feed: str) -> Path:
+def static_int8(path: Path, known: Known, out: Path) -> Path:
     """What onnxruntime's own quantization makes of a file."""
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -205,6 +245,7 @@ def static_int8(path: Path, known: Known, out: Path, feed: str) -> Path:
             part = next(iter(self.parts), None)
             return None if part is None else {feed: part}
 
+    feed = ort.InferenceSession(str(path)).get_inputs()[0].name
     model, newer, ready = onnx.load(path), out / "newer.onnx", out / "ready.onnx"
     if model.opset_import[0].version < 13:  # the first that has steps per channel
         model = onnx.version_converter.convert_version(model, 13)
@@ -240,43 +281,11 @@ def found(path: Path, known: Known) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def drawn(known: Known, folder: Path, count: int) -> Path:
-    """A folder of 2000 training pictures and ``count`` test pictures."""
-    for part, many, seed in (("train", 2000, 4), ("test", count, 1)):
-        if (folder / part).exists():
-            continue
-        for i, (picture, label) in enumerate(pictures(known, many, seed)):
-            at = folder / part / f"{known.turns[label]:03d}" / f"{i:04d}.png"
-            at.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(at)
-    return folder
-
-
-def deployed(path: Path, known: Known, out: Path, count: int) -> dict[str, Any]:
-    """The largest subnet in 8 bits without training, exported and run."""
-    folder = drawn(known, out / "images", count)
-    _, made = traced(path, known)
-    images = load_images(str(folder), known.shape[1:], 3, len(known.turns))
-    seen = EvalImages.of(images, known.mean, known.std).calibration
-    absorb_statistics(made.supernet, seen)  # batch norm's are recalibrated later
-    about = {"mean": known.mean, "std": known.std, "channels_sorted": True}
-    save_supernet(out / "supernet.safetensors", made.supernet, about)
-    supernet = load_supernet(out / "supernet.safetensors")
-    model, report = finetune_candidate(
-        largest(made.space), supernet, images, out / "largest.safetensors",
-        FinetuneRecipe(epochs=0),
-    )  # fmt: skip
-    file = out / "largest.onnx"
-    export(model, file)
-    checked = verify(model, file, images)
-    return {"test_accuracy": report.test, "max_difference": checked.max_difference,
-            "bytes": file.stat().st_size}  # fmt: skip
-
-
 def apq(*words: object) -> str:
-    """Run a command; what it prints."""
-    line = [sys.executable, "-m", "apq", *map(str, words)]
-    return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+    """Run a command in this process; what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        command(app).main([*map(str, words)], standalone_mode=False)
+    return said.getvalue()
 
 
 def eight_bits(space: Path) -> None:
@@ -285,75 +294,148 @@ def eight_bits(space: Path) -> None:
     space.write_text(re.sub(r"^(w|a) = \[.*\]$", r"\1 = [8]", text, flags=re.M), encoding="utf-8")
 
 
-def front(path: Path, known: Known, out: Path, count: int, drop: float) -> dict[str, Any]:
-    """From the file to a smaller network in 8 bits, by commands; what exists is not made again."""
-    images = drawn(known, out / "images", count)
-    space, weights, supernet = out / "own.toml", out / "own.safetensors", out / "super.safetensors"
-    seen = ("--images", images)
-    if not supernet.exists():
-        mean, std = (",".join(map(str, v)) for v in (known.mean, known.std))
-        size = "x".join(map(str, known.shape))
-        apq(
-            "space",
-            "from-onnx",
-            path,
-            "--input",
-            size,
-            "--mean",
-            mean,
-            "--std",
-            std,
-            "--out",
-            space,
-        )
-        eight_bits(space)
-        apq("train-supernet", "--space", space, "--start", weights, *seen, "--epochs", 0,
-            "--order", "taylor", "--out", supernet)  # fmt: skip
-    samples = (
-        "--supernet",
-        supernet,
-        *seen,
-        "--validation-images",
-        400,
-        "--jobs",
-        1,
-        "--corrected",
-    )
-    apq("collect", *samples, "--count", SAMPLES[0], "--out", out / "fp32")
-    apq("collect", *samples, "--quantized", "--count", SAMPLES[1], "--out", out / "quantized")
-    predictor, table, run = out / "predictor.safetensors", out / "table.csv", out / f"drop-{drop:g}"
-    apq("train-predictor", "--samples", out / "fp32", "--quantized-samples", out / "quantized",
+def prepared(path: Path, known: Known, out: Path, images: str) -> dict[str, Any]:
+    """Space and supernet of the file, channels in order of what they matter; nothing is trained."""
+    mean, std = (",".join(map(str, v)) for v in (known.mean, known.std))
+    size, space = "x".join(map(str, known.shape)), out / "own.toml"
+    apq("space", "from-onnx", path, "--input", size, "--mean", mean, "--std", std, "--out", space)
+    eight_bits(space)
+    said = apq("train-supernet", "--space", space, "--start", out / "own.safetensors",
+               "--images", images, "--epochs", 0, "--order", "taylor",
+               "--out", out / "minutes.safetensors", "--json")  # fmt: skip
+    apq("lut", "build", "--model", "bit-serial", "--space", space, "--out", out / "table.csv")
+    return json.loads(said)  # type: ignore[no-any-return]
+
+
+def trained(out: Path, images: str, epochs: float) -> dict[str, Any]:
+    """The supernet after a short elastic training."""
+    said = apq("train-supernet", "--space", out / "own.toml", "--start",
+               out / "minutes.safetensors", "--images", images, "--phases", "depth,width",
+               "--epochs", epochs, "--lr", RATE, "--out", out / "trained.safetensors", "--json")  # fmt: skip
+    return json.loads(said)  # type: ignore[no-any-return]
+
+
+def front(out: Path, images: str, lane: str, drop: float) -> dict[str, Any]:
+    """A front of a supernet, by commands; samples that exist are not made again."""
+    space, supernet, here = out / "own.toml", out / f"{lane}.safetensors", out / lane
+    began = time.process_time()
+    seen = "--supernet", supernet, "--images", images
+    samples = *seen, "--validation-images", 400, "--corrected"
+    apq("collect", *samples, "--count", SAMPLES[0], "--out", here / "fp32")
+    apq("collect", *samples, "--quantized", "--count", SAMPLES[1], "--finetune-steps", 0,
+        "--out", here / "quantized")  # fmt: skip
+    predictor, run = here / "predictor.safetensors", here / f"drop-{drop:g}"
+    apq("train-predictor", "--samples", here / "fp32", "--quantized-samples", here / "quantized",
         "--out", predictor)  # fmt: skip
-    apq("lut", "build", "--model", "bit-serial", "--space", space, "--out", table)
     found = json.loads(apq(
-        "search", "--space", space, "--predictor", predictor, "--lut", table, "--out", run,
-        "--accuracy-drop", drop, "--objective", "accuracy", "--objective", "macs_m",
-        "--measure", 10, "--supernet", supernet, *seen, "--json",
+        "search", "--space", space, "--predictor", predictor, "--lut", out / "table.csv",
+        "--out", run, "--accuracy-drop", drop, "--objective", "accuracy", "--objective", "macs_m",
+        "--candidates", 4000, "--no-baselines", "--no-picture", "--measure", 10, *seen, "--json",
     ))  # fmt: skip
-    chosen, model, file = run / "best.json", run / "model.safetensors", run / "model.onnx"
-    tuned = ("finetune", "--candidate", chosen, "--supernet", supernet, *seen, "--json")
-    plain = json.loads(apq(*tuned, "--epochs", 0, "--out", run / "not-tuned.safetensors"))
-    report = json.loads(apq(*tuned, "--epochs", 5, "--out", model))
+    return {"processor_s": time.process_time() - began, "search": found}
+
+
+def tuned(out: Path, images: str, lane: str, drop: float) -> dict[str, Any]:
+    """The chosen network before and after fine-tuning, its file, and whether both agree."""
+    run = out / lane / f"drop-{drop:g}"
+    model, file = run / "model.safetensors", run / "model.onnx"
+    tune = ("finetune", "--candidate", run / "best.json", "--supernet", out / f"{lane}.safetensors",
+            "--images", images, "--lr", RATE, "--json")  # fmt: skip
+    report = json.loads(apq(*tune, "--epochs", EPOCHS, "--out", model))
     apq("export", "--model", model, "--out", file)
-    checked = json.loads(apq("verify", "--model", model, "--file", file, *seen, "--json"))
-    return {"search": found, "not tuned": plain, "tuned": report, "verified": checked}
+    checked = json.loads(apq("verify", "--model", model, "--file", file, "--images", images,
+                             "--json"))  # fmt: skip
+    return {"tuned": report, "verified": checked}
+
+
+def whole(out: Path, images: str) -> dict[str, Any]:
+    """The whole network in 8 bits without training: the file and its accuracy."""
+    space, supernet = load_space(str(out / "own.toml")), load_supernet(out / "minutes.safetensors")
+    pictures = load_images(images, space.image_size, space.in_channels)
+    model, report = finetune_candidate(
+        largest(space), supernet, pictures, out / "largest.safetensors", FinetuneRecipe(epochs=0)
+    )
+    export(model, out / "largest.onnx")
+    checked = verify(model, out / "largest.onnx", pictures)
+    return {"test_accuracy": report.test, "max_difference": checked.max_difference,
+            "bytes": (out / "largest.onnx").stat().st_size}  # fmt: skip
+
+
+def pruned(
+    known: Known, out: Path, images: str, how: str, share: float, count: int
+) -> dict[str, Any]:
+    """What torch-pruning makes of the same network: cut, fine-tuned in float as long and as fast as
+    ours, then rounded by onnxruntime's static quantization.
+
+    The largest subnet is taken, whose layers are modules that torch-pruning knows; its groups come
+    from the gradients' graph, so the file's own operations are followed.
+    """
+    import torch_pruning as tp
+
+    pictures = load_images(images, known.shape[1:], known.shape[0])
+    task = classification(pictures)
+    supernet = load_supernet(out / "minutes.safetensors").network
+    teacher = fold(supernet.subnet(largest(supernet.space)).eval())
+    network, example = supernet.subnet(largest(supernet.space)).eval(), torch.zeros(1, *known.shape)
+    last = [part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
+    cutter = tp.pruner.MagnitudePruner(
+        network, example, importance=tp.importance.GroupMagnitudeImportance(p=1),
+        global_pruning=how == "global", pruning_ratio=share, round_to=8, ignored_layers=[last],
+    )  # fmt: skip
+    cutter.step()
+    pixels, labels = pictures.splits["train"]
+    steps = EPOCHS * (len(labels) // 128)
+    finetune(
+        network, to_tensor(pixels[:]), torch.from_numpy(labels), task, mean=known.mean,
+        std=known.std, steps=steps, batch=128, lr=RATE, teacher=teacher,
+    )  # fmt: skip
+    held = EvalImages.of(pictures, known.mean, known.std, "validation")
+    recalibrate(network, held.calibration)
+    macs, _ = tp.utils.count_ops_and_params(network, example)
+    here = out / f"{how}-{share:g}"
+    here.mkdir(exist_ok=True)
+    torch.onnx.export(fold(network), (example,), str(here / "float.onnx"), input_names=["x"],
+                      dynamo=False, opset_version=17)  # fmt: skip
+    file = static_int8(here / "float.onnx", known, here)
+    return {"macs_m": macs / 1e6, "float": scored(here / "float.onnx", known, out, count),
+            "int8": scored(file, known, out, count)}  # fmt: skip
 
 
 def steps_of(
-    known: Known, path: Path, out: Path, count: int, drop: float
+    known: Known, path: Path, out: Path, args: argparse.Namespace
 ) -> dict[str, Callable[[], Any]]:
     """What there is to do for a network."""
-    feed = ort.InferenceSession(str(path)).get_inputs()[0].name
-    files = {"original": path, "onnxruntime int8": out / "int8.onnx",
-             "8 bits": out / "largest.onnx", "chosen": out / f"drop-{drop:g}" / "model.onnx"}  # fmt: skip
-    return {
-        "original": lambda: scored(path, known, count, feed),
-        "onnxruntime int8": lambda: scored(static_int8(path, known, out, feed), known, count, feed),
+    count, drop = args.count, args.drop
+    images = source(known, out, count)
+    rivals = [(how, share) for how in ("uniform", "global") for share in args.prune]
+    runs = {lane: out / lane / f"drop-{drop:g}" / "model.onnx" for lane in LANES}
+    files = {
+        "original": path, "onnxruntime int8": out / "int8.onnx", "8 bits": out / "largest.onnx",
+        **{f"chosen, {lane}": file for lane, file in runs.items()},
+        **{f"{how} {share:g}": out / f"{how}-{share:g}" / "int8.onnx" for how, share in rivals},
+    }  # fmt: skip
+    steps: dict[str, Callable[[], Any]] = {
+        "original": lambda: scored(path, known, out, count),
+        "onnxruntime int8": lambda: scored(static_int8(path, known, out), known, out, count),
         "from-onnx": lambda: found(path, known),
-        "8 bits, not trained": lambda: deployed(path, known, out, count),
-        f"front, drop {drop:g}": lambda: front(path, known, out, count, drop),
-        f"latency, drop {drop:g}": lambda: timed(files, known),
+        "supernet": lambda: prepared(path, known, out, images),
+        "8 bits, not trained": lambda: whole(out, images),
+        f"front, minutes, drop {drop:g}": lambda: front(out, images, "minutes", drop),
+        f"chosen, minutes, drop {drop:g}": lambda: tuned(out, images, "minutes", drop),
     }
+    for how, share in rivals:
+        steps[f"torch-pruning, {how} {share:g}"] = partial(
+            pruned, known, out, images, how, share, count
+        )
+    steps |= {
+        "elastic training": lambda: trained(out, images, args.epochs),
+        f"front, trained, drop {drop:g}": lambda: front(out, images, "trained", drop),
+        f"chosen, trained, drop {drop:g}": lambda: tuned(out, images, "trained", drop),
+        f"latency, drop {drop:g}": lambda: timed(
+            {name: file for name, file in files.items() if file.exists()}, known
+        ),
+    }
+    return steps
 
 
 def main() -> None:
@@ -361,8 +443,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/own-networks"))
     parser.add_argument("--only", choices=NETWORKS)
-    parser.add_argument("--count", type=int, default=400, help="Test images.")
+    parser.add_argument("--count", type=int, default=1000, help="Test images.")
     parser.add_argument("--drop", type=float, default=1.0, help="Points below the original.")
+    parser.add_argument("--epochs", type=float, default=6, help="Of the elastic training.")
+    parser.add_argument("--prune", type=float, nargs="*", default=[0.25, 0.5], metavar="SHARE",
+                        help="Shares of channels that torch-pruning takes.")  # fmt: skip
+    parser.add_argument("--until", default="", help="Stop after the steps whose names begin so.")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / "results.json"
@@ -376,11 +462,13 @@ def main() -> None:
             continue
         path, here = Path(spec.submodule_search_locations[0]) / known.file, args.out / name
         here.mkdir(exist_ok=True)
-        for step, do in steps_of(known, path, here, args.count, args.drop).items():
+        for step, do in steps_of(known, path, here, args).items():
             if step not in results.setdefault(name, {}):
                 results[name][step] = do()
                 log.write_text(json.dumps(results, indent=1))
             print(f"{name}, {step}: {json.dumps(results[name][step])}", flush=True)
+            if args.until and step.startswith(args.until):
+                break
 
 
 if __name__ == "__main__":
