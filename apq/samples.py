@@ -302,19 +302,27 @@ def part_metadata(path: Path) -> dict[str, Any]:
     return _header(path).said
 
 
+ELSEWHERE = (
+    "Samples are what apq collect writes: a folder of part-*.parquet files, or one of them. "
+    "A table measured elsewhere needs its space: apq train-predictor --samples FILE --space "
+    "SPACE, or --columns for one whose columns have other names."
+)
+"""What to do about a file that apq did not write."""
+
+
 def _header(path: Path) -> PartHeader:
+    own = path.match("part-*.parquet")  # otherwise it may be anybody's: it is not to be deleted
     try:
         raw = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SamplesError(
-            f"{path} is not a readable Parquet file ({error}). {PartHeader.remedy}"
+            f"{path} is not a readable Parquet file ({str(error).rstrip('.')}). "
+            f"{PartHeader.remedy if own else ELSEWHERE}"
         ) from error
     if b"apq" not in raw:
-        raise SamplesError(
-            f"{path} carries no apq metadata, so its space is unknown. "
-            "A table measured elsewhere needs its space: apq train-predictor --samples FILE "
-            "--space SPACE, or --columns for one whose columns have other names."
-        )
+        raise SamplesError(f"{path} carries no apq metadata, so its space is unknown. {ELSEWHERE}")
+    if not own and not raw[b"apq"].startswith(b"{"):  # a front, say, names the version only
+        raise SamplesError(f"{path} is a table of apq, but not of samples. {ELSEWHERE}")
     return parse_json(raw[b"apq"], PartHeader, str(path))
 
 

@@ -91,6 +91,27 @@ def test_bad_folders_get_clear_errors(tmp_path):
         read_samples(tmp_path)
 
 
+def test_only_files_of_apq_are_to_be_deleted(tmp_path):
+    whole = write(tmp_path, load_space("digits"))[0].read_bytes()
+    (tmp_path / "part-000004-000008.parquet").write_bytes(whole[:100])
+    with pytest.raises(
+        SamplesError, match=r"not a readable Parquet.*Delete it and run apq collect"
+    ):
+        read_samples(tmp_path)
+    for name, data in (("note.txt", b"hello"), ("t.csv", b"a,b\n1,2\n" * 9), ("x.parquet", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(
+            SamplesError, match=r"not a readable Parquet.*elsewhere needs"
+        ) as refused:
+            read_samples(tmp_path / name)
+        assert "Delete" not in str(refused.value)
+    front = pa.table({"accuracy": [0.5]}).replace_schema_metadata({"apq": "1.0"})
+    pq.write_table(front, tmp_path / "front.parquet")
+    with pytest.raises(SamplesError, match="a table of apq, but not of samples") as refused:
+        read_samples(tmp_path / "front.parquet")
+    assert "Delete" not in str(refused.value)
+
+
 @pytest.mark.parametrize("value", [float("nan"), -0.1, 87.5])
 def test_accuracies_that_cannot_be_are_refused(tmp_path, value):
     write(tmp_path, load_space("digits"), accuracy=[0.5, value, 0.6, 0.7])

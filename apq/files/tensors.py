@@ -62,7 +62,7 @@ def load_tensors(path: Path, schema: type[H]) -> tuple[dict[str, Tensor], H]:
     Raises:
         ModelError: missing, truncated, damaged, or another kind of file.
     """
-    tensors, texts = read_tensors(path)
+    tensors, texts = read_tensors(path, schema.what)
     header = parse_header(texts, schema, path)
     for told, found in ((header.tensors, tensors_hash), (header.hash, weights_hash)):
         if told is not None and told != found(tensors):
@@ -73,8 +73,12 @@ def load_tensors(path: Path, schema: type[H]) -> tuple[dict[str, Tensor], H]:
     return tensors, header
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file and the texts of its header, unchecked.
+
+    Args:
+        path: The file.
+        what: What it should be, for messages: ``"a supernet as apq train-supernet writes it"``.
 
     Raises:
         ModelError: missing, truncated, or not a safetensors file.
@@ -86,7 +90,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError as error:
         raise ModelError(f"there is no file {path}") from error
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+        raise ModelError(
+            f"{path} is not a readable safetensors file: {error}. Needed: {what}"
+        ) from error
 
 
 def require_tensors(

@@ -258,10 +258,12 @@ def load_predictor(path: Path | str, space: Space | None = None) -> Predictor:
     path = shipped(path)
     if not path.is_file():
         raise ModelError(f"no predictor at {path}; apq train-predictor --out {path} makes one")
-    tensors, texts = read_tensors(path)
+    tensors, texts = read_tensors(path, FormatOnly.what)
     text = texts.get("apq-predictor")
     if text is None:
-        raise ModelError(f"{path} is a safetensors file but no predictor of apq")
+        raise ModelError(
+            f"{path} is a safetensors file, but no predictor of apq: apq train-predictor writes one"
+        )
     told = parse_json(text, FormatOnly, str(path))
     if told.format != FORMAT:
         mend = "Upgrade apq." if told.format > FORMAT else "Train it again: apq train-predictor."

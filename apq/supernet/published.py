@@ -135,7 +135,7 @@ def import_published(path: Path, space: Space) -> Supernet:
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a file, by their names in it."""
     if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
+        return read_tensors(path, "published weights")[0]
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
